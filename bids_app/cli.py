@@ -1,0 +1,476 @@
+"""The command line: options in, checked settings out, an exit code back."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sodiumprep.bids_app.metadata import UserError, load_relaxation, load_vials, read_json
+from sodiumprep.bids_app.settings import DEFAULT_SEED, Settings, available_processors
+
+EXIT_USAGE = 2
+VALIDATOR = "bids-validator-deno"
+FILTER_GROUPS = ("sodium", "anat", "fmap")
+MEMORY_UNITS = {"K": 1e-6, "M": 1e-3, "G": 1.0, "T": 1e3}  # in GB
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Parameters
+    ----------
+    argv
+        Arguments; those of the process if None.
+
+    Returns
+    -------
+    code
+        0 all done, 1 at least one subject failed, 2 usage or nothing could be started.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        settings = parse_settings(arguments)
+        os.environ.update(settings.environment())
+        if settings.level == "participant" and not settings.skip_bids_validation:
+            validate_dataset(settings.bids_dir)
+        return _run(settings)
+    except UserError as error:
+        if any(re.fullmatch("-v+|--verbose", argument) for argument in arguments):
+            sys.excepthook(type(error), error, error.__traceback__)
+        print(f"sodiumprep: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def parse_settings(argv: Sequence[str]) -> Settings:
+    """Return the checked settings of one command line.
+
+    Raises
+    ------
+    UserError
+        If an option, a path or a file that an option names is not acceptable.
+    """
+    tokens = [_dashed(argument) for argument in argv]
+    parser = build_parser()
+    defaults = _config_defaults(parser, tokens)
+    return _to_settings(parser.parse_args(tokens, defaults))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser with every option that has an effect."""
+    parser = _Parser(
+        prog="sodiumprep",
+        description="Tissue sodium concentration from 23Na MRI: a BIDS App.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("bids_dir", type=Path, metavar="BIDS_DIR", help="raw BIDS dataset")
+    parser.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="folder of the results")
+    parser.add_argument(
+        "level",
+        choices=("participant", "group"),
+        help="process subjects, or gather their results (needs OUT_DIR only)",
+    )
+    parser.add_argument("--version", action="version", version=f"sodiumprep {_version()}")
+    parser.add_argument(
+        "-v", "--verbose", action="count", default=0, help="say more, with tracebacks"
+    )
+    parser.add_argument(
+        "--config-file", type=Path, metavar="FILE", help="TOML file with defaults for any option"
+    )
+
+    query = parser.add_argument_group("what to process")
+    query.add_argument(
+        "--participant-label", nargs="+", default=[], metavar="LABEL", help="only these subjects"
+    )
+    query.add_argument(
+        "--session-label", nargs="+", default=[], metavar="LABEL", help="only these sessions"
+    )
+    query.add_argument(
+        "--bids-filter-file",
+        type=Path,
+        metavar="FILE",
+        help="JSON: entities that narrow the query, under sodium, anat, fmap",
+    )
+    query.add_argument(
+        "--bids-database-dir",
+        type=Path,
+        metavar="DIR",
+        help="stored index of the dataset; written (for all subjects) where there is none",
+    )
+    query.add_argument(
+        "--skip-bids-validation", action="store_true", help="do not run the BIDS validator"
+    )
+    query.add_argument(
+        "-d",
+        "--derivatives",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=PATH",
+        help="folders with ready-made anatomy, lesions or vial labels; first one first",
+    )
+    query.add_argument("--anat-only", action="store_true", help="1H anatomy only")
+    query.add_argument(
+        "--reports-only", action="store_true", help="write the reports of existing results anew"
+    )
+    query.add_argument(
+        "--boilerplate-only", action="store_true", help="write the methods text only"
+    )
+    query.add_argument(
+        "--dry-run", action="store_true", help="say what would be processed, then stop"
+    )
+
+    science = parser.add_argument_group("sodium")
+    science.add_argument(
+        "--kspace-filter",
+        choices=("none", "hamming"),
+        default="none",
+        help="filter of the reconstruction (default: none)",
+    )
+    science.add_argument(
+        "--psf-fwhm",
+        nargs="+",
+        type=float,
+        metavar="MM",
+        help="width of the point-spread function, one or three numbers [mm]; else computed",
+    )
+    science.add_argument(
+        "--reference",
+        choices=("vials", "csf"),
+        help="what calibrates (default: vials where there are any, else csf)",
+    )
+    science.add_argument(
+        "--vials",
+        type=Path,
+        metavar="FILE",
+        help="JSON list of calibration vials instead of the sidecars' CalibrationVials",
+    )
+    science.add_argument(
+        "--relaxation",
+        type=Path,
+        metavar="FILE",
+        help="JSON: relaxation constants [s] per tissue instead of the built-in table",
+    )
+
+    engine = parser.add_argument_group("how to process")
+    engine.add_argument(
+        "--nprocs",
+        type=_positive,
+        default=available_processors(),
+        metavar="N",
+        help="processes at a time (default: all processors)",
+    )
+    engine.add_argument(
+        "--omp-nthreads",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="threads of one process (default: 1, which makes results bit-reproducible)",
+    )
+    engine.add_argument(
+        "--mem",
+        type=_memory,
+        metavar="SIZE",
+        help="upper bound of the memory, as 8GB; a plain number counts MB",
+    )
+    engine.add_argument("--nipype-plugin-file", type=Path, metavar="FILE", help="YAML or JSON")
+    engine.add_argument(
+        "-w", "--work-dir", type=Path, default=Path("work"), help="work folder (default: ./work)"
+    )
+    engine.add_argument("--clean-workdir", action="store_true", help="empty the work folder first")
+    engine.add_argument(
+        "--random-seed",
+        type=_seed,
+        default=DEFAULT_SEED,
+        metavar="N",
+        help=f"seed of everything random (default: {DEFAULT_SEED})",
+    )
+    engine.add_argument(
+        "--write-graph", action="store_true", help="write the graph to OUT_DIR/logs"
+    )
+    engine.add_argument(
+        "--stop-on-first-crash", action="store_true", help="start nothing after a failure"
+    )
+    engine.add_argument(
+        "--sloppy", action="store_true", help="coarse registration: for tests only"
+    )
+    return parser
+
+
+def validate_dataset(bids_dir: Path) -> None:
+    """Run the BIDS validator, or say that it is not installed.
+
+    What it finds in the folder of a subject is said and left to the checks of that subject, so
+    that one broken file does not keep the others from being processed.
+
+    Raises
+    ------
+    UserError
+        If the dataset has errors outside of its subjects' folders.
+    """
+    beside = Path(sys.executable).with_name(VALIDATOR)
+    program = str(beside) if beside.exists() else shutil.which(VALIDATOR)
+    if program is None:
+        print(f"sodiumprep: {VALIDATOR} is not installed: dataset not validated", file=sys.stderr)
+        return
+    command = [program, str(bids_dir), "--ignoreWarnings", "--format", "json"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    errors = _validator_errors(answer.stdout)
+    if errors is None:
+        print(f"sodiumprep: {VALIDATOR} did not answer: dataset not validated", file=sys.stderr)
+        return
+    for error in errors:
+        if error.startswith("/sub-"):
+            print(f"sodiumprep: BIDS error in {error}")
+    fatal = [error for error in errors if not error.startswith("/sub-")]
+    if fatal:
+        raise UserError(
+            f"{bids_dir}: {len(fatal)} BIDS error(s), first: {fatal[0]} "
+            "(--skip-bids-validation goes on all the same)"
+        )
+
+
+def _run(settings: Settings) -> int:
+    # Imported here: ITK reads its number of threads once, and --help shall be quick.
+    if settings.level == "group":
+        from sodiumprep.bids_app.group import run_group
+
+        return run_group(settings)
+    from sodiumprep.bids_app.run import run_participant
+
+    return run_participant(settings)
+
+
+def _version() -> str:
+    return version("sodiumprep")
+
+
+def _dashed(argument: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def _validator_errors(answer: str) -> list[str] | None:
+    try:
+        issues = json.loads(answer)["issues"]["issues"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    errors = [issue for issue in issues if issue.get("severity") == "error"]
+    return [
+        " ".join(filter(None, (issue.get("location"), issue["code"], issue.get("subCode"))))
+        for issue in errors
+    ]
+
+
+def _config_defaults(
+    parser: argparse.ArgumentParser, tokens: Sequence[str]
+) -> argparse.Namespace | None:
+    finder = _Parser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config-file", type=Path)
+    path = finder.parse_known_args(tokens)[0].config_file
+    if path is None:
+        return None
+    try:
+        options = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as TOML: {error}") from error
+    # A namespace that already holds a value keeps it: the command line alone overrides it.
+    given = [part for name, value in options.items() for part in _as_tokens(path, name, value)]
+    try:
+        return parser.parse_args(["BIDS_DIR", "OUT_DIR", "participant", *given])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _as_tokens(path: Path, name: str, value: object) -> list[str]:
+    option = f"--{name.replace('_', '-')}"
+    if option in ("--config-file", "--help", "--version"):
+        raise UserError(f"{path}: {name} has no place in a configuration file")
+    if isinstance(value, bool):
+        return [option] if value else []
+    if isinstance(value, dict):
+        return [option, *(f"{key}={part}" for key, part in value.items())]
+    return [option, *map(str, value)] if isinstance(value, list) else [f"{option}={value}"]
+
+
+def _to_settings(options: argparse.Namespace) -> Settings:
+    bids_dir, out_dir, work_dir = (
+        path.expanduser().resolve()
+        for path in (options.bids_dir, options.out_dir, options.work_dir)
+    )
+    _check_folders(bids_dir, out_dir, work_dir, options.level)
+    if options.vials is not None:
+        load_vials(options.vials)
+    if options.relaxation is not None:
+        load_relaxation(options.relaxation)
+    return Settings(
+        bids_dir=bids_dir,
+        out_dir=out_dir,
+        work_dir=work_dir,
+        level=options.level,
+        participants=_labels(options.participant_label, "sub-"),
+        sessions=_labels(options.session_label, "ses-"),
+        bids_filters=_read_filters(options.bids_filter_file),
+        bids_database_dir=_absolute(options.bids_database_dir),
+        skip_bids_validation=options.skip_bids_validation,
+        derivatives=_read_derivatives(options.derivatives),
+        nprocs=options.nprocs,
+        omp_nthreads=options.omp_nthreads,
+        memory_gb=options.mem,
+        clean_workdir=options.clean_workdir,
+        random_seed=options.random_seed,
+        anat_only=options.anat_only,
+        reports_only=options.reports_only,
+        boilerplate_only=options.boilerplate_only,
+        dry_run=options.dry_run,
+        write_graph=options.write_graph,
+        stop_on_first_crash=options.stop_on_first_crash,
+        sloppy=options.sloppy,
+        verbose=options.verbose,
+        kspace_filter=options.kspace_filter,
+        psf_fwhm=_read_psf(options.psf_fwhm),
+        reference=options.reference,
+        vials_file=_absolute(options.vials),
+        relaxation_file=_absolute(options.relaxation),
+        nipype_plugin=_read_plugin(options.nipype_plugin_file),
+    )
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser().resolve()
+
+
+def _check_folders(bids_dir: Path, out_dir: Path, work_dir: Path, level: str) -> None:
+    if level == "participant":
+        _check_dataset(bids_dir)
+    elif not out_dir.is_dir():
+        raise UserError(f"OUT_DIR {out_dir} does not exist; accepted: results of 'participant'")
+    if out_dir.exists() and not out_dir.is_dir():
+        raise UserError(f"OUT_DIR {out_dir} is a file; accepted: a folder")
+    if out_dir == bids_dir:
+        raise UserError(f"OUT_DIR {out_dir} is BIDS_DIR; accepted: a folder of its own")
+    if out_dir.is_relative_to(bids_dir) and bids_dir / "derivatives" not in out_dir.parents:
+        raise UserError(
+            f"OUT_DIR {out_dir} lies inside BIDS_DIR; accepted: outside, or "
+            f"{bids_dir / 'derivatives' / 'sodiumprep'}"
+        )
+    if not _writable(out_dir):
+        raise UserError(f"OUT_DIR {out_dir} cannot be written; accepted: a folder of your own")
+    if work_dir.is_relative_to(bids_dir):
+        raise UserError(f"work folder {work_dir} lies inside BIDS_DIR; accepted: -w outside of it")
+
+
+def _writable(folder: Path) -> bool:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK)
+
+
+def _check_dataset(bids_dir: Path) -> None:
+    if not bids_dir.is_dir():
+        raise UserError(f"BIDS_DIR {bids_dir} does not exist; accepted: a raw BIDS dataset")
+    if not (bids_dir / "dataset_description.json").is_file():
+        raise UserError(f"BIDS_DIR {bids_dir} has no dataset_description.json")
+    if not isinstance(read_json(bids_dir / "dataset_description.json"), dict):
+        raise UserError(f"{bids_dir / 'dataset_description.json'}: holds no object")
+
+
+def _labels(given: Sequence[str], key: str) -> tuple[str, ...]:
+    labels = [label.removeprefix(key) for label in given]
+    for label in labels:
+        if not label.isalnum():
+            raise UserError(f"label {label!r} is not alphanumeric; accepted: as in {key}01")
+    return tuple(dict.fromkeys(labels))
+
+
+def _read_filters(path: Path | None) -> Mapping[str, Mapping[str, Any]]:
+    if path is None:
+        return {}
+    filters = read_json(path)
+    accepted = f"accepted: an object of entities under {', '.join(FILTER_GROUPS)}"
+    if not isinstance(filters, dict):
+        raise UserError(f"{path}: holds no object; {accepted}")
+    for group, content in filters.items():
+        if group not in FILTER_GROUPS or not isinstance(content, dict):
+            raise UserError(f"{path}: {group} is not a group of entities; {accepted}")
+    return filters
+
+
+def _read_derivatives(given: Sequence[str]) -> Mapping[str, Path]:
+    folders: dict[str, Path] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        path = Path(value if equals else text).expanduser().resolve()
+        if not path.is_dir():
+            raise UserError(f"--derivatives {text}: {path} is not a folder")
+        name = name if equals else path.name
+        if folders.get(name, path) != path:
+            raise UserError(
+                f"--derivatives {text}: {name} already stands for {folders[name]}; "
+                "accepted: NAME=PATH with a name of its own"
+            )
+        folders[name] = path
+    return folders
+
+
+def _read_psf(given: Sequence[float] | None) -> tuple[float, float, float] | None:
+    if given is None:
+        return None
+    if len(given) not in (1, 3) or not all(0.1 <= width <= 50 for width in given):
+        shown = " ".join(f"{width:g}" for width in given)
+        raise UserError(
+            f"--psf-fwhm is {shown}; accepted: one or three numbers between 0.1 and 50 mm"
+        )
+    first, second, third = given if len(given) == 3 else [given[0]] * 3
+    return first, second, third
+
+
+def _read_plugin(path: Path | None) -> Mapping[str, Any] | None:
+    if path is None:
+        return None
+    import yaml  # only here: most runs have no plugin file
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read as YAML: {reason}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("plugin"), str):
+        raise UserError(f"{path}: plugin is missing; accepted: the name of a Nipype plugin")
+    if not isinstance(content.setdefault("plugin_args", {}), dict):
+        raise UserError(f"{path}: plugin_args is not an object")
+    return content
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2147483647")
+    return int(text)
+
+
+def _memory(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([KMGT]?)B?", text.strip(), flags=re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; accepted: as in 8GB or 8000 (MB)")
+    return float(match[1]) * MEMORY_UNITS[match[2].upper() or "M"]

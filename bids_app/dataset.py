@@ -1,0 +1,508 @@
+"""What is to be done: the sodium runs and the 1H anatomy of each subject and session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sodiumprep.bids_app.index import (
+    ANATOMY_ORDER,
+    RawFile,
+    check_image,
+    find_participants,
+    index_files,
+    kspace_files,
+    one_line,
+    passes,
+    without_part,
+)
+from sodiumprep.bids_app.metadata import (
+    SODIUM,
+    Protocol,
+    UserError,
+    Vial,
+    load_vials,
+    read_protocol,
+    read_vials,
+)
+from sodiumprep.bids_app.names import acquisition_label, suffix
+from sodiumprep.bids_app.ready import (
+    Ready,
+    check_derivatives,
+    find_lesions,
+    find_transform,
+    find_vial_labels,
+    ready_anatomy,
+    ready_files,
+)
+from sodiumprep.bids_app.settings import Settings
+from sodiumprep.interfaces.kspace import read_kspace_header
+
+QUANTIFIED = ("PDw", "MEGRE")
+UNUSED_TRANSMIT = ("TB1map", "TB1DAM")
+
+
+@dataclass(frozen=True)
+class SodiumRun:
+    """One sodium image to quantify, with all that belongs to it.
+
+    Parameters
+    ----------
+    subject, session, run
+        Labels without their keys, None where the name has none.
+    entities
+        All entities of the source's name under their short keys.
+    source
+        The image, or the k-space file that wins over it.
+    is_kspace
+        Whether the source is k-space.
+    phase
+        Phase image that goes with a magnitude image.
+    protocol
+        How it was measured.
+    vials
+        Known concentrations; label n of the label image is entry n, counted from 1.
+    vial_labels, vial_space
+        Label image and the space it lies in, ``sodium`` or ``T1w``.
+    receive_array, receive_volume, receive_map
+        Images of the array and of the volume coil, and a receive map.
+    sodium_to_anat
+        The user's transform, ITK text.
+    warnings
+        What the report must say about the input.
+    """
+
+    subject: str
+    session: str | None
+    run: str | None
+    entities: Mapping[str, str]
+    source: Path
+    is_kspace: bool
+    phase: Path | None
+    protocol: Protocol
+    vials: tuple[Vial, ...] = ()
+    vial_labels: Path | None = None
+    vial_space: str | None = None
+    receive_array: tuple[Path, ...] = ()
+    receive_volume: tuple[Path, ...] = ()
+    receive_map: Path | None = None
+    sodium_to_anat: Path | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def acquisition(self) -> str:
+        """Label of the acquisition in every output name."""
+        return acquisition_label(self.entities)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The 1H anatomy of one subject and session.
+
+    Parameters
+    ----------
+    image
+        Best raw image, None where there is none.
+    suffix
+        Suffix of that image, or of the ready-made one.
+    ready
+        Ready-made results: ``preproc mask GM WM CSF dseg dseg_tsv``, as far as found.
+    lesions
+        Lesion masks by name.
+    warnings
+        What the report must say about the input.
+    """
+
+    image: Path | None
+    suffix: str
+    ready: Mapping[str, Path] = field(default_factory=dict)
+    lesions: Mapping[str, Path] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SubjectJob:
+    """What is to be done for one subject and session.
+
+    Parameters
+    ----------
+    subject, session
+        Labels without their keys; session None where the input has none.
+    anatomy
+        The 1H anatomy.
+    runs
+        The sodium runs; empty with ``--anat-only``.
+    """
+
+    subject: str
+    session: str | None
+    anatomy: Anatomy
+    runs: tuple[SodiumRun, ...]
+
+
+def collect(settings: Settings) -> tuple[list[SubjectJob], list[tuple[str, str]]]:
+    """Find what is to be done for every requested subject and session.
+
+    Parameters
+    ----------
+    settings
+        The user's choices.
+
+    Returns
+    -------
+    jobs
+        One per subject and session.
+    failures
+        Subject label and message of each subject or session that cannot be processed.
+
+    Raises
+    ------
+    UserError
+        If nothing can be started: an unknown participant, a forbidden derivatives folder.
+    """
+    participants = find_participants(settings)
+    check_derivatives(settings.derivatives)
+    jobs: list[SubjectJob] = []
+    failures: list[tuple[str, str]] = []
+    for subject, files in index_files(settings, participants):
+        if isinstance(files, UserError):
+            failures.append((subject, str(files)))
+            continue
+        collected, failed = _collect_subject(settings, subject, files)
+        jobs += collected
+        failures += [(subject, message) for message in failed]
+    return jobs, failures
+
+
+def describe(job: SubjectJob) -> list[str]:
+    """Return lines that say what was found where, for the terminal."""
+    title = f"sub-{job.subject}" + (f" ses-{job.session}" if job.session else "")
+    lines = [f"{title}: 1H anatomy {job.anatomy.image or 'ready-made'}"]
+    lines += [f"  ready-made {key}: {path}" for key, path in job.anatomy.ready.items()]
+    lines += [f"  lesion {name}: {path}" for name, path in job.anatomy.lesions.items()]
+    lines += [f"  note: {text}" for text in job.anatomy.warnings]
+    for run in job.runs:
+        kind = "k-space" if run.is_kspace else "image"
+        lines.append(f"  sodium {kind} {run.source}: {len(run.vials)} vial(s)")
+        found = {"vial labels": run.vial_labels, "transform": run.sodium_to_anat}
+        lines += [f"    {key}: {path}" for key, path in found.items() if path]
+        pair = len(run.receive_array), len(run.receive_volume)
+        lines.append("    receive: {} array, {} volume image(s)".format(*pair))
+        lines += [f"    note: {text}" for text in run.warnings]
+    return lines
+
+
+def _collect_subject(
+    settings: Settings, subject: str, images: Sequence[RawFile]
+) -> tuple[list[SubjectJob], list[str]]:
+    jobs, failures = [], []
+    try:
+        files = [*images, *kspace_files(settings.bids_dir, subject, images)]
+        sessions = _sessions(settings, subject, files)
+    except UserError as error:
+        return [], [str(error)]
+    for session in sessions:
+        try:
+            jobs.append(_collect_session(settings, subject, session, files))
+        except UserError as error:
+            failures.append(str(error))
+    return jobs, failures
+
+
+def _sessions(settings: Settings, subject: str, files: Sequence[RawFile]) -> list[str | None]:
+    candidates = [
+        file
+        for file in files
+        if file.datatype == "anat" and (settings.anat_only or _is_candidate(settings, file))
+    ]
+    found = sorted({file.parts.get("ses") for file in candidates}, key=lambda label: label or "")
+    if not found:
+        raise UserError(_nothing_found(settings, subject, files))
+    missing = [label for label in settings.sessions if label not in found]
+    if missing:
+        what = "image" if settings.anat_only else "sodium image"
+        raise UserError(
+            f"sub-{subject}: no {what} in session {' '.join(missing)}; "
+            f"found in: {', '.join(label or 'no session' for label in found)}"
+        )
+    return [label for label in found if not settings.sessions or label in settings.sessions]
+
+
+def _is_candidate(settings: Settings, file: RawFile) -> bool:
+    return file.is_sodium and passes(file, settings.bids_filters.get("sodium", {}))
+
+
+def _nothing_found(settings: Settings, subject: str, files: Sequence[RawFile]) -> str:
+    if settings.anat_only:
+        return f"sub-{subject}: no image under {settings.bids_dir / f'sub-{subject}'} in anat/"
+    hints = [file for file in files if file.datatype == "anat" and file.looks_sodium]
+    if hints:
+        return (
+            f"{hints[0].path}: ResonantNucleus is missing or not {SODIUM} in its sidecar; "
+            f'accepted: "ResonantNucleus": "{SODIUM}"'
+        )
+    stored = settings.bids_database_dir
+    return (
+        f"sub-{subject}: no sodium image under {settings.bids_dir}; accepted: anat/*_PDw.nii.gz "
+        f'or _MEGRE with "ResonantNucleus": "{SODIUM}", or .h5 under sourcedata/'
+        + (f" (index: {stored})" if stored else "")
+    )
+
+
+def _collect_session(
+    settings: Settings, subject: str, session: str | None, files: Sequence[RawFile]
+) -> SubjectJob:
+    ready = Ready(tuple(ready_files(settings.derivatives, subject, session)))
+    anatomy = _find_anatomy(settings, session, files, ready)
+    if anatomy.image is None and "preproc" not in anatomy.ready:
+        raise UserError(
+            f"sub-{subject}: no 1H image; accepted in anat/: {', '.join(ANATOMY_ORDER)}, or a "
+            "desc-preproc image in a -d folder"
+        )
+    own = [file for file in files if file.parts.get("ses") == session]
+    runs = () if settings.anat_only else _find_runs(settings, subject, own, ready)
+    return SubjectJob(subject, session, anatomy, runs)
+
+
+def _find_anatomy(
+    settings: Settings, session: str | None, files: Sequence[RawFile], ready: Ready
+) -> Anatomy:
+    filters = settings.bids_filters.get("anat", {})
+    candidates = [file for file in files if _is_anatomy(file) and passes(file, filters)]
+    best = min(candidates, key=lambda file: _anatomy_rank(file, session), default=None)
+    found = ready_anatomy(ready)
+    notes = _anatomy_notes(best, session, found)
+    if best is not None and "preproc" not in found:
+        check_image(best.path)
+    kind = suffix(found["preproc"]) if "preproc" in found else best.suffix if best else "T1w"
+    image = None if best is None else best.path
+    return Anatomy(image, kind, found, find_lesions(session, files, ready), notes)
+
+
+def _is_anatomy(file: RawFile) -> bool:
+    return (
+        file.datatype == "anat"
+        and not file.is_kspace
+        and file.is_hydrogen
+        and file.suffix in ANATOMY_ORDER
+        and file.parts.get("part", "mag") == "mag"
+    )
+
+
+def _anatomy_rank(file: RawFile, session: str | None) -> tuple[Any, ...]:
+    parts = file.parts
+    place = [session, None].index(parts.get("ses")) if parts.get("ses") in (session, None) else 2
+    return (
+        place == 2 and file.suffix != "T1w",
+        ANATOMY_ORDER.index(file.suffix),
+        place,
+        "ce" in parts,
+        int(parts.get("echo", 1)),
+        int(parts.get("run", 1)),
+        file.path.name,
+    )
+
+
+def _anatomy_notes(
+    best: RawFile | None, session: str | None, found: Mapping[str, Path]
+) -> tuple[str, ...]:
+    notes = []
+    if best is not None and best.suffix != "T1w":
+        notes.append(f"no T1w image: {best.path.name} serves as anatomy")
+    if best is not None and best.parts.get("ses") not in (session, None):
+        notes.append(f"anatomy from another session: {best.path.name}")
+    folders = {path.parent for key, path in found.items() if key in ("preproc", "mask", "GM")}
+    if len(folders) > 1:
+        notes.append(
+            "ready-made anatomy comes from several folders: "
+            + ", ".join(sorted(map(str, folders)))
+        )
+    return tuple(notes)
+
+
+def _find_runs(
+    settings: Settings, subject: str, files: Sequence[RawFile], ready: Ready
+) -> tuple[SodiumRun, ...]:
+    candidates = [
+        file for file in files if file.datatype == "anat" and _is_candidate(settings, file)
+    ]
+    usable = [file for file in candidates if file.suffix in QUANTIFIED]
+    refused = sorted(file.path.name for file in candidates if file not in usable)
+    if not usable:
+        raise UserError(
+            f"{candidates[0].path}: sodium with suffix {candidates[0].suffix} is not quantified; "
+            f"accepted: {', '.join(QUANTIFIED)}"
+        )
+    notes = [f"{name}: not quantified, its suffix is not known for sodium" for name in refused]
+    groups: dict[tuple[str, ...], list[RawFile]] = {}
+    for file in usable:
+        groups.setdefault(_identity(file), []).append(file)
+    fmaps = [file for file in files if file.datatype == "fmap"]
+    runs = [_build_run(settings, subject, group, fmaps, ready) for group in groups.values()]
+    _refuse_same_names(runs)
+    return tuple(_with_notes(run, notes) for run in runs)
+
+
+def _identity(file: RawFile) -> tuple[str, ...]:
+    parts = [f"{key}-{value}" for key, value in file.parts.items() if key not in ("part", "echo")]
+    return (*sorted(parts), file.suffix)
+
+
+def _refuse_same_names(runs: Sequence[SodiumRun]) -> None:
+    seen: dict[tuple[str, str | None], SodiumRun] = {}
+    for run in runs:
+        other = seen.setdefault((run.acquisition, run.run), run)
+        if other is not run:
+            raise UserError(
+                f"{other.source} and {run.source}: their results would have the same names; "
+                "choose one with --bids-filter-file, or tell them apart by acq- or run-"
+            )
+
+
+def _with_notes(run: SodiumRun, notes: Sequence[str]) -> SodiumRun:
+    return replace(run, warnings=(*run.warnings, *notes))
+
+
+def _build_run(
+    settings: Settings,
+    subject: str,
+    group: Sequence[RawFile],
+    fmaps: Sequence[RawFile],
+    ready: Ready,
+) -> SodiumRun:
+    source, phase, notes = _choose_source(group)
+    protocol = _read_source_protocol(settings, source)
+    vials = _read_source_vials(settings, source)
+    labels, space = find_vial_labels(source, ready)
+    receive = _find_receive(settings, source, fmaps)
+    return SodiumRun(
+        subject,
+        source.parts.get("ses"),
+        source.parts.get("run"),
+        source.parts,
+        source.path,
+        source.is_kspace,
+        phase,
+        protocol,
+        vials,
+        labels,
+        space,
+        receive["array"],
+        receive["volume"],
+        next(iter(receive["map"]), None),
+        find_transform(source, ready),
+        (*notes, *_fmap_notes(fmaps)),
+    )
+
+
+def _choose_source(group: Sequence[RawFile]) -> tuple[RawFile, Path | None, list[str]]:
+    echo = min(int(file.parts.get("echo", 1)) for file in group)
+    first = [file for file in group if int(file.parts.get("echo", 1)) == echo]
+    notes = [
+        f"{file.path.name}: echo not used, the first one is quantified"
+        for file in group
+        if file not in first and file.parts.get("part", "mag") == "mag"
+    ]
+    kspace = [file for file in first if file.is_kspace]
+    if kspace:
+        return kspace[0], None, notes
+    by_part = {file.parts.get("part", "mag"): file for file in first}
+    if "mag" not in by_part:
+        raise UserError(
+            f"{first[0].path}: has no magnitude image beside it; accepted: part-mag, or part-mag "
+            "and part-phase"
+        )
+    phase = by_part["phase"].path if "phase" in by_part else None
+    for path in filter(None, (by_part["mag"].path, phase)):
+        check_image(path)
+    return by_part["mag"], phase, notes
+
+
+def _read_source_protocol(settings: Settings, source: RawFile) -> Protocol:
+    needed = settings.relaxation_file is None
+    if not source.is_kspace:
+        return read_protocol(source.metadata, str(source.path), None, needed)
+    try:
+        header = read_kspace_header(source.path)
+    except (ValueError, OSError) as error:
+        text = one_line(error)
+        named = text if str(source.path) in text else f"{source.path}: {text}"
+        raise UserError(named) from error
+    # What stands beside the k-space file must agree with it; what only the image of the same
+    # name says stands in where both are silent.
+    stated = {
+        "EchoTime": header.echo_time,
+        "RepetitionTime": header.repetition_time,
+        "FlipAngle": header.flip_angle,
+        "MagneticFieldStrength": header.field_strength,
+    }
+    silent = {
+        key: value
+        for key, value in source.metadata.items()
+        if stated.get(key) is None or key in source.own
+    }
+    return read_protocol(silent, str(source.path), header, needed)
+
+
+def _read_source_vials(settings: Settings, source: RawFile) -> tuple[Vial, ...]:
+    if settings.vials_file is not None:
+        return load_vials(settings.vials_file)
+    entries = source.metadata.get("CalibrationVials")
+    vials = () if entries is None else read_vials(entries, str(source.path))
+    if settings.reference == "vials" and not vials:
+        raise UserError(
+            f"{source.path}: CalibrationVials is missing in its sidecar; accepted: a list of "
+            "vials, --vials FILE, or --reference csf"
+        )
+    return vials
+
+
+def _find_receive(
+    settings: Settings, source: RawFile, fmaps: Sequence[RawFile]
+) -> dict[str, tuple[Path, ...]]:
+    filters = settings.bids_filters.get("fmap", {})
+    found: dict[str, list[Path]] = {"array": [], "volume": [], "map": []}
+    for file in fmaps:
+        kind = _receive_kind(file)
+        if kind and file.is_sodium and passes(file, filters) and _intended(file, source):
+            check_image(file.path)
+            found[kind].append(file.path)
+    return {kind: tuple(paths) for kind, paths in found.items()}
+
+
+def _receive_kind(file: RawFile) -> str | None:
+    if file.parts.get("part", "mag") != "mag":
+        return None
+    if file.suffix == "RB1map":
+        return "map"
+    label = file.parts.get("acq", "").lower() if file.suffix == "RB1COR" else ""
+    return "array" if "head" in label else "volume" if "body" in label else None
+
+
+def _intended(file: RawFile, source: RawFile) -> bool:
+    given = file.metadata.get("IntendedFor")
+    if not given:
+        return True
+    targets = given if isinstance(given, list) else [given]
+    return any(without_part(Path(str(target))) == without_part(source.path) for target in targets)
+
+
+def _fmap_notes(fmaps: Sequence[RawFile]) -> list[str]:
+    notes = [
+        f"{file.path.name}: transmit maps are not used yet"
+        for file in fmaps
+        if file.is_sodium and file.suffix in UNUSED_TRANSMIT
+    ]
+    notes += [
+        f'{file.path.name}: not used, its sidecar lacks "ResonantNucleus": "{SODIUM}"'
+        for file in fmaps
+        if file.looks_sodium
+    ]
+    notes += [
+        f"{file.path.name}: not used, acq- names neither Head (array) nor Body (volume coil)"
+        for file in fmaps
+        if file.is_sodium and file.suffix == "RB1COR" and _receive_kind(file) is None
+    ]
+    return notes

@@ -1,0 +1,187 @@
+"""Running a Nipype graph: its configuration, its progress, its failures in one line each."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nipype import config as nipype_config
+from nipype import logging as nipype_logging
+from nipype.pipeline.engine import Workflow
+from nipype.pipeline.plugins.multiproc import MultiProcPlugin
+
+from sodiumprep.bids_app.settings import Settings
+
+_NODE = re.compile(r"^Node: (\S+)", re.MULTILINE)
+_ERROR = re.compile(r"^\s*(?:\w+\.)*(\w*(?:Error|Exception)): (.+)$", re.MULTILINE)
+PLAIN_ERRORS = ("ValueError", "UserError")  # ours: the message is made for users
+POLL_SECONDS = 0.5  # Nipype's own 2 s would add half a minute to a subject
+
+
+class Pool(MultiProcPlugin):
+    """Nipype's local pool, which otherwise waits forever for a task whose result is lost.
+
+    A worker that was killed, or a result that cannot be sent back, becomes the failure of its
+    node.
+    """
+
+    def _async_callback(self, args: Any) -> None:
+        try:
+            super()._async_callback(args)
+        except Exception:  # whatever the worker's end raised, the node has failed
+            lost = next(number for number, task in self._task_obj.items() if task is args)
+            trace = traceback.format_exc().splitlines(keepends=True)
+            self._taskresult[lost] = {"result": None, "traceback": trace, "taskid": lost}
+
+
+def work_folder(settings: Settings) -> Path:
+    """Return this program's part of the work folder; it carries the version of the code.
+
+    Results of another version are never reused: a kernel that changed does not show in the
+    hash of a node.
+
+    Parameters
+    ----------
+    settings
+        The user's choices.
+    """
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[1]
+    for floor in ("interfaces", "sodium", "workflows"):
+        for path in sorted((root / floor).glob("*.py")):
+            digest.update(path.read_bytes())
+    return settings.work_dir / f"sodiumprep-{version('sodiumprep')}-{digest.hexdigest()[:8]}"
+
+
+def execute(workflow: Workflow, settings: Settings) -> dict[str, str]:
+    """Run a graph to its end.
+
+    Parameters
+    ----------
+    workflow
+        Complete graph.
+    settings
+        The user's choices.
+
+    Returns
+    -------
+    failures
+        First message of each failed subject, by the name of its workflow.
+    """
+    crashes = settings.out_dir / "logs" / time.strftime("crash-%Y%m%d-%H%M%S")
+    _configure(settings, crashes)
+    if settings.clean_workdir:
+        shutil.rmtree(work_folder(settings), ignore_errors=True)
+    workflow.base_dir = str(work_folder(settings))
+    workflow.config["execution"] = dict(nipype_config._sections["execution"])
+    plugin = _plugin(settings)
+    plugin["plugin_args"]["status_callback"] = Progress(workflow)
+    if plugin["plugin"] is Pool:
+        plugin["plugin"] = Pool(plugin["plugin_args"])
+    stopped = ""
+    try:
+        workflow.run(**plugin)
+    except Exception as error:  # Nipype re-raises whatever a node raised; the files tell all
+        stopped = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
+        if settings.verbose:
+            print(error, file=sys.stderr)
+    failures = read_crashes(crashes)
+    if stopped and not failures:
+        raise RuntimeError(stopped)
+    return failures
+
+
+def read_crashes(folder: Path) -> dict[str, str]:
+    """Return the first message of each failed subject.
+
+    Parameters
+    ----------
+    folder
+        Of Nipype's crash files.
+
+    Returns
+    -------
+    failures
+        Message by the name of the subject's workflow.
+    """
+    failures: dict[str, str] = {}
+    for path in sorted(folder.glob("crash-*.txt"), key=lambda p: p.stat().st_mtime):
+        text = path.read_text(errors="replace")
+        node = _NODE.search(text)
+        parts = node.group(1).split(".") if node else ["", "unknown"]
+        failures.setdefault(parts[1] if len(parts) > 1 else parts[0], _message(text, parts, path))
+    return failures
+
+
+def _message(text: str, parts: list[str], path: Path) -> str:
+    found = _ERROR.findall(text)
+    if found and found[-1][0] in PLAIN_ERRORS:
+        return str(found[-1][1])
+    last = f"{found[-1][0]}: {found[-1][1]}" if found else "stopped without a message"
+    return f"{'.'.join(parts[2:])}: {last} (details: {path})"
+
+
+def _configure(settings: Settings, crashes: Path) -> None:
+    nipype_config.update_config({
+        "execution": {
+            "crashfile_format": "txt",
+            "crashdump_dir": str(crashes),
+            "stop_on_first_crash": settings.stop_on_first_crash,
+            "poll_sleep_duration": POLL_SECONDS,
+            "check_version": False,
+        },
+        "logging": {"log_to_file": False},
+    })  # fmt: skip
+    nipype_logging.update_logging(nipype_config)
+    level = logging.INFO if settings.verbose else logging.CRITICAL
+    for name in ("nipype", "nipype.workflow", "nipype.interface", "nipype.utils"):
+        logging.getLogger(name).setLevel(level)
+
+
+def _plugin(settings: Settings) -> dict[str, Any]:
+    if settings.nipype_plugin is not None:
+        given: Mapping[str, Any] = settings.nipype_plugin
+        return {"plugin": given["plugin"], "plugin_args": dict(given.get("plugin_args") or {})}
+    arguments: dict[str, Any] = {"n_procs": settings.nprocs, "raise_insufficient": False}
+    if settings.memory_gb:
+        arguments["memory_gb"] = settings.memory_gb
+    return {"plugin": Pool, "plugin_args": arguments}
+
+
+class Progress:
+    """Prints a line for each node that ends.
+
+    Parameters
+    ----------
+    workflow
+        Whose nodes are counted.
+    """
+
+    def __init__(self, workflow: Workflow) -> None:
+        self.total = sum(1 for node in workflow.list_node_names() if not _is_port(node))
+        self.done, self.started = 0, time.monotonic()
+
+    def __call__(self, node: Any, status: str) -> None:
+        """Take Nipype's word that a node has started, ended or failed."""
+        if status == "start" or _is_port(node.name):
+            return
+        self.done += 1
+        parts = node.fullname.split(".")[1:]
+        subject = parts[0].removesuffix("_wf").replace("sub_", "sub-").replace("_ses_", " ses-")
+        step = " ".join(part.removesuffix("_wf").replace("_", " ") for part in parts[1:])
+        word = "" if status == "end" else "  FAILED"
+        clock = f"{time.monotonic() - self.started:5.0f} s {self.done:3d}/{self.total}"
+        print(f"[{clock}] {subject}: {step}{word}", flush=True)
+
+
+def _is_port(name: str) -> bool:
+    return name.rpartition(".")[2] in ("inputnode", "outputnode")

@@ -1,0 +1,339 @@
+"""Every file name that is written, and the grammar of those that are read."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+BIDS_VERSION = "1.10.0"
+SODIUM_LABEL = "23Na"
+BIDSIGNORE = """\
+*.html
+logs/
+figures/
+*/figures/
+group/
+group_*
+*_TSCmap.nii.gz
+*_TSCmap.json
+*_TSC.tsv
+*_TSC.json
+*_metrics.json
+*_xfm.*
+*_stat-*
+*_pvc-*
+*_acq-23Na*
+"""
+_ENTITY = re.compile(r"(?:^|_)([a-zA-Z]+)-([a-zA-Z0-9+]+)(?=_|$)")
+
+
+def stem(path: Path | str) -> str:
+    """Return a file name without its folder and extension.
+
+    Examples
+    --------
+    >>> stem("anat/sub-01_acq-23Na_PDw.nii.gz")
+    'sub-01_acq-23Na_PDw'
+    """
+    return Path(path).name.split(".", 1)[0]
+
+
+def suffix(path: Path | str) -> str:
+    """Return the last part of a BIDS name.
+
+    Examples
+    --------
+    >>> suffix("sub-01_acq-23Na_PDw.nii.gz")
+    'PDw'
+    """
+    return stem(path).rsplit("_", 1)[-1]
+
+
+def entities(path: Path | str) -> dict[str, str]:
+    """Return the entities of a BIDS name under their short keys, as text.
+
+    Examples
+    --------
+    >>> entities("sub-01_acq-23Na_run-02_PDw.nii.gz")
+    {'sub': '01', 'acq': '23Na', 'run': '02'}
+    """
+    return dict(_ENTITY.findall(stem(path)))
+
+
+@dataclass(frozen=True)
+class DerivativeNames:
+    """Paths of everything that one subject, session and sodium run leaves behind.
+
+    Parameters
+    ----------
+    out_dir
+        Root of the derivatives.
+    subject, session, run
+        Labels without their keys; session and run None where the input has none.
+    rec
+        Reconstruction method, None for the default one.
+    acquisition
+        Label of the sodium acquisition; begins with ``23Na``.
+    anat_suffix
+        Suffix of the 1H image that served as anatomy.
+
+    Examples
+    --------
+    >>> names = DerivativeNames(Path("out"), "01", run="2")
+    >>> names.tsc_map("corrected", space="T1w").name
+    'sub-01_acq-23Na_run-2_space-T1w_desc-corrected_TSCmap.nii.gz'
+    """
+
+    out_dir: Path
+    subject: str
+    session: str | None = None
+    run: str | None = None
+    rec: str | None = None
+    acquisition: str = SODIUM_LABEL
+    anat_suffix: str = "T1w"
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the images and tables."""
+        session = [f"ses-{self.session}"] if self.session else []
+        return self.out_dir.joinpath(f"sub-{self.subject}", *session, "anat")
+
+    @property
+    def anat_prefix(self) -> str:
+        """Begin of every anatomical name."""
+        return _joined(sub=self.subject, ses=self.session)
+
+    @property
+    def sodium_prefix(self) -> str:
+        """Begin of every sodium name."""
+        return _joined(
+            sub=self.subject,
+            ses=self.session,
+            acq=self.acquisition,
+            rec=self.rec,
+            run=self.run,
+        )
+
+    def anat_preproc(self) -> Path:
+        """Path of the corrected 1H image."""
+        return self._anat(f"desc-preproc_{self.anat_suffix}")
+
+    def brain_mask(self) -> Path:
+        """Path of the brain mask."""
+        return self._anat("desc-brain_mask")
+
+    def dseg(self) -> Path:
+        """Path of the tissue labels."""
+        return self._anat("dseg")
+
+    def probseg(self, label: str) -> Path:
+        """Path of the fraction of one tissue."""
+        return self._anat(f"label-{label}_probseg")
+
+    def template_transform(self, template: str, extension: str = ".h5") -> Path:
+        """Path of the transform that maps points of the template to the anatomy."""
+        return self._anat(f"from-{self.anat_suffix}_to-{template}_mode-image_xfm", extension)
+
+    def inverse_template_transform(self, template: str, extension: str = ".h5") -> Path:
+        """Path of the transform that maps points of the anatomy to the template."""
+        return self._anat(f"from-{template}_to-{self.anat_suffix}_mode-image_xfm", extension)
+
+    def anat_in_template(self, template: str) -> Path:
+        """Path of the 1H image on the template's grid."""
+        return self._anat(f"space-{template}_desc-preproc_{self.anat_suffix}")
+
+    def sodium_preproc(self, stat: str | None = None, space: str | None = None) -> Path:
+        """Path of the reconstructed sodium image, or of its noise SD with ``stat='noise'``."""
+        return self._sodium("PDw", space=space, stat=stat, desc="preproc")
+
+    def receive_field(self) -> Path:
+        """Path of the receive profile that was divided out."""
+        return self._sodium("RB1map", desc="receive")
+
+    def sodium_transform(self) -> Path:
+        """Path of the ITK text that maps points of T1w space to sodium space."""
+        return self._sodium("xfm", ".txt", **{"from": "sodium", "to": "T1w", "mode": "image"})
+
+    def tsc_map(
+        self,
+        desc: str,
+        space: str | None = None,
+        stat: str | None = None,
+        pvc: str | None = None,
+    ) -> Path:
+        """Path of a concentration map [mmol/L]; no space means the sodium grid."""
+        return self._sodium("TSCmap", space=space, pvc=pvc, stat=stat, desc=desc)
+
+    def tsc_table(self, segmentation: str = "tissue") -> Path:
+        """Path of the regional table."""
+        return self._sodium("TSC", ".tsv", seg=segmentation)
+
+    def tsc_dictionary(self, segmentation: str = "tissue") -> Path:
+        """Path of the data dictionary of the regional table."""
+        return self._sodium("TSC", ".json", seg=segmentation)
+
+    def qc(self) -> Path:
+        """Path of the quality figures."""
+        return self._sodium("metrics", ".json", desc="qc")
+
+    def report(self) -> Path:
+        """Path of the subject's report."""
+        return self.out_dir / f"sub-{self.subject}.html"
+
+    def figures_dir(self) -> Path:
+        """Folder of the report's figures."""
+        return self.out_dir / f"sub-{self.subject}" / "figures"
+
+    def anat_figure(self, desc: str, extension: str = ".svg") -> Path:
+        """Path of a figure of the anatomy."""
+        return self.figures_dir() / f"{self.anat_prefix}_desc-{desc}_{self.anat_suffix}{extension}"
+
+    def sodium_figure(self, desc: str, extension: str = ".svg") -> Path:
+        """Path of a figure of one sodium run."""
+        return self.figures_dir() / f"{self.sodium_prefix}_desc-{desc}_PDw{extension}"
+
+    def _anat(self, ending: str, extension: str = ".nii.gz") -> Path:
+        return self.folder / f"{self.anat_prefix}_{ending}{extension}"
+
+    def _sodium(self, ending: str, extension: str = ".nii.gz", **parts: str | None) -> Path:
+        middle = "".join(f"_{key}-{value}" for key, value in parts.items() if value)
+        return self.folder / f"{self.sodium_prefix}{middle}_{ending}{extension}"
+
+
+@dataclass(frozen=True)
+class DatasetNames:
+    """Paths of what belongs to the whole output.
+
+    Parameters
+    ----------
+    out_dir
+        Root of the derivatives.
+    """
+
+    out_dir: Path
+
+    @property
+    def description(self) -> Path:
+        """Path of the dataset description."""
+        return self.out_dir / "dataset_description.json"
+
+    @property
+    def bidsignore(self) -> Path:
+        """Path of the list of what the validator shall pass over."""
+        return self.out_dir / ".bidsignore"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of citations, crash files and the graph."""
+        return self.out_dir / "logs"
+
+    @property
+    def citation_md(self) -> Path:
+        """Path of the methods text."""
+        return self.logs / "CITATION.md"
+
+    @property
+    def citation_bib(self) -> Path:
+        """Path of its references."""
+        return self.logs / "CITATION.bib"
+
+    @property
+    def group_table(self) -> Path:
+        """Path of all regional tables in one."""
+        return self.out_dir / "group_TSC.tsv"
+
+    @property
+    def group_qc(self) -> Path:
+        """Path of all quality figures in one."""
+        return self.out_dir / "group_qc.tsv"
+
+    @property
+    def group_report(self) -> Path:
+        """Path of the cohort's report."""
+        return self.out_dir / "group.html"
+
+    @property
+    def group_dir(self) -> Path:
+        """Folder of what else the cohort level leaves."""
+        return self.out_dir / "group"
+
+    @property
+    def participants(self) -> Path:
+        """Path of the copy of the raw participants table."""
+        return self.out_dir / "participants.tsv"
+
+
+def with_json(path: Path) -> Path:
+    """Return the path of a file's sidecar.
+
+    Examples
+    --------
+    >>> with_json(Path("a_T1w.nii.gz")).name
+    'a_T1w.json'
+    """
+    return path.with_name(stem(path) + ".json")
+
+
+def acquisition_label(parts: Mapping[str, str]) -> str:
+    """Return the ``acq-`` label of a run's outputs, which always begins with ``23Na``.
+
+    Examples
+    --------
+    >>> acquisition_label({"acq": "23NaTPI"}), acquisition_label({"nuc": "23Na", "acq": "tpi"})
+    ('23NaTPI', '23Natpi')
+    """
+    label = parts.get("acq", "")
+    return label if label.startswith(SODIUM_LABEL) else SODIUM_LABEL + label
+
+
+def bids_uri(path: Path, links: Mapping[str, Path]) -> str:
+    """Return the BIDS URI of a file in one of the linked datasets, else its plain path.
+
+    Parameters
+    ----------
+    path
+        The file.
+    links
+        Root folder of each dataset under the name that ``DatasetLinks`` gives it; the empty
+        name is the output itself.
+
+    Examples
+    --------
+    >>> bids_uri(Path("/data/sub-01/anat/a.nii.gz"), {"raw": Path("/data")})
+    'bids:raw:sub-01/anat/a.nii.gz'
+    """
+    holding = [name for name, root in links.items() if path.is_relative_to(root)]
+    if not holding:
+        return str(path)
+    name = max(holding, key=lambda candidate: len(links[candidate].parts))
+    return f"bids:{name}:{path.relative_to(links[name]).as_posix()}"
+
+
+def dataset_description(out_dir: Path, links: Mapping[str, Path]) -> dict[str, Any]:
+    """Return the content of ``dataset_description.json``.
+
+    Parameters
+    ----------
+    out_dir
+        Root of the derivatives; the links are written relative to it.
+    links
+        Root folder of each input dataset under its name; the raw one is ``raw``.
+    """
+    targets = {name: os.path.relpath(root, out_dir) for name, root in links.items() if name}
+    return {
+        "Name": "sodiumprep: tissue sodium concentration",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "sodiumprep", "Version": version("sodiumprep")}],
+        "DatasetLinks": targets,
+        "SourceDatasets": [{"URL": target} for target in targets.values()],
+    }
+
+
+def _joined(**parts: str | None) -> str:
+    return "_".join(f"{key}-{value}" for key, value in parts.items() if value)

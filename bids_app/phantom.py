@@ -1,0 +1,413 @@
+"""The command ``sodiumprep-phantom``: writes a simulated BIDS dataset with its truth."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from sodiumprep.bids_app.phantom_files import (
+    FOV,
+    T1W_SHAPE,
+    Place,
+    Scan,
+    Subject,
+    Writer,
+    write_anatomy,
+    write_dataset_files,
+    write_manual,
+    write_receive_pair,
+    write_sodium,
+    write_transmit,
+    write_truth,
+)
+from sodiumprep.sodium.acquisition import Floats, Geometry
+from sodiumprep.sodium.phantom import (
+    CONCENTRATIONS,
+    VIALS,
+    Placement,
+    Protocol,
+    build_object,
+    draw_concentrations,
+    draw_geometry,
+    draw_rigid,
+    fov_to_scanner,
+    place_vials,
+    sodium_content,
+)
+from sodiumprep.sodium.phantom_anatomy import (
+    Head,
+    Template,
+    build_head,
+    draw_anatomy,
+    draw_lesion_centre,
+    prepare_template,
+)
+from sodiumprep.sodium.phantom_signal import Timing
+from sodiumprep.sodium.trajectory import density_adapted_radial
+
+T1W_ORIGIN = (-88.0, -124.0, -102.0)  # mm, of the first voxel, before the head's pose
+HEAD_MIDDLE = np.array([0.0, -18.0, 6.0])  # mm, of the brain
+K0_FRACTION = 0.3  # share of the k-space radius at constant gradient
+FEWEST_SAMPLES = 256  # of a readout
+
+
+def load_template() -> Template:
+    """Return the borders of the MNI152 brain that comes with nilearn."""
+    folder = files("nilearn") / "datasets" / "data"  # its loaders take 2 s to import
+    maps = {}
+    for kind in ("t1", "gm", "wm"):
+        with as_file(folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz") as path:
+            image = nib.load(path)
+            maps[kind] = np.asarray(image.dataobj, np.float32)
+    grey, white = (maps[kind] / maps[kind].max() for kind in ("gm", "wm"))
+    return prepare_template(grey, white, maps["t1"] > 0, image.affine)
+
+
+def parse_values(texts: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Read tissue values per group.
+
+    Parameters
+    ----------
+    texts
+        Each ``group:GM=42,WM=37`` or, for all groups, ``GM=42``; or one JSON file of the form
+        ``{"group": {"GM": 42}}``.
+
+    Returns
+    -------
+    values
+        By group ("" for all) and class [mmol/L].
+
+    Raises
+    ------
+    ValueError
+        If a text has another form or names an unknown class.
+
+    Examples
+    --------
+    >>> parse_values(["patients:GM=48,WM=40", "CSF=140"])
+    {'patients': {'GM': 48.0, 'WM': 40.0}, '': {'CSF': 140.0}}
+    """
+    if len(texts) == 1 and texts[0].endswith(".json"):
+        values = json.loads(Path(texts[0]).read_text())
+    else:
+        values = {}
+        for text in texts:
+            group, _, pairs = text.rpartition(":")
+            values.setdefault(group, {}).update(_parse_pairs(pairs))
+    for group in values.values():
+        unknown = set(group) - set(CONCENTRATIONS)
+        if unknown:
+            accepted = ", ".join(CONCENTRATIONS)
+            raise ValueError(f"unknown class {', '.join(sorted(unknown))}; accepted: {accepted}")
+    return values
+
+
+def _parse_pairs(text: str) -> dict[str, float]:
+    try:
+        return {k: float(v) for k, v in (pair.split("=") for pair in text.split(","))}
+    except ValueError:
+        raise ValueError(f"'{text}' is not of the form GM=42,WM=37") from None
+
+
+def group_values(options: argparse.Namespace, group: str) -> dict[str, float]:
+    """Return the mean concentrations of a group.
+
+    Parameters
+    ----------
+    options
+        With ``tissue`` and ``groups``.
+    group
+        Its name. Unless told otherwise, all groups after the first have 10 % more sodium in
+        grey and white matter.
+
+    Returns
+    -------
+    values
+        By class [mmol/L].
+    """
+    raised = 1.0 if group == options.groups[0] else 1.1
+    values = dict(CONCENTRATIONS)
+    values |= {name: values[name] * raised for name in ("GM", "WM")}
+    return values | options.tissue.get("", {}) | options.tissue.get(group, {})
+
+
+def draw_subject(
+    options: argparse.Namespace, template: Template, index: int, seed: np.random.SeedSequence
+) -> Subject:
+    """Draw one person.
+
+    Parameters
+    ----------
+    options
+        Of the command line.
+    template
+        Where a lesion may lie.
+    index
+        From 0; groups follow each other in blocks.
+    seed
+        Of this person alone.
+
+    Returns
+    -------
+    subject
+        The same for the same seed and options.
+    """
+    own, *sessions = seed.spawn(1 + options.sessions)
+    rng = np.random.default_rng(own)
+    group = options.groups[index * len(options.groups) // options.subjects]
+    anatomy = draw_anatomy(rng)
+    values = draw_concentrations(rng, group_values(options, group))
+    age, sex = int(rng.integers(22, 75)), str(rng.choice(["F", "M"]))
+    if options.lesion == "glioma" and group in options.lesion_groups:
+        anatomy = replace(
+            anatomy,
+            lesion_centre=draw_lesion_centre(rng, template),
+            lesion_radii=(float(rng.uniform(9, 13)), float(rng.uniform(18, 23))),
+        )
+    return Subject(f"{index + 1:02d}", group, sex, age, anatomy, values, sessions)
+
+
+def samples_needed(k_max: float) -> int:
+    """Return how many samples keep the step near the centre of k-space below 1 / (2 FOV).
+
+    Parameters
+    ----------
+    k_max
+        Radius of the last sample [1/m].
+
+    Returns
+    -------
+    samples
+        Of a readout, at least 256.
+
+    Examples
+    --------
+    >>> samples_needed(125.0), samples_needed(250.0)
+    (256, 495)
+    """
+    path = K0_FRACTION + (1 - K0_FRACTION**3) / (3 * K0_FRACTION**2)  # over k_max, first speed
+    return max(FEWEST_SAMPLES, int(np.ceil(path * k_max * 2 * FOV / 0.95)) + 1)
+
+
+def make_protocol(options: argparse.Namespace) -> Protocol:
+    """Return the sodium protocol that the options ask for."""
+    k_max = 0.5e3 / options.voxel_size
+    return Protocol(
+        timing=Timing(
+            options.echo_time * 1e-3,
+            options.repetition_time * 1e-3,
+            float(np.radians(options.flip_angle)),
+            options.readout * 1e-3,
+        ),
+        field_strength=options.field_strength,
+        n_coils=options.coils,
+        snr=options.snr,
+        trajectory=density_adapted_radial(
+            options.spokes, samples_needed(k_max), k_max, K0_FRACTION
+        ),
+        transmit_spread=options.transmit_spread,
+    )
+
+
+def _t1w_pose(rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Affine of the T1w image, and pose of the head in it, as (4, 4) matrices [mm, RAS]."""
+    pose = draw_rigid(rng, 10.0, 4.0, HEAD_MIDDLE)
+    affine = np.eye(4)
+    affine[:3, 3] = np.array(T1W_ORIGIN) + rng.uniform(-3, 3, 3)
+    return affine, pose
+
+
+def _inside_field_of_view(places: Floats, geometry: Geometry) -> bool:
+    reach = VIALS[0].radius + 1.0
+    index = np.linalg.inv(fov_to_scanner(geometry))
+    middle = places @ index[:3, :3].T + index[:3, 3]
+    return bool((np.abs(middle[:, :2]) + reach < geometry.fov[0] * 500).all())
+
+
+def _place(
+    rng: np.random.Generator, head: Head, affine: Floats, pose: Floats, matrix: int
+) -> tuple[Placement, Floats]:
+    """Move the head to the sodium scan and put vials and field of view around it."""
+    middle = (pose @ [*HEAD_MIDDLE, 1])[:3]
+    motion = draw_rigid(rng, 6.0, 8.0, middle)
+    centre = (motion @ [*middle, 1])[:3]
+    places = place_vials(head.depth > 0, motion @ affine, centre, VIALS)
+    for _ in range(1000):
+        geometry = draw_geometry(rng, centre, FOV, matrix)
+        if _inside_field_of_view(places, geometry):
+            return Placement(affine, motion, geometry, centre), places
+    raise ValueError("no field of view holds head and vials")
+
+
+def simulate_session(
+    options: argparse.Namespace, template: Template, subject: Subject, number: int
+) -> tuple[Scan, np.random.Generator]:
+    """Simulate head, poses and concentrations of one session.
+
+    Parameters
+    ----------
+    options
+        Of the command line.
+    template
+        Averaged brain.
+    subject
+        Who is scanned.
+    number
+        Of the session, from 0.
+
+    Returns
+    -------
+    scan
+        Ready to be written.
+    rng
+        Source of what remains to be drawn in this session.
+    """
+    rng = np.random.default_rng(subject.seeds[number])
+    affine, pose = _t1w_pose(rng)
+    head = build_head(template, subject.anatomy, T1W_SHAPE, np.linalg.inv(pose) @ affine)
+    change = {k: 1 + number * v for k, v in options.session_change.items()}
+    values = {k: v * change.get(k, 1.0) for k, v in subject.concentrations.items()}
+    content = sodium_content(rng, head, values)
+    placement, places = _place(rng, head, affine, pose, round(FOV * 1e3 / options.voxel_size))
+    session = str(number + 1) if options.sessions > 1 else None
+    place = Place(options.out_dir, subject.label, session)
+    protocol = make_protocol(options)
+    return Scan(place, subject.anatomy, head, content, placement, places, protocol), rng
+
+
+def write_session(
+    options: argparse.Namespace, template: Template, subject: Subject, number: int
+) -> None:
+    """Simulate one session of one person and write all of it.
+
+    Parameters
+    ----------
+    options
+        Of the command line.
+    template
+        Averaged brain.
+    subject
+        Who is scanned.
+    number
+        Of the session, from 0.
+    """
+    scan, rng = simulate_session(options, template, subject, number)
+    writer = Writer()
+    write_truth(scan, writer)
+    write_manual(scan, writer)
+    write_anatomy(scan, writer, rng)
+    vials = list(zip(VIALS, scan.places, strict=True))
+    grey = scan.head.fractions["GM"]
+    scanned = build_object(scan.content, grey, scan.placement, scan.protocol, vials)
+    intended = write_sodium(scan, scanned, rng, options)
+    if options.coils > 1:
+        write_receive_pair(scan, scanned, rng, intended)
+    if options.transmit_spread:
+        write_transmit(scan, intended)
+    writer.finish()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="sodiumprep-phantom",
+        description="Write a simulated BIDS dataset of sodium MRI of the brain with its truth.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("out_dir", type=Path, help="new or empty folder")
+    add("--subjects", type=int, default=4, help="number of subjects")
+    add("--sessions", type=int, default=1, help="sessions of each subject")
+    add("--seed", type=int, default=0, help="of all that is random")
+    add("--groups", nargs="+", default=["controls", "patients"], help="names, in equal blocks")
+    add("--tissue", nargs="+", default=[], metavar="[GROUP:]GM=42,WM=37",
+        help="mean concentrations [mmol/L] of all or of one group, or a JSON file")  # fmt: skip
+    add("--session-change", default="", metavar="GM=0.05", help="relative change at each session")
+    add("--lesion", choices=["none", "glioma"], default="none", help="what the lesion groups have")
+    add("--lesion-groups", nargs="+", default=None, help="instead of the last group")
+    add("--format", choices=["kspace", "image"], default="kspace", help="of the sodium data")
+    add("--field-strength", type=int, choices=[3, 7], default=3, help="[T]")
+    add("--coils", type=int, default=4, help="receive coils; 1 is a volume coil")
+    add("--snr", type=float, default=20.0, help="of grey matter at the nominal voxel")
+    add("--voxel-size", type=float, default=4.0, help="nominal [mm]")
+    add("--spokes", type=int, default=5000, help="readouts")
+    add("--readout", type=float, default=10.0, help="duration of a readout [ms]")
+    add("--echo-time", type=float, default=0.3, help="[ms]")
+    add("--repetition-time", type=float, default=120.0, help="[ms]")
+    add("--flip-angle", type=float, default=90.0, help="[degree]")
+    add("--transmit-spread", type=float, default=0.0, help="range of the flip angle, relative")
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Complete the options and refuse what cannot be simulated."""
+    positive = ("subjects", "sessions", "coils", "snr", "voxel_size", "spokes", "readout",
+                "echo_time", "repetition_time", "flip_angle")  # fmt: skip
+    for name in positive:
+        if not getattr(options, name) > 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be positive")
+    options.tissue = parse_values(options.tissue)
+    options.session_change = _parse_pairs(options.session_change) if options.session_change else {}
+    unknown = set(options.session_change) - set(CONCENTRATIONS)
+    options.lesion_groups = options.lesion_groups or options.groups[-1:]
+    strangers = {*options.lesion_groups, *options.tissue} - {*options.groups, ""}
+    if unknown or strangers:
+        raise ValueError(f"unknown class or group: {', '.join(sorted(unknown | strangers))}")
+    if options.out_dir.exists() and (
+        not options.out_dir.is_dir() or any(options.out_dir.iterdir())
+    ):
+        raise ValueError(f"{options.out_dir} exists and is not an empty folder")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Simulate and write everybody.
+
+    Parameters
+    ----------
+    options
+        Checked.
+    """
+    template = load_template()
+    seeds = np.random.SeedSequence(options.seed).spawn(options.subjects)
+    subjects = [draw_subject(options, template, i, seed) for i, seed in enumerate(seeds)]
+    write_dataset_files(options, subjects)
+    for subject in subjects:
+        for number in range(options.sessions):
+            start = time.monotonic()
+            write_session(options, template, subject, number)
+            session = f" ses-{number + 1}" if options.sessions > 1 else ""
+            seconds = time.monotonic() - start
+            print(f"sub-{subject.label}{session} ({subject.group}): {seconds:.1f} s", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    argv
+        Arguments; those of the process if None.
+
+    Returns
+    -------
+    code
+        0, or 2 if the arguments make no sense.
+    """
+    options = build_parser().parse_args(argv)
+    try:
+        _check(options)
+    except (ValueError, OSError) as error:
+        print(f"sodiumprep-phantom: {error}", file=sys.stderr)
+        return 2
+    run(options)
+    print(f"Dataset: {options.out_dir}", flush=True)
+    return 0

@@ -1,0 +1,520 @@
+"""Files of a simulated dataset: images, tables and sidecars, each at its BIDS name."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from sodiumprep.interfaces.kspace import write_kspace
+from sodiumprep.sodium.acquisition import LPS_TO_RAS, Floats, Geometry
+from sodiumprep.sodium.phantom import (
+    ARRAY_SNR,
+    VIALS,
+    Placement,
+    Protocol,
+    SodiumObject,
+    acquire,
+    bias_field,
+    noisy_magnitude,
+    scanner_image,
+    shifted_levels,
+    transmit_field,
+    true_means,
+    vial_labels,
+)
+from sodiumprep.sodium.phantom_anatomy import (
+    LESIONS,
+    OUTSIDE,
+    Anatomy,
+    Head,
+    border,
+    divide_brain,
+    draw_contrast,
+    t1_weighted,
+)
+from sodiumprep.sodium.phantom_signal import ScannerImage, Timing
+
+BIDS_VERSION = "1.10.0"
+T1W_SHAPE = (176, 216, 196)
+PROTON_LARMOR = 42.577  # MHz/T
+SODIUM_LARMOR = 11.262  # MHz/T
+FOV = 0.24  # m
+TISSUES = ("GM", "WM", "CSF")
+PAIR_MATRIX = 36  # voxels of the receive pair: 6.7 mm
+SLOPE_BYTES = slice(112, 120)  # scl_slope and scl_inter of a NIfTI-1 header
+T1W_WHITE = 850.0  # brightness of white matter in the T1w image
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the files of one scan session lie.
+
+    Parameters
+    ----------
+    root
+        Top of the dataset.
+    subject
+        Label without "sub-".
+    session
+        Label without "ses-", or None.
+    """
+
+    root: Path
+    subject: str
+    session: str | None
+
+    @property
+    def stem(self) -> str:
+        """Entities that start every name."""
+        return f"sub-{self.subject}" + (f"_ses-{self.session}" if self.session else "")
+
+    @property
+    def below(self) -> str:
+        """Folder of the session below a dataset."""
+        return f"sub-{self.subject}" + (f"/ses-{self.session}" if self.session else "")
+
+    def path(self, name: str, part: str = "", folder: str = "anat") -> Path:
+        """Return the path of a file, its folder made.
+
+        Parameters
+        ----------
+        name
+            What follows the subject and session.
+        part
+            Dataset within the dataset, such as "derivatives/truth".
+        folder
+            Data type.
+        """
+        target = self.root / part / self.below / folder
+        target.mkdir(parents=True, exist_ok=True)
+        return target / f"{self.stem}_{name}"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One simulated person.
+
+    Parameters
+    ----------
+    label, group, sex
+        As in ``participants.tsv``.
+    age
+        [years].
+    anatomy
+        Head.
+    concentrations
+        Mean by class in the first session [mmol/L].
+    seeds
+        One for each session.
+    """
+
+    label: str
+    group: str
+    sex: str
+    age: int
+    anatomy: Anatomy
+    concentrations: Mapping[str, float]
+    seeds: Sequence[np.random.SeedSequence]
+
+
+class Writer:
+    """Writes files in the background, since compression takes as long as simulation."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(2)
+        self.pending: list[Future[None]] = []
+
+    def image(self, path: Path, values: Any, affine: Floats, scale: float | None = None) -> None:
+        """Write a NIfTI image.
+
+        Parameters
+        ----------
+        path
+            Ends in ``.nii.gz``.
+        values
+            Shape (x, y, z).
+        affine
+            Voxel index to position [mm, RAS].
+        scale
+            Value of one unit of a 16-bit integer; None keeps the type of ``values``.
+        """
+        self.pending.append(self.pool.submit(_write_image, path, values, affine, scale))
+
+    def finish(self) -> None:
+        """Wait for the files and raise what went wrong."""
+        for future in self.pending:
+            future.result()
+        self.pending.clear()
+
+
+def _write_image(path: Path, values: Any, affine: Floats, scale: float | None) -> None:
+    stored = values if scale is None else np.rint(values / np.float32(scale)).astype(np.int16)
+    if stored.dtype == bool:
+        stored = stored.astype(np.uint8)
+    image = nib.Nifti1Image(stored, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_qform(affine, 1)
+    image.set_sform(affine, 1)
+    plain = bytearray(image.to_bytes())
+    if scale is not None:  # the library would scale again what is scaled already
+        plain[SLOPE_BYTES] = np.array([scale, 0], "<f4").tobytes()
+    path.write_bytes(gzip.compress(plain, compresslevel=1, mtime=0))  # no date: reproducible
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ["\t".join(str(c) for c in row) for row in (columns, *rows)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _write_itk(path: Path, transform: Floats) -> None:
+    """Write a rigid transform of RAS points as ITK text, which speaks LPS."""
+    flip = np.diag([*np.diag(LPS_TO_RAS), 1.0])
+    lps = flip @ transform @ flip
+    numbers = " ".join(repr(float(v)) for v in (*lps[:3, :3].ravel(), *lps[:3, 3]))
+    path.write_text(
+        "#Insight Transform File V1.0\n#Transform 0\n"
+        "Transform: AffineTransform_double_3_3\n"
+        f"Parameters: {numbers}\nFixedParameters: 0 0 0\n"
+    )
+
+
+def vial_sidecar(places: Floats) -> list[dict[str, Any]]:
+    """Return the vials as the sodium sidecar lists them.
+
+    Parameters
+    ----------
+    places
+        Centre of each vial, shape (vials, 3) [mm, RAS].
+    """
+    return [
+        {
+            "Name": vial.name,
+            "SodiumConcentration": vial.concentration,
+            "T1": vial.relaxation.t1,
+            "T2starShort": vial.relaxation.t2_short,
+            "T2starLong": vial.relaxation.t2_long,
+            "ShortFraction": vial.relaxation.short_fraction,
+            "Temperature": vial.temperature,
+            "Position": [round(float(v), 2) for v in place],
+        }
+        for vial, place in zip(VIALS, places, strict=True)
+    ]
+
+
+def sodium_sidecar(protocol: Protocol, timing: Timing) -> dict[str, Any]:
+    """Return the keys that every sodium image carries.
+
+    Parameters
+    ----------
+    protocol
+        Field strength and coils.
+    timing
+        Of this image.
+    """
+    return {
+        "ResonantNucleus": "23Na",
+        "MagneticFieldStrength": protocol.field_strength,
+        "ImagingFrequency": round(protocol.field_strength * SODIUM_LARMOR, 3),
+        "PulseSequenceType": "3D density-adapted radial UTE",
+        "EchoTime": round(timing.echo_time, 9),
+        "RepetitionTime": round(timing.repetition_time, 9),
+        "FlipAngle": round(float(np.degrees(timing.flip_angle)), 6),
+        "ReadoutDuration": round(timing.readout, 9),
+        "TrajectoryType": "density-adapted radial",
+        "ReceiveCoilName": f"simulated {protocol.n_coils}-channel 23Na array",
+    }
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One session of one person, simulated but not yet written.
+
+    Parameters
+    ----------
+    place
+        Where it is written.
+    anatomy
+        Of the person.
+    head, content
+        Fractions, and sodium of each class [mmol/L], on the T1w grid.
+    placement
+        Poses and fields of view.
+    places
+        Of the vials, shape (vials, 3) [mm, RAS].
+    protocol
+        Of the sodium scan.
+    """
+
+    place: Place
+    anatomy: Anatomy
+    head: Head
+    content: Floats
+    placement: Placement
+    places: Floats
+    protocol: Protocol
+
+
+def write_anatomy(scan: Scan, writer: Writer, rng: np.random.Generator) -> None:
+    """Write the T1w image, and the anatomy that a segmenter would make of it.
+
+    Parameters
+    ----------
+    scan
+        What is written.
+    writer
+        Takes the images.
+    rng
+        Source of contrast, bias field, noise and segmentation error.
+    """
+    affine, head, place = scan.placement.t1w_affine, scan.head, scan.place
+    clean = t1_weighted(head, draw_contrast(rng))
+    bias = bias_field(rng, T1W_SHAPE, float(rng.uniform(1.5, 2.0)))
+    image = noisy_magnitude(rng, T1W_WHITE * clean * bias, T1W_WHITE / float(rng.uniform(25, 40)))
+    writer.image(place.path("T1w.nii.gz"), np.rint(image).astype(np.int16), affine)
+    field = scan.protocol.field_strength
+    _write_json(
+        place.path("T1w.json"),
+        {
+            "MagneticFieldStrength": field,
+            "ImagingFrequency": round(field * PROTON_LARMOR, 3),
+            "RepetitionTime": 2.3,
+            "EchoTime": 0.003,
+            "InversionTime": 0.9,
+            "FlipAngle": 9,
+        },
+    )
+    corrected = np.rint(image / bias ** np.float32(0.9)).astype(np.int16)
+    _write_segmentation(scan, writer, rng, corrected)
+
+
+def _write_segmentation(
+    scan: Scan, writer: Writer, rng: np.random.Generator, corrected: Any
+) -> None:
+    affine, place, part = scan.placement.t1w_affine, scan.place, "derivatives/anat"
+    levels = shifted_levels(rng, scan.head, 0.3)
+    inside = border(levels[2])
+    nothing = np.float32(OUTSIDE)
+    probability = divide_brain(levels, scan.anatomy.cortex_scale, nothing, inside)
+    writer.image(place.path("desc-preproc_T1w.nii.gz", part), corrected, affine)
+    writer.image(place.path("desc-brain_mask.nii.gz", part), inside > 0.5, affine)
+    labels, best = np.zeros(inside.shape, np.uint8), 1 - inside
+    for i, tissue in enumerate(TISSUES, start=1):
+        labels[probability[tissue] > best] = i
+        best = np.maximum(best, probability[tissue])
+        name = f"label-{tissue}_probseg.nii.gz"
+        writer.image(place.path(name, part), probability[tissue], affine, 1e-3)
+    writer.image(place.path("dseg.nii.gz", part), labels, affine)
+
+
+def write_truth(scan: Scan, writer: Writer) -> None:
+    """Write concentrations, fractions and transform as they are.
+
+    Parameters
+    ----------
+    scan
+        What is written.
+    writer
+        Takes the images.
+    """
+    affine, head, place = scan.placement.t1w_affine, scan.head, scan.place
+    part = "derivatives/truth"
+    target = place.path("acq-23Na_space-T1w_desc-truth_TSCmap.nii.gz", part)
+    writer.image(target, scan.content.sum(axis=0), affine, 0.01)
+    writer.image(place.path("label-brain_desc-truth_mask.nii.gz", part), head.brain > 0.5, affine)
+    means = true_means(head, scan.content)
+    present = [name for name in (*TISSUES, *LESIONS) if name in means]
+    for name in present:
+        target = place.path(f"label-{name}_desc-truth_probseg.nii.gz", part)
+        writer.image(target, head.fractions[name], affine, 1e-4)
+    rows = [(i + 1, name, f"{means[name]:.4f}") for i, name in enumerate(present)]
+    table = place.path("acq-23Na_seg-tissue_desc-truth_TSC.tsv", part)
+    _write_table(table, ("index", "name", "concentration"), rows)
+    name = "acq-23Na_from-sodium_to-T1w_mode-image_desc-truth_xfm.txt"
+    _write_itk(place.path(name, part), scan.placement.t1w_to_sodium)
+
+
+def write_manual(scan: Scan, writer: Writer) -> None:
+    """Write lesion masks in T1w space and vial labels in sodium space.
+
+    Parameters
+    ----------
+    scan
+        What is written.
+    writer
+        Takes the images.
+    """
+    place, part = scan.place, "derivatives/manual"
+    labels = vial_labels(VIALS, scan.places, scan.placement.geometry)
+    target = place.path("acq-23Na_desc-vials_dseg.nii.gz", part)
+    writer.image(target, labels, scan.placement.geometry.affine)
+    for name in LESIONS:
+        mask = scan.head.fractions[name] > 0.5
+        if mask.any():
+            target = place.path(f"label-{name}_mask.nii.gz", part)
+            writer.image(target, mask, scan.placement.t1w_affine)
+
+
+def _geometry_of(scan: Scan, matrix: int) -> Geometry:
+    return replace(scan.placement.geometry, matrix=(matrix,) * 3)
+
+
+def write_sodium(
+    scan: Scan, scanned: SodiumObject, rng: np.random.Generator, options: argparse.Namespace
+) -> str:
+    """Write raw k-space, or the image a scanner would deliver, with its sidecar.
+
+    Parameters
+    ----------
+    scan
+        What is written.
+    scanned
+        Object on its own grid.
+    rng
+        Source of the noise.
+    options
+        With ``format`` and ``voxel_size``.
+
+    Returns
+    -------
+    name
+        BIDS URI of the sodium file.
+    """
+    protocol, place = scan.protocol, scan.place
+    sidecar = sodium_sidecar(protocol, protocol.timing)
+    sidecar["CalibrationVials"] = vial_sidecar(scan.places)
+    if options.format == "kspace":
+        target = place.path("acq-23Na_PDw.h5", "sourcedata")
+        write_kspace(target, acquire(rng, scanned, protocol, scan.placement.geometry))
+    else:
+        target = place.path("acq-23Na_PDw.nii.gz")
+        geometry = scan.placement.geometry
+        grid = ScannerImage(geometry.matrix[0], FOV, protocol.timing)
+        image = scanner_image(rng, scanned, grid, protocol, protocol.snr)
+        _write_image(target, image, geometry.affine, None)
+        voxel = [round(float(v) * 1e3, 4) for v in geometry.voxel_size]
+        sidecar |= {"KspaceFilter": "none", "AcquisitionVoxelSize": voxel}
+    _write_json(target.with_name(target.name.split(".")[0] + ".json"), sidecar)
+    return f"bids::{target.relative_to(place.root).as_posix()}"
+
+
+def write_receive_pair(
+    scan: Scan, scanned: SodiumObject, rng: np.random.Generator, intended: str
+) -> None:
+    """Write the low-resolution pair that shows the receive profile.
+
+    Parameters
+    ----------
+    scan
+        What is written.
+    scanned
+        Object on its own grid.
+    rng
+        Source of the noise.
+    intended
+        BIDS URI of the image it corrects.
+    """
+    timing = replace(scan.protocol.timing, readout=0.5 * scan.protocol.timing.readout)
+    grid, geometry = ScannerImage(PAIR_MATRIX, FOV, timing), _geometry_of(scan, PAIR_MATRIX)
+    for coil, snr in (("Head", ARRAY_SNR), ("Body", None)):
+        image = scanner_image(rng, scanned, grid, scan.protocol, snr)
+        name = f"acq-23Na{coil}_RB1COR"
+        target = scan.place.path(f"{name}.nii.gz", folder="fmap")
+        _write_image(target, image, geometry.affine, None)
+        sidecar = sodium_sidecar(scan.protocol, timing) | {"IntendedFor": [intended]}
+        if snr is None:
+            sidecar["ReceiveCoilName"] = "simulated 23Na volume coil"
+        _write_json(scan.place.path(f"{name}.json", folder="fmap"), sidecar)
+
+
+def write_transmit(scan: Scan, intended: str) -> None:
+    """Write the flip angle over nominal [percent].
+
+    Parameters
+    ----------
+    scan
+        What is written.
+    intended
+        BIDS URI of the image it corrects.
+    """
+    geometry = _geometry_of(scan, PAIR_MATRIX)
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in geometry.matrix], indexing="ij"))
+    offset = geometry.affine[:3, 3] - scan.placement.centre
+    away = np.tensordot(geometry.affine[:3, :3], index, 1) + offset[:, None, None, None]
+    percent = 100 * transmit_field(away * 1e-3, scan.protocol.transmit_spread)
+    target = scan.place.path("acq-23Na_TB1map.nii.gz", folder="fmap")
+    _write_image(target, percent.astype(np.float32), geometry.affine, None)
+    sidecar = {"ResonantNucleus": "23Na", "Units": "percent", "IntendedFor": [intended]}
+    _write_json(scan.place.path("acq-23Na_TB1map.json", folder="fmap"), sidecar)
+
+
+def _description(name: str, kind: str) -> dict[str, Any]:
+    description: dict[str, Any] = {
+        "Name": name,
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": kind,
+        "License": "CC0",
+        "GeneratedBy": [{"Name": "sodiumprep-phantom"}],
+    }
+    if kind == "raw":
+        description["Authors"] = ["sodiumprep-phantom"]
+    return description
+
+
+README = """# Simulated sodium MRI of the brain
+
+Written by sodiumprep-phantom. Nobody was scanned: heads are deformed from the MNI152 average.
+
+- `sourcedata/`: raw 23Na k-space (ISMRMRD), unless images were asked for
+- `derivatives/manual/`: lesion masks and vial labels
+- `derivatives/anat/`: anatomy as a segmenter would find it, with its error
+- `derivatives/truth/`: what was simulated; compare with it, never feed it to the pipeline
+
+Options of this dataset:
+
+"""
+
+
+def write_dataset_files(options: argparse.Namespace, subjects: Sequence[Subject]) -> None:
+    """Write what describes the dataset as a whole.
+
+    Parameters
+    ----------
+    options
+        Of the command line.
+    subjects
+        Everybody in it.
+    """
+    root = options.out_dir
+    _write_json(root / "dataset_description.json", _description("Simulated sodium MRI", "raw"))
+    for name in ("manual", "anat", "truth"):
+        description = _description(f"Simulated sodium MRI: {name}", "derivative")
+        _write_json(root / "derivatives" / name / "dataset_description.json", description)
+    _write_table(
+        root / "derivatives/anat/dseg.tsv", ("index", "name"), list(enumerate(TISSUES, start=1))
+    )
+    rows = [(f"sub-{s.label}", s.age, s.sex, s.group) for s in subjects]
+    _write_table(root / "participants.tsv", ("participant_id", "age", "sex", "group"), rows)
+    columns = {
+        "age": {"Description": "Age at the first session", "Units": "year"},
+        "sex": {"Description": "Sex", "Levels": {"F": "female", "M": "male"}},
+        "group": {"Description": "Group", "Levels": {g: g for g in options.groups}},
+    }
+    _write_json(root / "participants.json", columns)
+    told = {k: v for k, v in vars(options).items() if k != "out_dir"}
+    lines = [f"- {key}: {json.dumps(value)}" for key, value in sorted(told.items())]
+    (root / "README.md").write_text(README + "\n".join(lines) + "\n")

@@ -1,0 +1,286 @@
+"""From what was found and what the user wants to plans that graphs are built from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sodiumprep.bids_app.dataset import Anatomy, SodiumRun, SubjectJob
+from sodiumprep.bids_app.metadata import UserError, Vial, load_relaxation
+from sodiumprep.bids_app.names import DerivativeNames, bids_uri
+from sodiumprep.bids_app.settings import Settings
+from sodiumprep.sodium.relaxation import relaxation_of
+from sodiumprep.sodium.signal import Relaxation
+from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan
+
+TEMPLATE = "MNI152NLin2009aSym"  # nilearn's embedded template
+FIELDS = {  # key of the relaxation file -> field
+    "T1": "t1",
+    "T2starShort": "t2_short",
+    "T2starLong": "t2_long",
+    "ShortFraction": "short_fraction",
+}
+GIVEN_BY_USER = "given by the user"
+
+
+def workflow_name(job: SubjectJob) -> str:
+    """Return the name of a subject's graph.
+
+    Parameters
+    ----------
+    job
+        Subject and session.
+    """
+    session = f"_ses_{job.session}" if job.session else ""
+    return f"sub_{job.subject}{session}_wf"
+
+
+def links(settings: Settings) -> dict[str, Path]:
+    """Return the datasets that sidecars refer to, by name.
+
+    Parameters
+    ----------
+    settings
+        The user's choices.
+    """
+    return {"": settings.out_dir, "raw": settings.bids_dir, **settings.derivatives}
+
+
+def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
+    """Plan the anatomy of one subject and session.
+
+    Parameters
+    ----------
+    job
+        What was found.
+    settings
+        The user's choices.
+
+    Returns
+    -------
+    plan
+        With every output's path.
+    """
+    found: Anatomy = job.anatomy
+    names = DerivativeNames(settings.out_dir, job.subject, job.session, anat_suffix=found.suffix)
+    sources = [found.image, *found.ready.values(), *found.lesions.values()]
+    return AnatomyPlan(
+        image=str(found.image or ""),
+        ready={key: str(path) for key, path in found.ready.items()},
+        lesions={key: str(path) for key, path in found.lesions.items()},
+        outputs={
+            "preproc_file": str(names.anat_preproc()),
+            "brain_mask": str(names.brain_mask()),
+            "dseg_file": str(names.dseg()),
+            "gm_file": str(names.probseg("GM")),
+            "wm_file": str(names.probseg("WM")),
+            "csf_file": str(names.probseg("CSF")),
+            "to_template_xfm": str(names.template_transform(TEMPLATE)),
+            "from_template_xfm": str(names.inverse_template_transform(TEMPLATE)),
+        },
+        provenance=_provenance([p for p in sources if p], settings, found.warnings),
+    )
+
+
+def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
+    """Plan one sodium run.
+
+    Parameters
+    ----------
+    job
+        Subject and session that the run belongs to.
+    run
+        What was found.
+    settings
+        The user's choices.
+
+    Returns
+    -------
+    plan
+        With relaxation constants, calibration reference and every output's path.
+
+    Raises
+    ------
+    UserError
+        If relaxation constants are missing, or vials are asked for that cannot be found.
+    """
+    reference, warnings = _choose_reference(run, settings)
+    vials = _plain_vials(run.vials) if reference == "vials" else ()
+    inputs = [run.source, run.phase, run.vial_labels, run.receive_map, run.sodium_to_anat]
+    inputs += [*run.receive_array, *run.receive_volume]
+    notes = (*job.anatomy.warnings, *run.warnings, *warnings)
+    return SodiumPlan(
+        name=f"sodium_{run.acquisition}_run_{run.run or 1}_wf",
+        source=_source(run, settings),
+        is_kspace=run.is_kspace,
+        receive=_receive(run),
+        regions=_regions(job, run, vials),
+        given_xfm=str(run.sodium_to_anat or ""),
+        tissues=_tissues(job, run, settings, vials),
+        protocol={
+            name: getattr(run.protocol, name)
+            for name in ("echo_time", "repetition_time", "flip_angle")
+        },
+        reference=reference,
+        vials=vials,
+        outputs=_outputs(job, run, settings),
+        provenance={
+            **_provenance([p for p in inputs if p], settings, notes),
+            "EchoTime": run.protocol.echo_time,
+            "RepetitionTime": run.protocol.repetition_time,
+            "FlipAngle": run.protocol.flip_angle * 57.29577951308232,  # degrees per radian
+            "MagneticFieldStrength": run.protocol.field_strength,
+        },
+    )
+
+
+def _provenance(
+    sources: list[Path], settings: Settings, warnings: tuple[str, ...]
+) -> dict[str, Any]:
+    linked = links(settings)
+    return {
+        "Sources": [bids_uri(path, linked) for path in sources],
+        "SoftwareName": "sodiumprep",
+        "SoftwareVersion": version("sodiumprep"),
+        "RandomSeed": settings.random_seed,
+        "Sloppy": settings.sloppy,
+        "InputWarnings": list(warnings),
+    }
+
+
+def _choose_reference(run: SodiumRun, settings: Settings) -> tuple[str, tuple[str, ...]]:
+    """Return what calibrates, and what must be said of it."""
+    usable = bool(run.vials) and run.vial_labels is not None
+    if settings.reference == "vials" and not usable:
+        missing = "CalibrationVials" if not run.vials else "desc-vials_dseg (a label image, -d)"
+        raise UserError(f"{run.source}: {missing} is missing, but --reference is vials")
+    if usable and settings.reference != "csf":
+        return "vials", ()
+    said = "calibrated by CSF at an assumed 145 mmol/L: all values are relative to it"
+    if run.vials and not usable and settings.reference is None:
+        return "csf", (f"CalibrationVials without a label image of the vials: {said}",)
+    return "csf", (said,)
+
+
+def _plain_vials(vials: tuple[Vial, ...]) -> tuple[dict[str, Any], ...]:
+    # the number makes names unique; vial n carries label n
+    return tuple({**asdict(v), "name": f"{n} {v.name}"} for n, v in enumerate(vials, 1))
+
+
+def _source(run: SodiumRun, settings: Settings) -> dict[str, Any]:
+    width = {"psf_fwhm": list(settings.psf_fwhm)} if settings.psf_fwhm else {}
+    if run.is_kspace:
+        kspace = {"kspace_file": str(run.source), "kspace_filter": settings.kspace_filter}
+        return {**kspace, **width}
+    known = {
+        "image_file": str(run.source),
+        "phase_file": str(run.phase) if run.phase else None,
+        "trajectory_type": run.protocol.trajectory_type,
+        "readout_duration": run.protocol.readout_duration,
+        "kspace_filter": run.protocol.kspace_filter or "none",
+        "nominal_voxel": list(run.protocol.acquisition_voxel_size or ()) or None,
+    }
+    return {**{key: value for key, value in known.items() if value is not None}, **width}
+
+
+def _receive(run: SodiumRun) -> dict[str, Any]:
+    if run.receive_array and run.receive_volume:
+        return {
+            "array_files": [str(p) for p in run.receive_array],
+            "volume_files": [str(p) for p in run.receive_volume],
+        }
+    return {"map_file": str(run.receive_map)} if run.receive_map else {}
+
+
+def _regions(
+    job: SubjectJob, run: SodiumRun, vials: tuple[Mapping[str, Any], ...]
+) -> dict[str, Any]:
+    regions: dict[str, Any] = {
+        "lesion_files": {name: str(path) for name, path in job.anatomy.lesions.items()}
+    }
+    if vials:
+        regions["vial_labels"] = str(run.vial_labels)
+        regions["vial_space"] = run.vial_space
+        regions["vial_names"] = [vial["name"] for vial in vials]
+    return regions
+
+
+def _tissues(
+    job: SubjectJob, run: SodiumRun, settings: Settings, vials: tuple[Mapping[str, Any], ...]
+) -> dict[str, dict[str, Any]]:
+    overrides = _overrides(settings, run)
+    field = run.protocol.field_strength
+    try:
+        constants = {
+            name: relaxation_of(name, field or 0.0, overrides)
+            for name in ("GM", "WM", "CSF", "muscle", *job.anatomy.lesions)
+        }
+    except ValueError as error:
+        raise UserError(f"{run.source}: MagneticFieldStrength: {error}") from None
+    for vial in vials:
+        constants[vial["name"]] = Relaxation(
+            t1=vial["t1"],
+            t2_short=vial["t2_short"] or vial["t2_long"],
+            t2_long=vial["t2_long"],
+            short_fraction=vial["short_fraction"],
+            source="CalibrationVials",
+        )
+    return {name: asdict(relaxation) for name, relaxation in constants.items()}
+
+
+def _overrides(settings: Settings, run: SodiumRun) -> dict[str, Relaxation]:
+    if settings.relaxation_file is None:
+        return {}
+    return {
+        tissue: _override(settings.relaxation_file, tissue, numbers, run)
+        for tissue, numbers in load_relaxation(settings.relaxation_file).items()
+    }
+
+
+def _override(path: Path, tissue: str, numbers: Mapping[str, float], run: SodiumRun) -> Relaxation:
+    """Return the user's constants of a tissue; what the file leaves out comes from the table."""
+    given = {FIELDS[key]: value for key, value in numbers.items() if key in FIELDS}
+    given |= {
+        f"u_{FIELDS[key.removesuffix('Uncertainty')]}": value
+        for key, value in numbers.items()
+        if key.endswith("Uncertainty")
+    }
+    try:
+        base = relaxation_of(tissue, run.protocol.field_strength or 0.0)
+    except ValueError as error:
+        missing = [key for key, field in FIELDS.items() if field not in given]
+        if missing == ["T2starShort"] and given["short_fraction"] == 0:
+            given["t2_short"] = given["t2_long"]
+        elif missing:
+            raise UserError(f"{path}: {tissue}: {missing[0]} is missing ({error})") from None
+        return Relaxation(**given, source=GIVEN_BY_USER)
+    return replace(base, **given, source=f"{GIVEN_BY_USER}; else {base.source}")
+
+
+def _outputs(job: SubjectJob, run: SodiumRun, settings: Settings) -> dict[str, str]:
+    names = DerivativeNames(
+        settings.out_dir,
+        job.subject,
+        job.session,
+        run=run.run,
+        acquisition=run.acquisition,
+        anat_suffix=job.anatomy.suffix,
+    )
+    paths = {
+        "image_file": names.sodium_preproc(),
+        "noise_file": names.sodium_preproc(stat="noise"),
+        "field_file": names.receive_field(),
+        "xfm_file": names.sodium_transform(),
+        "apparent_file": names.tsc_map("apparent"),
+        "corrected_file": names.tsc_map("corrected"),
+        "uncertainty_file": names.tsc_map("corrected", stat="uncertainty"),
+        "anat_apparent_file": names.tsc_map("apparent", space="T1w"),
+        "anat_corrected_file": names.tsc_map("corrected", space="T1w"),
+        "anat_uncertainty_file": names.tsc_map("corrected", space="T1w", stat="uncertainty"),
+        "table_file": names.tsc_table(),
+        "qc": names.qc(),
+    }
+    return {port: str(path) for port, path in paths.items()}

@@ -1,0 +1,154 @@
+"""The participant level: find, plan, run, report."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from nipype.pipeline.engine import Workflow
+
+from sodiumprep.bids_app.boilerplate import write_boilerplate
+from sodiumprep.bids_app.dataset import SubjectJob, collect, describe
+from sodiumprep.bids_app.engine import execute
+from sodiumprep.bids_app.metadata import UserError
+from sodiumprep.bids_app.names import BIDSIGNORE, DatasetNames, dataset_description
+from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_name
+from sodiumprep.bids_app.report import write_report
+from sodiumprep.bids_app.settings import Settings
+from sodiumprep.interfaces.outputs import write_json
+from sodiumprep.workflows.base import init_subject_wf
+
+Failure = tuple[str, str]  # subject label, message
+
+
+def run_participant(settings: Settings) -> int:
+    """Process the requested subjects.
+
+    Parameters
+    ----------
+    settings
+        The user's choices.
+
+    Returns
+    -------
+    code
+        0, or 1 if a subject failed.
+
+    Raises
+    ------
+    UserError
+        If nothing can be started.
+    """
+    jobs, failures = collect(settings)
+    for line in (line for job in jobs for line in describe(job)):
+        print(line)
+    if settings.dry_run:
+        return _end(failures)
+    write_dataset_files(settings)
+    if settings.reports_only:
+        failures += _reports(settings, [job.subject for job in jobs], {})
+        return _end(failures)
+    workflow, by_name, refused = build(jobs, settings)
+    failures += refused
+    write_boilerplate(settings.out_dir, workflow, settings)
+    if settings.write_graph:
+        _write_graph(workflow, settings)
+    if by_name and not settings.boilerplate_only:
+        crashed = execute(workflow, settings)
+        failures += [(_label(by_name[name]), text) for name, text in crashed.items()]
+        errors: dict[str, list[str]] = {}
+        for label, text in failures:
+            errors.setdefault(label.split()[0], []).append(text)
+        failures += _reports(settings, [job.subject for job in by_name.values()], errors)
+    return _end(failures)
+
+
+def build(
+    jobs: list[SubjectJob], settings: Settings
+) -> tuple[Workflow, dict[str, SubjectJob], list[Failure]]:
+    """Build the graph of all subjects.
+
+    Parameters
+    ----------
+    jobs
+        What was found.
+    settings
+        The user's choices.
+
+    Returns
+    -------
+    workflow
+        One Nipype graph.
+    by_name
+        Subject and session by the name of its workflow.
+    failures
+        Subjects that cannot be planned.
+    """
+    workflow, by_name, failures = Workflow(name="sodiumprep_wf"), {}, []
+    for job in jobs:
+        try:
+            plans = [] if settings.anat_only else [plan_run(job, r, settings) for r in job.runs]
+            anatomy = plan_anatomy(job, settings)
+        except UserError as error:
+            failures.append((_label(job), str(error)))
+            continue
+        name = workflow_name(job)
+        workflow.add_nodes([init_subject_wf(name, anatomy, plans, settings.sloppy)])
+        by_name[name] = job
+    return workflow, by_name, failures
+
+
+def write_dataset_files(settings: Settings) -> None:
+    """Write what belongs to the whole output: description, ignore list, participants.
+
+    Parameters
+    ----------
+    settings
+        The user's choices.
+    """
+    names = DatasetNames(settings.out_dir)
+    settings.out_dir.mkdir(parents=True, exist_ok=True)
+    write_json(names.description, dataset_description(settings.out_dir, links(settings)))
+    names.bidsignore.write_text(BIDSIGNORE)
+    for suffix in (".tsv", ".json"):
+        source = settings.bids_dir / f"participants{suffix}"
+        if source.is_file():
+            shutil.copyfile(source, names.participants.with_suffix(suffix))
+
+
+def _label(job: SubjectJob) -> str:
+    return job.subject + (f" ses-{job.session}" if job.session else "")
+
+
+def _write_graph(workflow: Workflow, settings: Settings) -> None:
+    logs = DatasetNames(settings.out_dir).logs
+    logs.mkdir(parents=True, exist_ok=True)
+    workflow.write_hierarchical_dotfile(dotfilename=str(logs / "graph.dot"))
+    print(f"graph: {logs / 'graph.dot'}")
+
+
+def _report(out_dir: Path, subject: str, errors: list[str]) -> str:
+    """Write one report; return what went wrong, or nothing."""
+    try:
+        print(f"report: {write_report(out_dir, subject, errors)}", flush=True)
+    except (ValueError, OSError, KeyError) as error:
+        return f"{out_dir}: the report cannot be written ({error!r})"
+    return ""
+
+
+def _reports(
+    settings: Settings, subjects: list[str], errors: dict[str, list[str]]
+) -> list[Failure]:
+    wanted = sorted(set(subjects))
+    with ProcessPoolExecutor(max_workers=min(settings.nprocs, max(1, len(wanted)))) as pool:
+        tasks = {s: pool.submit(_report, settings.out_dir, s, errors.get(s, [])) for s in wanted}
+        problems = {subject: task.result() for subject, task in tasks.items()}
+    return [(subject, text) for subject, text in problems.items() if text]
+
+
+def _end(failures: list[Failure]) -> int:
+    for label, text in failures:
+        print(f"sodiumprep: sub-{label} failed: {text}", file=sys.stderr)
+    return 1 if failures else 0

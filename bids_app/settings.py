@@ -1,0 +1,123 @@
+"""All choices of one run in one frozen place, with what must be set before heavy imports."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+DEFAULT_SEED = 23
+THREAD_VARIABLES = (
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked for; every field has an option of the same name.
+
+    Parameters
+    ----------
+    bids_dir, out_dir, work_dir
+        Absolute folders.
+    level
+        ``participant`` or ``group``.
+    participants, sessions
+        Labels without their keys; empty means all.
+    bids_filters
+        Entities that narrow the query, under ``sodium``, ``anat`` and ``fmap``.
+    bids_database_dir
+        Folder of a stored index, None to index anew.
+    skip_bids_validation
+        Leave the validator out.
+    derivatives
+        Folders of ready-made results under their names, in order of preference.
+    nprocs
+        Processes at a time.
+    omp_nthreads
+        Threads of one process; one makes results bit-reproducible.
+    memory_gb
+        Upper bound of the memory [GB], None for what the machine has.
+    clean_workdir
+        Empty this program's part of the work folder first.
+    random_seed
+        Seed of everything random.
+    anat_only, reports_only, boilerplate_only, dry_run, write_graph
+        Do this part, or this as well.
+    stop_on_first_crash
+        Start nothing more after a failure.
+    sloppy
+        Coarse registration, for tests.
+    verbose
+        0 or more: how much is said; from 1 on with tracebacks.
+    kspace_filter
+        ``none`` or ``hamming``; what is applied to k-space in the reconstruction.
+    psf_fwhm
+        Full width at half maximum along the three axes [mm], None to compute it.
+    reference
+        ``vials`` or ``csf``; None takes vials where there are any.
+    vials_file
+        List of calibration vials that replaces the sidecars' one.
+    relaxation_file
+        Relaxation constants that replace the built-in table.
+    nipype_plugin
+        Keys ``plugin`` and ``plugin_args`` for Nipype, None for its local pool.
+    """
+
+    bids_dir: Path
+    out_dir: Path
+    work_dir: Path
+    level: str = "participant"
+    participants: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+    bids_filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    bids_database_dir: Path | None = None
+    skip_bids_validation: bool = False
+    derivatives: Mapping[str, Path] = field(default_factory=dict)
+    nprocs: int = 1
+    omp_nthreads: int = 1
+    memory_gb: float | None = None
+    clean_workdir: bool = False
+    random_seed: int = DEFAULT_SEED
+    anat_only: bool = False
+    reports_only: bool = False
+    boilerplate_only: bool = False
+    dry_run: bool = False
+    write_graph: bool = False
+    stop_on_first_crash: bool = False
+    sloppy: bool = False
+    verbose: int = 0
+    kspace_filter: str = "none"
+    psf_fwhm: tuple[float, float, float] | None = None
+    reference: str | None = None
+    vials_file: Path | None = None
+    relaxation_file: Path | None = None
+    nipype_plugin: Mapping[str, Any] | None = None
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables that must be set before numpy, ITK or Nipype load.
+
+        Examples
+        --------
+        >>> settings = Settings(Path("raw"), Path("out"), Path("work"), omp_nthreads=2)
+        >>> settings.environment()["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"]
+        '2'
+        """
+        threads = dict.fromkeys(THREAD_VARIABLES, str(self.omp_nthreads))
+        return {
+            **threads,
+            "ANTS_RANDOM_SEED": str(self.random_seed),
+            "NIPYPE_NO_ET": "1",
+            "NO_ET": "1",
+        }
+
+
+def available_processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0))

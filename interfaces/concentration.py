@@ -1,0 +1,266 @@
+"""Maps and tables of tissue sodium concentration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from sodiumprep.interfaces.calibrate import load_lines, protocol_of
+from sodiumprep.interfaces.coil_fields import load_field
+from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
+from sodiumprep.interfaces.reconstruct import load_response, tissue_constants
+from sodiumprep.interfaces.registration import read_transform
+from sodiumprep.sodium.acquisition import Floats
+from sodiumprep.sodium.alignment import index_map, resample
+from sodiumprep.sodium.coil_fields import grid_positions, relative_uncertainty
+from sodiumprep.sodium.concentration import (
+    BrainRegions,
+    Concentrations,
+    RegionalSignals,
+    concentration_table,
+    map_concentration,
+    region_flags,
+    region_statistics,
+    uncorrected_signals,
+)
+
+COLUMNS = [
+    "index",
+    "name",
+    "pvc",
+    "desc",
+    "n_voxels",
+    "volume_ml",
+    "mean",
+    "sd",
+    "median",
+    "q25",
+    "q75",
+    "uncertainty",
+    "u_noise",
+    "u_calibration",
+    "u_relaxation",
+    "u_receive",
+    "u_b1",
+    "u_pvc",
+    "u_segmentation",
+    "u_registration",
+    "ci_low",
+    "ci_high",
+    "snr",
+    "coverage",
+    "flag",
+]
+
+
+class _QuantifyInput(BaseInterfaceInputSpec):
+    image_file = File(exists=True, mandatory=True, desc="sodium image, receive-corrected [signal]")
+    noise_file = File(exists=True, mandatory=True, desc="its noise SD [signal]")
+    regions_file = File(exists=True, mandatory=True, desc="regions (npz)")
+    signals_file = File(exists=True, mandatory=True, desc="corrected regional signals (npz)")
+    calibration_file = File(exists=True, mandatory=True, desc="apparent and corrected line (JSON)")
+    tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue [s]")
+    protocol = traits.Dict(mandatory=True, desc="echo and repetition time [s], flip angle [rad]")
+
+
+class _MapOutput(TraitedSpec):
+    apparent_file = File(exists=True, desc="apparent concentration [mmol/L]")
+    corrected_file = File(exists=True, desc="relaxation-corrected concentration [mmol/L]")
+    uncertainty_file = File(exists=True, desc="standard uncertainty of the latter [mmol/L]")
+
+
+class MapConcentration(SimpleInterface):
+    """Turn the sodium image into concentration maps on its own grid."""
+
+    input_spec = _QuantifyInput
+    output_spec = _MapOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        image, affine = load_finite_image(self.inputs.image_file)
+        noise, _ = load_image(self.inputs.noise_file)
+        regions = _Regions.load(self.inputs)
+        lines, _ = load_lines(self.inputs.calibration_file)
+        done = map_concentration(image, noise, regions.brain, regions.protocol, lines)
+        for name in ("apparent", "corrected", "uncertainty"):
+            path = Path(runtime.cwd) / f"{name}.nii.gz"
+            self._results[f"{name}_file"] = save_image(path, getattr(done, name), affine)
+        return runtime
+
+
+class _Regions:
+    """The tissue and lesion regions of one image, with what the tables need of them."""
+
+    def __init__(self, inputs: Any, stored: Any, signals: Any) -> None:
+        tissue = stored["kinds"] == "tissue"
+        self.names: list[str] = stored["names"][tissue].tolist()
+        self.fractions, self.blurred = stored["fractions"][tissue], stored["blurred"][tissue]
+        self.volumes_ml, self.coverage = stored["volumes_ml"], stored["coverage"]
+        self.signals = signals["values"][tissue]
+        self.variance = np.diag(signals["covariance"])[tissue]
+        self.kernel_change = signals["kernel_change"][tissue]
+        self.registration_changes = signals["registration_changes"][:, tissue]
+        by_name = tissue_constants(inputs.tissues)
+        self.constants = [by_name[name] for name in self.names]
+        self.protocol = protocol_of(inputs.protocol)
+        self.brain = BrainRegions(self.blurred, self.signals, self.constants)
+        vials = stored["kinds"] == "vial"
+        self.vial_fractions: Floats = stored["fractions"][vials]
+
+    @classmethod
+    def load(cls, inputs: Any) -> _Regions:
+        with np.load(inputs.regions_file) as stored, np.load(inputs.signals_file) as signals:
+            return cls(inputs, stored, signals)
+
+
+class _TabulateInput(_QuantifyInput):
+    response_file = File(exists=True, mandatory=True, desc="noise spectrum (npz)")
+    model_file = traits.Either(None, File(exists=True), desc="fitted receive field (npz), or None")
+    properties = traits.Dict(mandatory=True, desc="of the image; flags are read")
+
+
+class _TabulateOutput(TraitedSpec):
+    table_file = File(exists=True, desc="regional table (TSV) [mmol/L]")
+
+
+class TabulateRegions(SimpleInterface):
+    """Write one row per region, method and kind, with its uncertainty term by term."""
+
+    input_spec = _TabulateInput
+    output_spec = _TabulateOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        image, affine = load_finite_image(self.inputs.image_file)
+        noise, _ = load_image(self.inputs.noise_file)
+        regions = _Regions.load(self.inputs)
+        lines, extra = load_lines(self.inputs.calibration_file)
+        reference = regions.names.index("CSF") if extra["reference"] == "csf" else None
+        u_receive = self._receive(regions, image.shape, affine, reference)
+        spectrum = load_response(self.inputs.response_file).noise_spectrum
+        shift = (self.inputs.properties.get("RegistrationSpread") or np.nan) / np.sqrt(3)
+        voxel = np.linalg.norm(affine[:3, :3], axis=0)
+        none = uncorrected_signals(image, regions.fractions, noise, spectrum, shift / voxel)
+        gtm = RegionalSignals(
+            regions.signals, regions.variance, regions.kernel_change, regions.registration_changes,
+            u_receive, reference,
+        )  # fmt: skip
+        maps = map_concentration(image, noise, regions.brain, regions.protocol, lines)
+        voxel_ml = float(np.prod(voxel)) / 1e3
+        flags = region_flags(
+            regions.fractions, regions.coverage, self.inputs.properties, voxel_ml, regions.names
+        )
+        frames = [
+            self._rows(regions, pvc, desc, table, maps, noise, flags)
+            for pvc, desc, table in _all_tables(regions, none, gtm, u_receive, maps, lines)
+        ]
+        table = pd.concat(frames, ignore_index=True)[COLUMNS]
+        path = Path(runtime.cwd) / "table.tsv"
+        table.to_csv(path, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+        self._results["table_file"] = str(path)
+        return runtime
+
+    def _receive(
+        self, regions: _Regions, shape: tuple[int, ...], affine: Floats, reference: int | None
+    ) -> Floats:
+        if not isdefined(self.inputs.model_file) or self.inputs.model_file is None:
+            return np.full(len(regions.names), np.nan)
+        model = load_field(self.inputs.model_file)
+        everything = np.concatenate([regions.fractions, regions.vial_fractions])
+        weights = everything.reshape(len(everything), -1)
+        basis = model.region_means(grid_positions(shape, affine), weights)
+        vials = basis[len(regions.names) :]
+        against = basis[reference] if reference is not None else vials.mean(axis=0)
+        return relative_uncertainty(model, basis[: len(regions.names)], against)
+
+    def _rows(
+        self, regions: _Regions, pvc: str, desc: str, table: Mapping[str, Floats],
+        maps: Concentrations, noise: Floats, flags: list[str],
+    ) -> pd.DataFrame:  # fmt: skip
+        values = maps.apparent if desc == "apparent" else maps.corrected
+        spread = region_statistics(values, regions.fractions)
+        unknown = dict.fromkeys(spread, np.nan)
+        signal_noise = region_statistics(noise, regions.fractions)["mean"]
+        own = regions.signals if pvc == "gtm" else region_statistics(
+            maps.signal, regions.fractions)["mean"]  # fmt: skip
+        columns = {
+            "index": np.arange(1, len(regions.names) + 1),
+            "name": regions.names,
+            "pvc": pvc,
+            "desc": desc,
+            "n_voxels": regions.fractions.sum(axis=(1, 2, 3), dtype=np.float64),
+            "volume_ml": regions.volumes_ml,
+            **(
+                {k: spread[k] for k in ("sd", "median", "q25", "q75")}
+                if pvc == "none"
+                else unknown
+            ),
+            **table,
+            "snr": own / signal_noise,
+            "coverage": regions.coverage,
+            "flag": flags,
+        }
+        return pd.DataFrame(columns)
+
+
+def _all_tables(
+    regions: _Regions, none: RegionalSignals, gtm: RegionalSignals, u_receive: Floats,
+    maps: Concentrations, lines: Mapping[str, Any],
+) -> list[tuple[str, str, dict[str, Floats]]]:  # fmt: skip
+    ones = np.ones(len(regions.names))
+    own = np.array([regions.protocol.factor(c) for c in regions.constants])
+    mixed = maps.mean_factors(regions.fractions)
+    none = RegionalSignals(
+        none.values, none.noise_variance, none.kernel_change, none.registration_changes,
+        u_receive, gtm.reference,
+    )  # fmt: skip
+    return [
+        (
+            pvc,
+            desc,
+            concentration_table(signals, factors, constants, regions.protocol, lines[desc]),
+        )
+        for pvc, signals, corrected in (("none", none, mixed), ("gtm", gtm, own))
+        for desc, factors, constants in (
+            ("apparent", ones, None),
+            ("corrected", corrected, regions.constants),
+        )
+    ]
+
+
+class _ResampleInput(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="map in sodium space")
+    reference_file = File(exists=True, mandatory=True, desc="image whose grid is taken")
+    xfm_file = File(exists=True, mandatory=True, desc="points of the anatomy to points of sodium")
+
+
+class _ResampleOutput(TraitedSpec):
+    out_file = File(
+        exists=True, desc="map on the grid of the anatomy; nan outside its field of view"
+    )
+
+
+class ResampleToAnatomy(SimpleInterface):
+    """Resample a map once, by cubic splines, to the grid of the anatomy."""
+
+    input_spec = _ResampleInput
+    output_spec = _ResampleOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        values, affine = load_image(self.inputs.in_file)
+        reference, target = load_image(self.inputs.reference_file)
+        mapping = index_map(target, affine, read_transform(self.inputs.xfm_file))
+        moved = resample(values, mapping, reference.shape, 3, outside=np.nan)
+        path = Path(runtime.cwd) / Path(self.inputs.in_file).name
+        self._results["out_file"] = save_image(path, moved, target)
+        return runtime

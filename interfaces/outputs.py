@@ -1,0 +1,263 @@
+"""Saving results under their final names, each with a sidecar that says what it rests on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from sodiumprep.interfaces.calibrate import load_lines
+from sodiumprep.interfaces.image import load_image, save_image
+
+# port -> (unit, description)
+ANATOMY_FILES: dict[str, tuple[str, str]] = {
+    "preproc_file": ("arbitrary", "1H image, bias field removed"),
+    "brain_mask": ("1", "Brain mask"),
+    "head_mask": ("1", "Mask of the whole head"),
+    "gm_file": ("1", "Volume fraction of grey matter"),
+    "wm_file": ("1", "Volume fraction of white matter"),
+    "csf_file": ("1", "Volume fraction of cerebrospinal fluid"),
+    "dseg_file": ("1", "Tissue of the largest fraction: GM 1, WM 2, CSF 3"),
+    "to_template_xfm": ("mm", "Resamples the subject to the template"),
+    "from_template_xfm": ("mm", "Resamples the template to the subject"),
+    "brain_volume_ml": ("ml", "Volume of the brain mask"),
+    "brain_warning": ("", "Why the brain mask may be wrong"),
+}
+TSC = "mmol/L"
+SODIUM_FILES: dict[str, tuple[str, str]] = {
+    "image_file": ("arbitrary", "Sodium image before the receive correction"),
+    "noise_file": ("arbitrary", "Standard deviation of the noise of the sodium image"),
+    "field_file": ("1", "Receive correction: factor that the sodium image was multiplied by"),
+    "xfm_file": ("mm", "Maps points of the anatomy to points of the sodium image (ITK, LPS)"),
+    "apparent_file": (TSC, "Apparent tissue sodium concentration, without relaxation correction"),
+    "corrected_file": (TSC, "Tissue sodium concentration, relaxation-corrected"),
+    "uncertainty_file": (TSC, "Standard uncertainty of the tissue sodium concentration"),
+    "anat_apparent_file": (TSC, "Apparent tissue sodium concentration in anatomical space"),
+    "anat_corrected_file": (TSC, "Tissue sodium concentration in anatomical space"),
+    "anat_uncertainty_file": (TSC, "Its standard uncertainty in anatomical space"),
+    "calibration_file": ("", "Calibration lines"),
+    "table_file": (TSC, "Regional tissue sodium concentrations"),
+}
+NOT_SAVED = {"brain_volume_ml", "brain_warning", "calibration_file"}  # numbers of the sidecars
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file; nan becomes null, folders are made.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    content
+        What to write.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def save_as(source: str, target: str) -> None:
+    """Copy a result to its final name, complete or not at all; images get one header.
+
+    Parameters
+    ----------
+    source, target
+        Files; an existing target is replaced.
+    """
+    final = Path(target)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f".partial-{final.name}")
+    if target.endswith(".nii.gz"):
+        values, affine = load_image(source)
+        save_image(partial, _as_stored(values, final.name), affine)
+    else:
+        shutil.copyfile(source, partial)
+    partial.replace(final)
+
+
+def _as_stored(values: Any, name: str) -> Any:
+    return values.astype(np.int16) if name.endswith(("_mask.nii.gz", "dseg.nii.gz")) else values
+
+
+def _sidecar(target: str) -> Path:
+    name = Path(target).name
+    for extension in (".nii.gz", ".tsv", ".txt", ".h5"):
+        name = name.removesuffix(extension)
+    return Path(target).with_name(f"{name}.json")
+
+
+class _SavedOutput(TraitedSpec):
+    out_files = traits.List(File(exists=True), desc="what was written")
+
+
+class _SaveAnatomyInput(BaseInterfaceInputSpec):
+    outputs = traits.Dict(mandatory=True, desc="output path by port; a port without is not saved")
+    provenance = traits.Dict(mandatory=True, desc="entries of every sidecar")
+    preproc_file = File(exists=True, mandatory=True, desc="1H image")
+    brain_mask = File(exists=True, mandatory=True, desc="brain mask")
+    head_mask = File(exists=True, mandatory=True, desc="head mask")
+    gm_file = File(exists=True, mandatory=True, desc="grey-matter fraction")
+    wm_file = File(exists=True, mandatory=True, desc="white-matter fraction")
+    csf_file = File(exists=True, mandatory=True, desc="CSF fraction")
+    dseg_file = File(exists=True, desc="tissue labels")
+    to_template_xfm = File(exists=True, desc="subject to template")
+    from_template_xfm = File(exists=True, desc="template to subject")
+    brain_volume_ml = traits.Float(desc="[ml]")
+    brain_warning = traits.Str(desc="empty if the brain mask is plausible")
+
+
+class SaveAnatomy(SimpleInterface):
+    """Save the anatomy with its sidecars."""
+
+    input_spec = _SaveAnatomyInput
+    output_spec = _SavedOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        written = []
+        numbers = {
+            "BrainVolume": getattr(self.inputs, "brain_volume_ml", None),
+            "BrainWarning": getattr(self.inputs, "brain_warning", None),
+        }
+        known = {k: v for k, v in numbers.items() if isdefined(v) and v not in (None, "")}
+        for port, (units, description) in ANATOMY_FILES.items():
+            source = getattr(self.inputs, port)
+            if port not in self.inputs.outputs or not isdefined(source):
+                continue
+            target = self.inputs.outputs[port]
+            save_as(source, target)
+            head = {"Description": description, "Units": units}
+            write_json(_sidecar(target), {**head, **self.inputs.provenance, **known})
+            written.append(target)
+        self._results["out_files"] = written
+        return runtime
+
+
+class _SaveSodiumInput(BaseInterfaceInputSpec):
+    outputs = traits.Dict(mandatory=True, desc="output path by port, and 'qc'")
+    provenance = traits.Dict(mandatory=True, desc="entries of every sidecar")
+    tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue and vial [s]")
+    properties = traits.Dict(mandatory=True, desc="of the image, for the QC file")
+    image_file = File(exists=True, mandatory=True, desc="sodium image [signal]")
+    noise_file = File(exists=True, mandatory=True, desc="noise SD [signal]")
+    field_file = File(exists=True, mandatory=True, desc="receive correction")
+    xfm_file = File(exists=True, mandatory=True, desc="transform")
+    apparent_file = File(exists=True, mandatory=True, desc="[mmol/L]")
+    corrected_file = File(exists=True, mandatory=True, desc="[mmol/L]")
+    uncertainty_file = File(exists=True, mandatory=True, desc="[mmol/L]")
+    anat_apparent_file = File(exists=True, mandatory=True, desc="[mmol/L]")
+    anat_corrected_file = File(exists=True, mandatory=True, desc="[mmol/L]")
+    anat_uncertainty_file = File(exists=True, mandatory=True, desc="[mmol/L]")
+    calibration_file = File(exists=True, mandatory=True, desc="calibration lines (JSON)")
+    table_file = File(exists=True, mandatory=True, desc="regional table (TSV)")
+
+
+class SaveSodium(SimpleInterface):
+    """Save maps, table and quality figures; every sidecar holds the numbers that were used."""
+
+    input_spec = _SaveSodiumInput
+    output_spec = _SavedOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        lines, references = load_lines(self.inputs.calibration_file)
+        used = {
+            **self.inputs.provenance,
+            "Calibration": {
+                **references,
+                "Lines": {name: vars(line) for name, line in lines.items()},
+            },
+            "RelaxationConstants": dict(self.inputs.tissues),
+            "PointSpreadFWHM": self.inputs.properties["PointSpreadFWHM"],
+            "ReceiveCorrection": self.inputs.properties["ReceiveCorrection"],
+            "PartialVolumeCorrection": "gtm (regional values)",
+        }
+        written = []
+        for port, (units, description) in SODIUM_FILES.items():
+            if port in NOT_SAVED:
+                continue
+            target = self.inputs.outputs[port]
+            save_as(getattr(self.inputs, port), target)
+            head = {"Description": description, "Units": units}
+            columns = TABLE_COLUMNS if port == "table_file" else {}
+            write_json(_sidecar(target), {**columns, **head, **used})
+            written.append(target)
+        table = pd.read_csv(self.inputs.table_file, sep="\t")
+        write_json(Path(self.inputs.outputs["qc"]), {**self._quality(table, lines), **used})
+        self._results["out_files"] = [*written, self.inputs.outputs["qc"]]
+        return runtime
+
+    def _quality(self, table: pd.DataFrame, lines: Mapping[str, Any]) -> dict[str, Any]:
+        chosen = table[(table.pvc == "gtm") & (table.desc == "corrected")]
+        values = chosen.set_index("name")["mean"]
+        implausible = [
+            f"{name} {values[name]:.0f} mmol/L lies outside {low} to {high}"
+            for name, (low, high) in PLAUSIBLE.items()
+            if name in values and not low <= values[name] <= high
+        ]
+        warnings = [
+            *self.inputs.properties.get("Warnings", []),
+            *self.inputs.provenance.get("InputWarnings", []),
+            *implausible,
+        ]
+        signal_noise = chosen.set_index("name")["snr"].to_dict()
+        return {
+            **self.inputs.properties,
+            "SNR": {name: round(float(s), 2) for name, s in signal_noise.items()},
+            "CalibrationRSquared": lines["corrected"].r_squared,
+            "Warnings": warnings,
+        }
+
+
+# Reference values spread widely between groups: a warning, never an error [mmol/L]
+PLAUSIBLE = {"GM": (25, 70), "WM": (20, 70), "CSF": (100, 170)}
+TABLE_COLUMNS: dict[str, dict[str, str]] = {
+    name: {"Description": text, "Units": units}
+    for name, units, text in (
+        ("index", "1", "GM 1, WM 2, CSF 3, lesions from 4"),
+        ("name", "1", "Region"),
+        ("pvc", "1", "Partial-volume correction: none or gtm (geometric transfer matrix)"),
+        ("desc", "1", "apparent, or corrected for relaxation"),
+        ("n_voxels", "1", "Sum of the region's fractions over the sodium voxels"),
+        ("volume_ml", "ml", "Volume of the region in the anatomy"),
+        ("mean", TSC, "Concentration; for pvc none the fraction-weighted mean"),
+        ("sd", TSC, "Fraction-weighted standard deviation over voxels"),
+        ("median", TSC, "Fraction-weighted median"),
+        ("q25", TSC, "Fraction-weighted lower quartile"),
+        ("q75", TSC, "Fraction-weighted upper quartile"),
+        ("uncertainty", TSC, "Combined standard uncertainty of the mean"),
+        ("u_noise", TSC, "Term of it: image noise, with its correlation"),
+        ("u_calibration", TSC, "Term of it: calibration line"),
+        ("u_relaxation", TSC, "Term of it: relaxation constants"),
+        ("u_receive", TSC, "Term of it: receive profile against the reference"),
+        ("u_b1", TSC, "Term of it: transmit field (not determined yet)"),
+        ("u_pvc", TSC, "Term of it: width of the point-spread function"),
+        ("u_segmentation", TSC, "Term of it: segmentation (not determined yet)"),
+        ("u_registration", TSC, "Term of it: position of the sodium image"),
+        ("ci_low", TSC, "Lower end of the 95 % interval"),
+        ("ci_high", TSC, "Upper end of the 95 % interval"),
+        ("snr", "1", "Mean over the noise SD of one voxel"),
+        ("coverage", "1", "Share of the region's volume inside the sodium field of view"),
+        ("flag", "1", "What to mind: receive_uncorrected, smaller_than_psf, partly_outside"),
+    )
+}

@@ -1,0 +1,177 @@
+"""Regions on the grid of the sodium image: sampled once, blurred by each tissue's kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
+from sodiumprep.interfaces.reconstruct import load_response
+from sodiumprep.interfaces.registration import read_transform
+from sodiumprep.sodium.acquisition import Floats
+from sodiumprep.sodium.alignment import index_map, resample
+from sodiumprep.sodium.regions import (
+    TISSUES,
+    background_regions,
+    blur_to_grid,
+    carve_lesions,
+    coverage,
+    fine_affine,
+    subdivision,
+    vial_fractions,
+    voxel_means,
+)
+
+
+class _SampleRegionsInput(BaseInterfaceInputSpec):
+    sodium_file = File(exists=True, mandatory=True, desc="sodium image; its grid is taken")
+    xfm_file = File(exists=True, mandatory=True, desc="points of the anatomy to points of sodium")
+    gm_file = File(exists=True, mandatory=True, desc="grey-matter fraction")
+    wm_file = File(exists=True, mandatory=True, desc="white-matter fraction")
+    csf_file = File(exists=True, mandatory=True, desc="CSF fraction")
+    brain_mask = File(exists=True, mandatory=True, desc="mask of the brain")
+    head_mask = File(exists=True, mandatory=True, desc="mask of the head")
+    lesion_files = traits.Dict(usedefault=True, desc="lesion masks by class, in anatomical space")
+    vial_labels = File(exists=True, desc="label image of the vials")
+    vial_space = traits.Enum("sodium", "T1w", usedefault=True, desc="space of the vial labels")
+    vial_names = traits.List(traits.Str, usedefault=True, desc="vial n carries label n")
+    response_file = File(exists=True, mandatory=True, desc="transfer functions (npz)")
+
+
+class _SampleRegionsOutput(TraitedSpec):
+    regions_file = File(exists=True, desc="names, kinds, fractions, blurred fractions (npz)")
+
+
+class SampleRegions(SimpleInterface):
+    """Bring tissues, lesions, vials and background to the sodium grid, and blur them."""
+
+    input_spec = _SampleRegionsInput
+    output_spec = _SampleRegionsOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        sodium, affine = load_finite_image(self.inputs.sodium_file)
+        factor = subdivision(np.linalg.norm(affine[:3, :3], axis=0))
+        grid = _FineGrid(fine_affine(affine, factor), tuple(n * factor for n in sodium.shape))
+        transform = read_transform(self.inputs.xfm_file)
+        response = load_response(self.inputs.response_file)
+        regions, volumes, covered = _brain_regions(self.inputs, grid, transform)
+        vials = _vials(self.inputs, grid, transform)
+        background = _background(self.inputs, grid, transform, {**regions, **vials})
+        everything = {**regions, **vials, **background}
+        kinds = (
+            ["tissue"] * len(regions) + ["vial"] * len(vials) + ["background"] * len(background)
+        )
+        kernels = [n if n in response.transfers else "muscle" for n in everything]
+        kernels[-1] = "CSF"  # air holds no signal: any kernel will do
+        np.savez(
+            Path(runtime.cwd) / "regions.npz",
+            names=list(everything),
+            kinds=kinds,
+            volumes_ml=volumes,
+            coverage=covered,
+            fractions=np.stack([voxel_means(f, factor) for f in everything.values()]),
+            blurred=np.stack([
+                blur_to_grid(fine, factor, response.transfers[kernel])
+                for fine, kernel in zip(everything.values(), kernels, strict=True)
+            ]),
+        )  # fmt: skip
+        self._results["regions_file"] = str(Path(runtime.cwd) / "regions.npz")
+        return runtime
+
+
+class _FineGrid:
+    """The sodium grid with its voxels cut, on which images are sampled once."""
+
+    def __init__(self, affine: Floats, shape: tuple[int, ...]) -> None:
+        self.affine, self.shape = affine, shape
+        self.spacing = np.linalg.norm(affine[:3, :3], axis=0)
+
+    def sample(
+        self, values: Floats, own_affine: Floats, transform: Floats, order: int = 1
+    ) -> Floats:
+        """Resample an image whose points ``transform`` maps to sodium space."""
+        back = index_map(self.affine, own_affine, np.linalg.inv(transform))
+        return resample(values, back, self.shape, order)
+
+
+def _brain_regions(
+    inputs: Any, grid: _FineGrid, transform: Floats
+) -> tuple[dict[str, Floats], list[float], list[float]]:
+    paths = dict(zip(TISSUES, (inputs.gm_file, inputs.wm_file, inputs.csf_file), strict=True))
+    loaded = {name: load_finite_image(path) for name, path in paths.items()}
+    affine = loaded["GM"][1]
+    own = {name: values for name, (values, _) in loaded.items()}
+    lesions = {}
+    for name, path in inputs.lesion_files.items():
+        mask, lesion_affine = load_finite_image(path)
+        to_anatomy = index_map(affine, lesion_affine, np.eye(4))
+        lesions[name] = resample(mask, to_anatomy, own["GM"].shape, 1)
+    carved = carve_lesions(own, lesions)
+    sampled = {name: grid.sample(values, affine, transform) for name, values in carved.items()}
+    voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
+    volumes = [float(values.sum(dtype=np.float64)) * voxel_ml for values in carved.values()]
+    fine_ml = abs(np.linalg.det(grid.affine[:3, :3])) / 1e3
+    inside = [float(values.sum(dtype=np.float64)) * fine_ml for values in sampled.values()]
+    return sampled, volumes, [coverage(i, v) for i, v in zip(inside, volumes, strict=True)]
+
+
+def _vials(inputs: Any, grid: _FineGrid, transform: Floats) -> dict[str, Floats]:
+    if not isdefined(inputs.vial_labels):
+        return {}
+    labels, affine = load_finite_image(inputs.vial_labels)
+    pose = np.eye(4) if inputs.vial_space == "sodium" else transform
+    sampled = grid.sample(labels, affine, pose, order=0)
+    return vial_fractions(sampled, inputs.vial_names, str(inputs.vial_labels))
+
+
+def _background(
+    inputs: Any, grid: _FineGrid, transform: Floats, others: dict[str, Floats]
+) -> dict[str, Floats]:
+    brain, brain_affine = load_finite_image(inputs.brain_mask)
+    head, head_affine = load_finite_image(inputs.head_mask)
+    occupied = np.sum(list(others.values()), axis=0)
+    sectors = background_regions(
+        grid.sample(brain, brain_affine, transform),
+        grid.sample(head, head_affine, transform),
+        occupied,
+        grid.spacing,
+    )
+    air = np.clip(1 - occupied - np.sum(list(sectors.values()), axis=0), 0, 1)
+    return {**sectors, "air": air.astype(np.float32)}
+
+
+class _UniteLesionsInput(BaseInterfaceInputSpec):
+    lesion_files = traits.Dict(mandatory=True, desc="lesion masks by class, any grid")
+    reference_file = File(exists=True, mandatory=True, desc="image whose grid is taken")
+
+
+class _UniteLesionsOutput(TraitedSpec):
+    out_file = File(exists=True, desc="mask of all lesions on the grid of the reference")
+
+
+class UniteLesions(SimpleInterface):
+    """Bring the masks of all lesion classes to one grid and unite them."""
+
+    input_spec = _UniteLesionsInput
+    output_spec = _UniteLesionsOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        reference, affine = load_image(self.inputs.reference_file)
+        united = np.zeros(reference.shape, bool)
+        for path in self.inputs.lesion_files.values():
+            mask, own = load_image(path)
+            united |= resample(mask, index_map(affine, own, np.eye(4)), united.shape, 1) > 0.5
+        self._results["out_file"] = save_image(
+            Path(runtime.cwd) / "lesions.nii.gz", united, affine
+        )
+        return runtime

@@ -1,0 +1,426 @@
+"""From signal to concentration: the line through vials of known concentration, or CSF."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+from scipy.ndimage import distance_transform_edt
+
+from sodiumprep.sodium.acquisition import Floats
+
+REFERENCE_CSF = (145.0, 5.0)  # mmol/L, value and standard uncertainty: an assumption
+BODY_TEMPERATURE = 310.0  # K
+UNKNOWN_TEMPERATURE = 0.03  # relative standard uncertainty where a vial's temperature is not given
+MINIMUM_R2 = 0.95
+CORE_DEPTH = 0.8  # PSF widths between a voxel and the wall of its vial
+FEWEST_CORE_VOXELS = 4
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The line ``signal = intercept + slope * concentration``.
+
+    Parameters
+    ----------
+    slope
+        Signal per mmol/L.
+    intercept
+        Signal; 0 where it does not differ from 0 by two standard errors.
+    covariance
+        Of (slope, intercept), shape (2, 2).
+    r_squared
+        Of the fit; None for a single reference.
+    residuals
+        Signal minus line, one per reference.
+    intercept_test
+        p value of the hypothesis that the intercept is 0; None where it cannot be tested.
+    """
+
+    slope: float
+    intercept: float
+    covariance: Floats
+    r_squared: float | None
+    residuals: Floats
+    intercept_test: float | None
+
+    def concentration(self, signal: Floats) -> Floats:
+        """Return concentrations [mmol/L] for signals of any shape."""
+        return np.asarray((signal - self.intercept) / self.slope)
+
+
+def york_line(x: Floats, y: Floats, u_x: Floats, u_y: Floats) -> tuple[Floats, Floats]:
+    """Fit a straight line with uncertainties in both variables.
+
+    Parameters
+    ----------
+    x, y
+        Shape (n,).
+    u_x, u_y
+        Standard uncertainties, shape (n,).
+
+    Returns
+    -------
+    line
+        Slope and intercept, shape (2,).
+    covariance
+        Shape (2, 2).
+
+    References
+    ----------
+    York et al. 2004, doi:10.1119/1.1632486
+
+    Examples
+    --------
+    >>> x = np.array([0.0, 1, 2, 3])
+    >>> line, _ = york_line(x, 2 * x + 1, np.full(4, 0.1), np.full(4, 0.1))
+    >>> line.round(6).tolist()
+    [2.0, 1.0]
+    """
+    slope = float(np.polyfit(x, y, 1)[0])
+    for _ in range(50):
+        weight = 1 / (u_y**2 + slope**2 * u_x**2)
+        mean_x, mean_y = np.average(x, weights=weight), np.average(y, weights=weight)
+        u, v = x - mean_x, y - mean_y
+        beta = weight * (u * u_y**2 + slope * v * u_x**2)
+        previous, slope = slope, float(np.sum(weight * beta * v) / np.sum(weight * beta * u))
+        if abs(slope - previous) <= 1e-12 * abs(slope):
+            break
+    adjusted = mean_x + beta
+    centre = np.average(adjusted, weights=weight)
+    variance = 1 / np.sum(weight * (adjusted - centre) ** 2)
+    corner = 1 / np.sum(weight) + centre**2 * variance
+    covariance = np.array([[variance, -centre * variance], [-centre * variance, corner]])
+    return np.array([slope, mean_y - slope * mean_x]), covariance
+
+
+def line_through_origin(x: Floats, y: Floats, u_x: Floats, u_y: Floats) -> tuple[float, float]:
+    """Fit a line through the origin with uncertainties in both variables.
+
+    Parameters
+    ----------
+    x, y
+        Shape (n,).
+    u_x, u_y
+        Standard uncertainties, shape (n,).
+
+    Returns
+    -------
+    slope
+        Slope.
+    variance
+        Of the slope.
+
+    Examples
+    --------
+    >>> line_through_origin(np.ones(4), 3 * np.ones(4), np.zeros(4), np.ones(4))
+    (3.0, 0.25)
+    """
+    slope = float(np.sum(x * y) / np.sum(x * x))
+    for _ in range(50):
+        weight = 1 / (u_y**2 + slope**2 * u_x**2)
+        previous, slope = slope, float(np.sum(weight * x * y) / np.sum(weight * x * x))
+        if abs(slope - previous) <= 1e-12 * abs(slope):
+            break
+    return slope, float(1 / np.sum(weight * x * x))
+
+
+def require_distinct(concentrations: Floats) -> None:
+    """Refuse vials that cannot define a line.
+
+    Parameters
+    ----------
+    concentrations
+        Shape (n,) [mmol/L].
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two distinct levels.
+    """
+    levels = np.unique(np.round(concentrations, 6))
+    if len(levels) < 2:
+        raise ValueError(
+            f"{len(levels)} distinct vial concentration ({levels.tolist()} mmol/L); at least 2 "
+            "are needed for a calibration line"
+        )
+
+
+def fit_vials(
+    concentrations: Floats, signals: Floats, u_concentrations: Floats, u_signals: Floats
+) -> Calibration:
+    """Fit the calibration line through vials.
+
+    The intercept is tested: where it does not differ from 0 at 5 %, the line goes through the
+    origin. Where the scatter about the line exceeds the stated uncertainties, the covariance is
+    scaled up by it.
+
+    Parameters
+    ----------
+    concentrations, u_concentrations
+        Shape (n,) [mmol/L], for the corrected line times each vial's relaxation factor.
+    signals, u_signals
+        Shape (n,).
+
+    Returns
+    -------
+    calibration
+        The line.
+
+    Raises
+    ------
+    ValueError
+        If the slope is not positive, or R squared is under 0.95.
+
+    References
+    ----------
+    York et al. 2004, doi:10.1119/1.1632486
+    """
+    line, covariance = york_line(concentrations, signals, u_concentrations, u_signals)
+    fitted = line[0] * concentrations + line[1]
+    r_squared = 1 - np.sum((signals - fitted) ** 2) / np.sum((signals - signals.mean()) ** 2)
+    _refuse_bad_line(float(line[0]), float(r_squared))
+    freedom = len(signals) - 2
+    covariance = covariance * _scatter(
+        signals - fitted, u_signals, line[0] * u_concentrations, freedom
+    )
+    p_value = _two_sided(line[1] / np.sqrt(covariance[1, 1]), freedom)
+    if p_value >= 0.05:
+        slope, variance = line_through_origin(concentrations, signals, u_concentrations, u_signals)
+        residuals = signals - slope * concentrations
+        variance *= _scatter(residuals, u_signals, slope * u_concentrations, freedom + 1)
+        line, covariance = np.array([slope, 0.0]), np.diag([variance, 0.0])
+    residuals = signals - line[0] * concentrations - line[1]
+    return Calibration(
+        float(line[0]), float(line[1]), covariance, float(r_squared), residuals, p_value
+    )
+
+
+def _refuse_bad_line(slope: float, r_squared: float) -> None:
+    if not slope > 0:
+        raise ValueError(
+            f"the slope of signal on concentration is {slope:.4g}; it must be positive"
+        )
+    if r_squared < MINIMUM_R2:
+        raise ValueError(f"R squared of the vials' line is {r_squared:.3f}; at least {MINIMUM_R2}")
+
+
+def _scatter(residuals: Floats, u_y: Floats, u_from_x: Floats, freedom: int) -> float:
+    """Return by how much the scatter exceeds the stated uncertainties, as a variance ratio >= 1."""
+    if freedom < 1:
+        return 1.0
+    return max(1.0, float(np.sum(residuals**2 / (u_y**2 + u_from_x**2)) / freedom))
+
+
+def _two_sided(t: float, freedom: int) -> float:
+    distribution = stats.t(freedom) if freedom > 0 else stats.norm()
+    return float(2 * distribution.sf(abs(t)))
+
+
+def single_reference(
+    signal: float, u_signal: float, reference: tuple[float, float]
+) -> Calibration:
+    """Return the line through the origin and one reference.
+
+    Parameters
+    ----------
+    signal, u_signal
+        Signal of the reference and its standard uncertainty.
+    reference
+        Concentration and its standard uncertainty [mmol/L], for the corrected line times the
+        relaxation factor.
+
+    Returns
+    -------
+    calibration
+        The line.
+
+    Raises
+    ------
+    ValueError
+        If the signal is not positive.
+    """
+    if not signal > 0:
+        raise ValueError(f"the reference signal is {signal:.4g}; it must be positive")
+    slope = signal / reference[0]
+    relative = (u_signal / signal) ** 2 + (reference[1] / reference[0]) ** 2
+    covariance = np.diag([slope**2 * relative, 0.0])
+    return Calibration(slope, 0.0, covariance, None, np.zeros(1), None)
+
+
+def magnetization_factor(temperature: float | None) -> tuple[float, float]:
+    """Return the magnetization of a vial relative to the same concentration in the body.
+
+    Parameters
+    ----------
+    temperature
+        Of the vial [degrees Celsius], or None.
+
+    Returns
+    -------
+    factor
+        By Curie's law; 1 where the temperature is not known.
+    uncertainty
+        Relative standard uncertainty.
+
+    Raises
+    ------
+    ValueError
+        If the temperature is not one of a liquid.
+
+    Examples
+    --------
+    >>> round(magnetization_factor(21.0)[0], 3)
+    1.054
+    """
+    if temperature is None:
+        return 1.0, UNKNOWN_TEMPERATURE
+    if not -5 < temperature < 60:
+        raise ValueError(f"a vial at {temperature} degrees Celsius; accepted: -5 to 60")
+    return BODY_TEMPERATURE / (temperature + 273.15), 0.0
+
+
+def core_signal(
+    image: Floats, blurred: Floats, fraction: Floats, noise_sd: Floats, depth_voxels: float
+) -> tuple[float, float, int]:
+    """Return the signal of a vial from the voxels that its wall does not reach.
+
+    Voxels count that lie deeper than ``depth_voxels`` under the wall; each is divided by what
+    blurring leaves of the vial there. A vial too thin for that gives its deepest voxels.
+
+    Parameters
+    ----------
+    image
+        Signal, shape (nx, ny, nz).
+    blurred
+        The vial's fraction, blurred by its kernel, same shape.
+    fraction
+        The vial's fraction, same shape; its edge may be coarse.
+    noise_sd
+        Of ``image``, same shape.
+    depth_voxels
+        Depth [voxels].
+
+    Returns
+    -------
+    signal
+        Mean over the core.
+    uncertainty
+        Standard error, at least the scatter over the core / sqrt(n).
+    n_voxels
+        Of the core.
+
+    Raises
+    ------
+    ValueError
+        If the vial is empty or outside the field of view.
+    """
+    inside = fraction > 0.5
+    if not inside.any():
+        raise ValueError("no voxel of the vial lies inside the sodium field of view")
+    depth = distance_transform_edt(inside)
+    deepest = np.sort(depth[inside])[::-1]
+    limit = min(depth_voxels, deepest[min(FEWEST_CORE_VOXELS, len(deepest)) - 1])
+    core = inside & (depth >= limit)
+    values = image[core] / blurred[core]
+    n = int(core.sum())
+    error = max(float(np.std(values)), float(np.mean(noise_sd[core] / blurred[core])))
+    return float(values.mean()), error / np.sqrt(n), n
+
+
+@dataclass(frozen=True)
+class VialSignal:
+    """A vial: what was measured of it and what is known of it.
+
+    Parameters
+    ----------
+    signal, u_signal
+        Mean over the core and its standard uncertainty.
+    n_voxels
+        Of the core.
+    factor
+        Relaxation factor.
+    name
+        Of the vial.
+    concentration, u_concentration
+        [mmol/L].
+    temperature
+        [degrees Celsius], or None.
+    """
+
+    signal: float
+    u_signal: float
+    n_voxels: int
+    factor: float
+    name: str
+    concentration: float
+    u_concentration: float
+    temperature: float | None = None
+
+
+def vial_lines(vials: Sequence[VialSignal]) -> dict[str, Calibration]:
+    """Return the apparent and the relaxation-corrected line through vials.
+
+    Both are corrected for the magnetization at the vial's temperature. An unknown temperature
+    is common to all vials, so its uncertainty is added to the slope.
+
+    Parameters
+    ----------
+    vials
+        At least two levels of concentration.
+
+    Returns
+    -------
+    lines
+        "apparent": signal on concentration. "corrected": signal on concentration times the
+        vial's relaxation factor.
+
+    Raises
+    ------
+    ValueError
+        As :func:`require_distinct` and :func:`fit_vials`.
+    """
+    known = np.array([v.concentration for v in vials])
+    require_distinct(known)
+    curie = np.array([magnetization_factor(v.temperature) for v in vials])
+    signals, u_signals = np.array([v.signal for v in vials]), np.array([v.u_signal for v in vials])
+    lines = {}
+    for name, factors in (
+        ("apparent", np.ones(len(vials))),
+        ("corrected", np.array([v.factor for v in vials])),
+    ):
+        scale = curie[:, 0] * factors
+        uncertain = np.array([v.u_concentration for v in vials]) * scale
+        line = fit_vials(known * scale, signals, uncertain, u_signals)
+        shared = np.diag([(line.slope * float(curie[:, 1].max())) ** 2, 0.0])
+        lines[name] = replace(line, covariance=line.covariance + shared)
+    return lines
+
+
+def csf_lines(signal: float, u_signal: float, factor: float) -> dict[str, Calibration]:
+    """Return the apparent and the relaxation-corrected line through CSF.
+
+    Parameters
+    ----------
+    signal, u_signal
+        Signal of pure CSF and its standard uncertainty.
+    factor
+        Relaxation factor of CSF.
+
+    Returns
+    -------
+    lines
+        "apparent" and "corrected", by the assumed concentration of CSF.
+
+    Raises
+    ------
+    ValueError
+        If the signal is not positive.
+    """
+    value, u = REFERENCE_CSF
+    return {
+        "apparent": single_reference(signal, u_signal, REFERENCE_CSF),
+        "corrected": single_reference(signal, u_signal, (value * factor, u * factor)),
+    }

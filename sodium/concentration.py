@@ -1,0 +1,450 @@
+"""Tissue sodium concentration: signal, calibration line and relaxation put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sodiumprep.sodium.acquisition import Floats
+from sodiumprep.sodium.calibrate import Calibration
+from sodiumprep.sodium.noise import weighted_covariance
+from sodiumprep.sodium.pvc import region_means, registration_changes
+from sodiumprep.sodium.relaxation import perturbed
+from sodiumprep.sodium.signal import Relaxation, relaxation_factor
+from sodiumprep.sodium.uncertainty import combine, interval, propagate, weighted_quantiles
+
+CONSTANT_NAMES = ("t1", "t2_short", "t2_long", "short_fraction")
+MINIMUM_COVERAGE = 0.95  # of a region's volume inside the field of view
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Timing that decides how relaxation weights the signal.
+
+    Parameters
+    ----------
+    echo_time, repetition_time
+        [s].
+    flip_angle
+        [rad].
+    """
+
+    echo_time: float
+    repetition_time: float
+    flip_angle: float
+
+    def factor(self, relaxation: Relaxation) -> float:
+        """Return the relaxation factor of a tissue, in (0, 1]."""
+        return relaxation_factor(relaxation, self.echo_time, self.repetition_time, self.flip_angle)
+
+
+@dataclass(frozen=True)
+class RegionalSignals:
+    """Signals of regions by one method, with what changes them.
+
+    Parameters
+    ----------
+    values
+        Shape (n,).
+    noise_variance
+        Shape (n,).
+    kernel_change
+        Change of ``values`` for a kernel wider by its uncertainty, shape (n,); nan where the
+        method uses no kernel.
+    registration_changes
+        Change of ``values`` for a shift by the registration's uncertainty along each axis,
+        shape (3, n).
+    u_receive
+        Relative standard uncertainty of the receive profile against the reference, shape (n,).
+    reference
+        Index of the region that is the calibration's reference, or None (vials).
+    """
+
+    values: Floats
+    noise_variance: Floats
+    kernel_change: Floats
+    registration_changes: Floats
+    u_receive: Floats
+    reference: int | None = None
+
+
+def expected_factor(signals: Floats, blurred: Floats, factors: Floats, outside: float) -> Floats:
+    """Return the relaxation factor of each voxel by the signal that each tissue gives there.
+
+    The factor turns the mixed signal into the mixed concentration exactly where the regional
+    signals are right: ``1 / F = sum_i p_i / f_i`` with the signal shares ``p_i``.
+
+    Parameters
+    ----------
+    signals
+        Regional signals, shape (n,).
+    blurred
+        Blurred fractions of the same regions, shape (n, nx, ny, nz).
+    factors
+        Relaxation factors, shape (n,).
+    outside
+        Factor where no region gives signal.
+
+    Returns
+    -------
+    factor
+        Shape (nx, ny, nz), float32.
+
+    Examples
+    --------
+    >>> mixed = np.full((2, 1, 1, 1), 0.5)
+    >>> f = expected_factor(np.array([40.0, 120.0]), mixed, np.array([0.8, 0.8]), 0.5)
+    >>> round(float(f[0, 0, 0]), 6)
+    0.8
+    """
+    given = np.clip(signals, 0, None)[:, None, None, None] * np.clip(blurred, 0, None)
+    total = given.sum(axis=0)
+    harmonic = (given / factors[:, None, None, None]).sum(axis=0)
+    inside = blurred.sum(axis=0) > 0.05
+    safe = np.where(inside & (harmonic > 0), harmonic, 1.0)
+    return np.where(inside & (harmonic > 0), total / safe, outside).astype(np.float32)
+
+
+def _principal_inputs(calibration: Calibration) -> tuple[Floats, Floats]:
+    """Return independent directions of (slope, intercept) and their standard uncertainties."""
+    variances, directions = np.linalg.eigh(calibration.covariance)
+    return directions.T, np.sqrt(np.clip(variances, 0, None))
+
+
+def u_calibration(values: Floats, factors: Floats, calibration: Calibration) -> Floats:
+    """Return the uncertainty that the calibration line gives to concentrations.
+
+    Parameters
+    ----------
+    values
+        Signals, shape (n,).
+    factors
+        Relaxation factors, shape (n,), or ones for apparent concentrations.
+    calibration
+        The line with its covariance.
+
+    Returns
+    -------
+    uncertainty
+        Shape (n,) [mmol/L].
+    """
+    directions, spreads = _principal_inputs(calibration)
+
+    def concentrations(shift: Mapping[str, float]) -> Floats:
+        slope, intercept = np.array([calibration.slope, calibration.intercept])
+        for k, direction in enumerate(directions):
+            slope += shift.get(str(k), 0.0) * direction[0]
+            intercept += shift.get(str(k), 0.0) * direction[1]
+        return np.asarray((values - intercept) / (slope * factors))
+
+    return propagate(concentrations, {str(k): float(s) for k, s in enumerate(spreads)})
+
+
+def u_relaxation(
+    means: Floats, tissues: Sequence[Relaxation], protocol: Protocol, reference: int | None
+) -> Floats:
+    """Return the uncertainty that the relaxation constants give to corrected concentrations.
+
+    Parameters
+    ----------
+    means
+        Corrected concentrations, shape (n,) [mmol/L].
+    tissues
+        Constants of each region, n of them.
+    protocol
+        Timing.
+    reference
+        Region whose own factor is in the calibration's slope, so that both cancel; or None.
+
+    Returns
+    -------
+    uncertainty
+        Shape (n,) [mmol/L].
+    """
+    own = np.array(
+        [[_relative_change(t, name, protocol) for name in CONSTANT_NAMES] for t in tissues]
+    )
+    total = (own**2).sum(axis=1)
+    if reference is not None:
+        total = total + (own[reference] ** 2).sum()
+        total[reference] = 0.0
+    return np.asarray(np.abs(means) * np.sqrt(total))
+
+
+def _relative_change(tissue: Relaxation, name: str, protocol: Protocol) -> float:
+    return protocol.factor(perturbed(tissue, name)) / protocol.factor(tissue) - 1
+
+
+def concentration_table(
+    signals: RegionalSignals,
+    factors: Floats,
+    tissues: Sequence[Relaxation] | None,
+    protocol: Protocol,
+    calibration: Calibration,
+) -> dict[str, Floats]:
+    """Return regional concentrations with their uncertainty, term by term.
+
+    Parameters
+    ----------
+    signals
+        Regional signals, n of them.
+    factors
+        Relaxation factor of each region, shape (n,); ones for apparent concentrations.
+    tissues
+        Relaxation constants of each region, or None for apparent concentrations.
+    protocol
+        Timing.
+    calibration
+        The line for these factors.
+
+    Returns
+    -------
+    table
+        ``mean``, the terms ``u_*``, ``uncertainty``, ``ci_low``, ``ci_high``, each of shape (n,)
+        [mmol/L]; a term that is not determined is nan.
+
+    References
+    ----------
+    Guide to the expression of uncertainty in measurement, JCGM 100:2008
+    """
+    gain = 1 / (calibration.slope * factors)
+    mean = (signals.values - calibration.intercept) * gain
+    unknown = np.full(len(mean), np.nan)
+    terms = {
+        "u_noise": np.sqrt(signals.noise_variance) * gain,
+        "u_calibration": u_calibration(signals.values, factors, calibration),
+        "u_relaxation": unknown if tissues is None
+        else u_relaxation(mean, tissues, protocol, signals.reference),
+        "u_receive": np.abs(mean) * signals.u_receive,
+        "u_b1": unknown,
+        "u_pvc": np.abs(_relative_to_reference(signals, signals.kernel_change)) * gain,
+        "u_segmentation": unknown,
+        "u_registration": np.sqrt(sum(
+            (_relative_to_reference(signals, change) * gain) ** 2
+            for change in signals.registration_changes
+        )),
+    }  # fmt: skip
+    uncertainty = combine(terms)
+    low, high = interval(mean, uncertainty)
+    return {"mean": mean, **terms, "uncertainty": uncertainty, "ci_low": low, "ci_high": high}
+
+
+def _relative_to_reference(signals: RegionalSignals, change: Floats) -> Floats:
+    """Return changes of signals less what the reference's own change takes from all of them."""
+    if signals.reference is None:
+        return change
+    share = change[signals.reference] / signals.values[signals.reference]
+    return np.asarray(change - signals.values * share)
+
+
+@dataclass(frozen=True)
+class BrainRegions:
+    """The tissues and lesions that a voxel may hold.
+
+    Parameters
+    ----------
+    blurred
+        Blurred fractions, shape (n, nx, ny, nz).
+    signals
+        Corrected regional signals, shape (n,).
+    tissues
+        Relaxation constants, n of them.
+    """
+
+    blurred: Floats
+    signals: Floats
+    tissues: Sequence[Relaxation]
+
+
+@dataclass(frozen=True)
+class Concentrations:
+    """Concentration maps of one image.
+
+    Parameters
+    ----------
+    apparent, corrected, uncertainty
+        Shape (nx, ny, nz) [mmol/L]; the uncertainty is that of ``corrected``.
+    factor
+        Relaxation factor of each voxel, same shape.
+    signal
+        The image that they were made from, less the intercept of the corrected line.
+    """
+
+    apparent: Floats
+    corrected: Floats
+    uncertainty: Floats
+    factor: Floats
+    signal: Floats
+
+    def mean_factors(self, fractions: Floats) -> Floats:
+        """Return the factor that turns each region's mean signal into its corrected mean.
+
+        Parameters
+        ----------
+        fractions
+            Shape (n, nx, ny, nz).
+
+        Returns
+        -------
+        factors
+            Shape (n,).
+        """
+        flat = fractions.reshape(len(fractions), -1).astype(np.float64)
+        return np.asarray(
+            flat @ self.signal.ravel() / (flat @ (self.signal / self.factor).ravel())
+        )
+
+
+def map_concentration(
+    image: Floats,
+    noise_sd: Floats,
+    regions: BrainRegions,
+    protocol: Protocol,
+    lines: Mapping[str, Calibration],
+) -> Concentrations:
+    """Return apparent and corrected concentration of every voxel.
+
+    Parameters
+    ----------
+    image, noise_sd
+        Signal and its noise SD, shape (nx, ny, nz).
+    regions
+        Tissues and lesions, GM and WM first.
+    protocol
+        Timing.
+    lines
+        "apparent" and "corrected" calibration.
+
+    Returns
+    -------
+    concentrations
+        Maps. Outside the brain the factor is the mean of grey and white matter. The
+        uncertainty combines noise, calibration and the relaxation constants of the mean of grey
+        and white matter.
+    """
+    factors = np.array([protocol.factor(t) for t in regions.tissues])
+    outside = float(factors[:2].mean())
+    factor = expected_factor(regions.signals, regions.blurred, factors, outside)
+    line = lines["corrected"]
+    signal = image - line.intercept
+    corrected = (signal / (line.slope * factor)).astype(np.float32)
+    relative = u_relaxation(np.ones(2), regions.tissues[:2], protocol, None).mean()
+    relative_slope = np.sqrt(line.covariance[0, 0]) / line.slope
+    squares = (
+        (noise_sd / (line.slope * factor)) ** 2
+        + line.covariance[1, 1] / (line.slope * factor) ** 2
+        + corrected**2 * (relative**2 + relative_slope**2)
+    )
+    apparent = lines["apparent"].concentration(image).astype(np.float32)
+    return Concentrations(apparent, corrected, np.sqrt(squares).astype(np.float32), factor, signal)
+
+
+def uncorrected_signals(
+    image: Floats, fractions: Floats, noise_sd: Floats, noise_spectrum: Floats, shift: Floats
+) -> RegionalSignals:
+    """Return fraction-weighted mean signals, without partial-volume correction.
+
+    Parameters
+    ----------
+    image, noise_sd
+        Shape (nx, ny, nz).
+    fractions
+        Shape (n, nx, ny, nz).
+    noise_spectrum
+        Shape (2 nx, 2 ny, nz + 1).
+    shift
+        Uncertainty of the position along each axis, shape (3,) [voxels]; nan if not known.
+
+    Returns
+    -------
+    signals
+        With the receive uncertainty not yet known.
+    """
+    weights = fractions / fractions.sum(axis=(1, 2, 3), keepdims=True)
+    unknown = np.full(len(fractions), np.nan)
+    return RegionalSignals(
+        region_means(image, fractions),
+        np.diag(weighted_covariance(weights, noise_sd, noise_spectrum)),
+        unknown,
+        registration_changes(image, fractions, np.eye(len(fractions)), shift),
+        unknown,
+    )
+
+
+def region_statistics(values: Floats, fractions: Floats) -> dict[str, Floats]:
+    """Return fraction-weighted statistics of a map over regions.
+
+    Parameters
+    ----------
+    values
+        Shape (nx, ny, nz).
+    fractions
+        Shape (n, nx, ny, nz).
+
+    Returns
+    -------
+    statistics
+        ``mean``, ``sd``, ``median``, ``q25``, ``q75``, each of shape (n,).
+
+    Examples
+    --------
+    >>> values = np.array([1.0, 3.0]).reshape(2, 1, 1)
+    >>> region_statistics(values, np.ones((1, 2, 1, 1)))["sd"]
+    array([1.])
+    """
+    rows = []
+    for fraction in fractions:
+        used = fraction > 0
+        v, w = values[used].astype(np.float64), fraction[used].astype(np.float64)
+        mean = np.average(v, weights=w)
+        sd = np.sqrt(np.average((v - mean) ** 2, weights=w))
+        rows.append([mean, sd, *weighted_quantiles(v, w, np.array([0.5, 0.25, 0.75]))])
+    return dict(zip(("mean", "sd", "median", "q25", "q75"), np.array(rows).T, strict=True))
+
+
+def region_flags(
+    fractions: Floats,
+    covered: Floats,
+    properties: Mapping[str, Any],
+    voxel_ml: float,
+    names: Sequence[str],
+) -> list[str]:
+    """Return what a reader must know of each region's row.
+
+    Parameters
+    ----------
+    fractions
+        Shape (n, nx, ny, nz).
+    covered
+        Share of each region inside the field of view, shape (n,).
+    properties
+        ``ReceiveUncorrected`` and ``PointSpreadFWHM`` [mm] by tissue.
+    voxel_ml
+        Volume of a voxel [ml].
+    names
+        Of the regions.
+
+    Returns
+    -------
+    flags
+        Comma-separated words, or "n/a": ``receive_uncorrected``, ``smaller_than_psf``,
+        ``partly_outside``.
+    """
+    sizes = fractions.sum(axis=(1, 2, 3), dtype=np.float64) * voxel_ml
+    flags = []
+    for name, size, share in zip(names, sizes, covered, strict=True):
+        kernel = float(np.prod(properties["PointSpreadFWHM"][name])) / 1e3
+        words = [
+            word
+            for word, raised in (
+                ("receive_uncorrected", properties.get("ReceiveUncorrected", False)),
+                ("smaller_than_psf", size < kernel),
+                ("partly_outside", share < MINIMUM_COVERAGE),
+            )
+            if raised
+        ]
+        flags.append(",".join(words) or "n/a")
+    return flags

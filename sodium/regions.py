@@ -1,0 +1,245 @@
+"""Regions of partial-volume correction: what each voxel of the sodium image is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import scipy.fft
+from scipy.ndimage import distance_transform_edt
+
+from sodiumprep.sodium.acquisition import Complexes, Floats
+
+SKULL_DEPTH = 8.0  # mm outside the brain: skull and meninges, poor in signal; beyond it scalp
+FINEST = 1.4  # mm; edge of the voxels on which fractions are sampled before they are blurred
+TISSUES = ("GM", "WM", "CSF")
+
+
+def subdivision(voxel_size: Floats) -> int:
+    """Return into how many parts each voxel edge is cut, so that fractions are sampled finely.
+
+    Parameters
+    ----------
+    voxel_size
+        Of the sodium image, shape (3,) [mm].
+
+    Returns
+    -------
+    factor
+        Odd, so that a fine voxel lies in the centre of each coarse one.
+
+    Examples
+    --------
+    >>> subdivision(np.array([4.0, 4.0, 4.0]))
+    3
+    """
+    factor = int(np.ceil(float(np.max(voxel_size)) / FINEST))
+    return factor if factor % 2 else factor + 1
+
+
+def fine_affine(affine: Floats, factor: int) -> Floats:
+    """Return the affine of a grid whose voxels are cut into ``factor`` parts along each edge.
+
+    Parameters
+    ----------
+    affine
+        Of the coarse grid, shape (4, 4).
+    factor
+        Odd.
+
+    Returns
+    -------
+    affine
+        Of the fine grid; both fill the same box.
+    """
+    cut = np.diag([1 / factor] * 3 + [1.0])
+    cut[:3, 3] = -(factor - 1) / (2 * factor)
+    return np.asarray(affine @ cut)
+
+
+def voxel_means(fine: Floats, factor: int) -> Floats:
+    """Return the mean of each block of ``factor`` voxels along every axis.
+
+    Parameters
+    ----------
+    fine
+        Shape (factor nx, factor ny, factor nz).
+    factor
+        Edge of the block.
+
+    Returns
+    -------
+    coarse
+        Shape (nx, ny, nz).
+    """
+    x, y, z = (n // factor for n in fine.shape)
+    blocks = fine.reshape(x, factor, y, factor, z, factor)
+    return np.asarray(blocks.mean(axis=(1, 3, 5)), fine.dtype)
+
+
+def blur_to_grid(fine: Floats, factor: int, transfer: Complexes) -> Floats:
+    """Return a finely sampled fraction as the reconstruction shows it.
+
+    The fraction is reduced to the frequencies of the coarse grid (no aliasing), then blurred
+    without wrap-around.
+
+    Parameters
+    ----------
+    fine
+        Shape (factor nx, factor ny, factor nz).
+    factor
+        Odd.
+    transfer
+        Of the tissue, shape (2 nx, 2 ny, nz + 1).
+
+    Returns
+    -------
+    blurred
+        Shape (nx, ny, nz), float32.
+    """
+    coarse = tuple(n // factor for n in fine.shape)
+    spectrum = scipy.fft.fftn(fine.astype(np.float32))
+    kept = [np.rint(scipy.fft.fftfreq(n, 1 / n)).astype(int) for n in coarse]
+    band = spectrum[np.ix_(*kept)] / factor**3
+    for axis, (n, index) in enumerate(zip(coarse, kept, strict=True)):
+        # the coarse voxel's centre lies (factor - 1) / 2 fine voxels from its corner voxel's
+        phase = np.exp(2j * np.pi * index * (factor - 1) / 2 / (n * factor))
+        band = band * np.expand_dims(phase, [a for a in range(3) if a != axis])
+    band_limited = scipy.fft.ifftn(band).real
+    doubled = tuple(2 * n for n in coarse)
+    blurred = scipy.fft.irfftn(scipy.fft.rfftn(band_limited, doubled) * transfer, doubled)
+    return np.asarray(blurred[: coarse[0], : coarse[1], : coarse[2]], np.float32)
+
+
+def carve_lesions(
+    tissues: Mapping[str, Floats], lesions: Mapping[str, Floats]
+) -> dict[str, Floats]:
+    """Return tissue and lesion fractions that share each voxel, lesions first.
+
+    Parameters
+    ----------
+    tissues
+        Fractions of GM, WM and CSF, each of one shape.
+    lesions
+        Fractions by class; where classes overlap, the earlier name in the alphabet keeps its
+        share. A segmenter calls a lesion white matter, so what a lesion covers is taken from
+        the tissues.
+
+    Returns
+    -------
+    fractions
+        GM, WM, CSF, then the lesions in alphabetical order; never more than 1 in sum.
+
+    Examples
+    --------
+    >>> parts = carve_lesions({"WM": np.array([1.0])}, {"core": np.array([0.75])})
+    >>> {name: float(value[0]) for name, value in parts.items()}
+    {'WM': 0.25, 'core': 0.75}
+    """
+    free = np.ones_like(next(iter(tissues.values())))
+    carved = {}
+    for name in sorted(lesions):
+        carved[name] = np.minimum(np.clip(lesions[name], 0, 1), free)
+        free = free - carved[name]
+    total = sum(np.clip(f, 0, 1) for f in tissues.values())
+    share = np.minimum(free, total) / np.maximum(total, 1e-6)
+    return {name: np.clip(f, 0, 1) * np.where(total > free, share, 1.0)
+            for name, f in tissues.items()} | carved  # fmt: skip
+
+
+def background_regions(
+    brain: Floats, head: Floats, occupied: Floats, spacing: Floats
+) -> dict[str, Floats]:
+    """Divide the head outside the brain into skull and scalp sectors.
+
+    One uniform background would put the signal of scalp, muscle and eyes into the cortex; each
+    octant of two layers has its own mean.
+
+    Parameters
+    ----------
+    brain, head
+        Masks, shape (nx, ny, nz).
+    occupied
+        Share of each voxel that other regions hold, same shape.
+    spacing
+        Voxel edges [mm], shape (3,).
+
+    Returns
+    -------
+    regions
+        Fraction by name: skull-0 .. skull-7, scalp-0 .. scalp-7, those that hold anything.
+    """
+    distance = distance_transform_edt(brain < 0.5, sampling=spacing)
+    rest = np.clip(1 - occupied, 0, 1).astype(np.float32)
+    inside = (head > 0.5) | (brain > 0.5)
+    index = np.argwhere(brain > 0.5)
+    centre = index.mean(axis=0) if len(index) else np.asarray(brain.shape) / 2
+    axes = np.ogrid[tuple(slice(n) for n in brain.shape)]
+    octant = sum(
+        (axis >= c).astype(int) << k for k, (axis, c) in enumerate(zip(axes, centre, strict=True))
+    )
+    regions = {}
+    for layer, where in (
+        ("skull", inside & (distance <= SKULL_DEPTH)),
+        ("scalp", inside & (distance > SKULL_DEPTH)),
+    ):
+        for k in range(8):
+            fraction = rest * (where & (octant == k))
+            if fraction.any():
+                regions[f"{layer}-{k}"] = fraction
+    return regions
+
+
+def coverage(inside: float, volume: float) -> float:
+    """Return the share of a region's volume that lies inside the field of view.
+
+    Parameters
+    ----------
+    inside, volume
+        [ml].
+
+    Returns
+    -------
+    share
+        In [0, 1]; nan for an empty region.
+
+    Examples
+    --------
+    >>> coverage(30.0, 40.0)
+    0.75
+    """
+    return min(inside / volume, 1.0) if volume > 0 else float("nan")
+
+
+def vial_fractions(labels: Floats, names: list[str], where: str) -> dict[str, Floats]:
+    """Return one fraction for each vial from a label image.
+
+    Parameters
+    ----------
+    labels
+        Label n is vial n, counted from 1; shape (nx, ny, nz).
+    names
+        One for each vial.
+    where
+        The file, for messages.
+
+    Returns
+    -------
+    fractions
+        By name, float32.
+
+    Raises
+    ------
+    ValueError
+        If a label has no vial, or a vial no voxel in the field of view.
+    """
+    found = set(np.unique(np.rint(labels).astype(int)).tolist()) - {0}
+    unknown = sorted(found - set(range(1, len(names) + 1)))
+    if unknown:
+        raise ValueError(
+            f"{where}: label {unknown[0]} has no entry in CalibrationVials ({len(names)} vials)"
+        )
+    missing = [name for n, name in enumerate(names, 1) if n not in found]
+    if missing:
+        raise ValueError(f"{where}: vial '{missing[0]}' has no voxel inside the sodium image")
+    return {name: (np.rint(labels) == n).astype(np.float32) for n, name in enumerate(names, 1)}

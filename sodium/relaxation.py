@@ -1,0 +1,136 @@
+"""Relaxation constants by tissue and field strength, with sources and uncertainties."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+
+from sodiumprep.sodium.signal import Relaxation
+
+RIEMER = "Riemer 2018, doi:10.1002/nbm.3899"
+NIESPOREK = "Niesporek 2017, doi:10.1007/s10334-017-0623-2"
+FLEYSHER = "Fleysher 2009, doi:10.1002/mrm.22133"
+BARTHA = "Bartha & Menon, at 4 T"
+MUSCLE = "doi:10.1186/s12891-022-05879-5"
+ASSUMED = "assumed, to be verified"
+FIELD_TOLERANCE = 0.10  # relative; a row further away in field strength is not used
+
+
+def _tissue(
+    t2_short: tuple[float, float], t2_long: tuple[float, float], source: str
+) -> Relaxation:
+    """Return brain tissue: T1 37 +- 2 ms (assumed), short fraction 0.60 +- 0.03 (spin 3/2)."""
+    return Relaxation(
+        t1=37e-3, t2_short=t2_short[0], t2_long=t2_long[0], short_fraction=0.60,
+        u_t1=2e-3, u_t2_short=t2_short[1], u_t2_long=t2_long[1], u_short_fraction=0.03,
+        source=f"T2*: {source}; T1: {ASSUMED}",
+    )  # fmt: skip
+
+
+def _fluid(t2: float, u_t2: float, source: str) -> Relaxation:
+    """Return cerebrospinal fluid: T1 58 +- 3 ms (assumed), one exponential."""
+    return Relaxation(
+        t1=58e-3, t2_short=t2, t2_long=t2, short_fraction=0.0, u_t1=3e-3, u_t2_long=u_t2,
+        source=f"T2*: {source}; T1: {ASSUMED}",
+    )  # fmt: skip
+
+
+def _muscle(factor: float) -> Relaxation:
+    """Return muscle and scalp of 7 T; elsewhere the uncertainty is larger by ``factor``."""
+    return Relaxation(
+        t1=27e-3, t2_short=3.3e-3, t2_long=12.8e-3, short_fraction=0.60, u_t1=2e-3 * factor,
+        u_t2_short=0.3e-3 * factor, u_t2_long=1.3e-3 * factor, u_short_fraction=0.03,
+        source=MUSCLE,
+    )  # fmt: skip
+
+
+# field strength [T] -> tissue -> constants [s]
+CONSTANTS: dict[float, dict[str, Relaxation]] = {
+    3.0: {
+        "GM": _tissue((3.9e-3, 0.5e-3), (26.3e-3, 2.6e-3), RIEMER),
+        "WM": _tissue((3.4e-3, 0.2e-3), (23.5e-3, 1.8e-3), RIEMER),
+        "CSF": _fluid(56e-3, 5e-3, ASSUMED),
+        "muscle": _muscle(2.0),
+    },
+    4.0: {"CSF": _fluid(63.7e-3, 4.7e-3, BARTHA)},
+    7.0: {
+        "GM": _tissue((5.4e-3, 0.2e-3), (36.4e-3, 3.1e-3), NIESPOREK),
+        "WM": _tissue((3.5e-3, 0.1e-3), (23.3e-3, 2.6e-3), NIESPOREK),
+        "CSF": _fluid(54e-3, 4e-3, FLEYSHER),
+        "muscle": _muscle(1.0),
+    },
+}
+
+
+def relaxation_of(
+    tissue: str, field_strength: float, overrides: Mapping[str, Relaxation] | None = None
+) -> Relaxation:
+    """Return the constants of a tissue at a field strength.
+
+    Parameters
+    ----------
+    tissue
+        "GM", "WM", "CSF", "muscle", or the name of a lesion class. A lesion class takes the
+        constants of white matter with twice the uncertainty, until ``overrides`` names it.
+    field_strength
+        [T]; the nominal and the true one (3 and 2.89) find the same row.
+    overrides
+        Constants by tissue that replace the table's.
+
+    Returns
+    -------
+    relaxation
+        Constants with uncertainties and source.
+
+    Raises
+    ------
+    ValueError
+        If no row lies within 10 % of the field strength.
+
+    Examples
+    --------
+    >>> relaxation_of("WM", 2.89).t2_long
+    0.0235
+    """
+    if overrides and tissue in overrides:
+        return overrides[tissue]
+    if tissue not in ("GM", "WM", "CSF", "muscle"):
+        return _doubled(relaxation_of("WM", field_strength, overrides))
+    for field, rows in CONSTANTS.items():
+        if abs(field_strength - field) <= FIELD_TOLERANCE * field and tissue in rows:
+            return rows[tissue]
+    known = sorted({field for field, rows in CONSTANTS.items() if tissue in rows})
+    raise ValueError(
+        f"no relaxation constants of {tissue} at {field_strength:g} T (known: "
+        f"{', '.join(f'{f:g}' for f in known)} T); give them with --relaxation FILE"
+    )
+
+
+def _doubled(relaxation: Relaxation) -> Relaxation:
+    uncertain = {f.name: 2 * getattr(relaxation, f.name) for f in fields(relaxation)
+                 if f.name.startswith("u_")}  # fmt: skip
+    return replace(relaxation, source=f"white matter: {relaxation.source}", **uncertain)
+
+
+def perturbed(relaxation: Relaxation, name: str) -> Relaxation:
+    """Return the constants with one of them larger by its standard uncertainty.
+
+    Parameters
+    ----------
+    relaxation
+        Constants.
+    name
+        "t1", "t2_short", "t2_long" or "short_fraction".
+
+    Returns
+    -------
+    perturbed
+        A copy; the short fraction stays within [0, 1].
+
+    Examples
+    --------
+    >>> round(perturbed(relaxation_of("GM", 3.0), "t1").t1, 4)
+    0.039
+    """
+    value = getattr(relaxation, name) + getattr(relaxation, f"u_{name}")
+    return replace(relaxation, **{name: min(value, 1.0) if name == "short_fraction" else value})

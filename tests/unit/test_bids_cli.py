@@ -1,0 +1,314 @@
+"""Every option reaches the settings; every misuse is one line and exit code 2."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sodiumprep.bids_app import cli
+from sodiumprep.bids_app.cli import main, parse_settings
+from sodiumprep.bids_app.metadata import UserError
+from sodiumprep.bids_app.settings import DEFAULT_SEED
+
+VIALS = [
+    {
+        "Name": "saline",
+        "SodiumConcentration": 50,
+        "T1": 0.053,
+        "T2starLong": 0.053,
+        "ShortFraction": 0,
+    }
+]
+RELAXATION = {"GM": {"T1": 0.037, "T2starLong": 0.026, "T2starShort": 0.004, "ShortFraction": 0.6}}
+
+
+@pytest.fixture
+def raw(tmp_path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    (folder / "dataset_description.json").write_text('{"Name": "a", "BIDSVersion": "1.10.0"}')
+    return folder
+
+
+@pytest.fixture
+def parse(raw, tmp_path):
+    def parsed(*options):
+        work = [] if {"-w", "--work-dir"} & set(options) else ["-w", str(tmp_path / "work")]
+        return parse_settings([str(raw), str(tmp_path / "out"), "participant", *work, *options])
+
+    return parsed
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(name, content):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "value"),
+    [
+        (["--participant-label", "01", "sub-02", "01"], "participants", ("01", "02")),
+        (["--session-label", "ses-1", "2"], "sessions", ("1", "2")),
+        (["--skip-bids-validation"], "skip_bids_validation", True),
+        (["--nprocs", "3"], "nprocs", 3),
+        (["--omp-nthreads", "2"], "omp_nthreads", 2),
+        (["--mem", "8GB"], "memory_gb", 8.0),
+        (["--mem", "8000"], "memory_gb", 8.0),
+        (["--mem", "1.5T"], "memory_gb", 1500.0),
+        (["--clean-workdir"], "clean_workdir", True),
+        (["--random-seed", "5"], "random_seed", 5),
+        (["--anat-only"], "anat_only", True),
+        (["--reports-only"], "reports_only", True),
+        (["--boilerplate-only"], "boilerplate_only", True),
+        (["--dry-run"], "dry_run", True),
+        (["--write-graph"], "write_graph", True),
+        (["--stop-on-first-crash"], "stop_on_first_crash", True),
+        (["--sloppy"], "sloppy", True),
+        (["-vv"], "verbose", 2),
+        (["--kspace-filter", "hamming"], "kspace_filter", "hamming"),
+        (["--psf-fwhm", "6"], "psf_fwhm", (6.0, 6.0, 6.0)),
+        (["--psf-fwhm", "5", "6", "7"], "psf_fwhm", (5.0, 6.0, 7.0)),
+        (["--reference", "csf"], "reference", "csf"),
+    ],
+)
+def test_an_option_reaches_its_setting(parse, options, field, value):
+    assert getattr(parse(*options), field) == value
+    assert getattr(parse(), field) != value
+
+
+def test_folders_of_options_become_absolute(parse, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = parse("-w", "scratch", "--bids-database-dir", "index")
+    assert settings.work_dir == tmp_path / "scratch"
+    assert settings.bids_database_dir == tmp_path / "index"
+
+
+def test_defaults_are_reproducible_and_choose_the_reference_later(parse):
+    settings = parse()
+    assert (settings.omp_nthreads, settings.random_seed) == (1, DEFAULT_SEED)
+    assert settings.reference is None
+    assert settings.nprocs >= 1
+
+
+def test_derivatives_keep_names_and_order(parse, tmp_path):
+    for name in ("manual", "anat"):
+        (tmp_path / name).mkdir()
+    settings = parse("-d", f"mine={tmp_path / 'manual'}", "--derivatives", str(tmp_path / "anat"))
+    assert list(settings.derivatives.items()) == [
+        ("mine", tmp_path / "manual"),
+        ("anat", tmp_path / "anat"),
+    ]
+
+
+def test_two_derivatives_folders_of_one_name_are_refused(parse, tmp_path):
+    for name in ("a/anat", "b/anat"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(UserError, match="anat already stands for"):
+        parse("-d", str(tmp_path / "a/anat"), str(tmp_path / "b/anat"))
+
+
+def test_files_of_options_are_checked_and_kept(parse, written):
+    vials, relaxation = written("vials.json", VIALS), written("relaxation.json", RELAXATION)
+    settings = parse("--vials", vials, "--relaxation", relaxation)
+    assert str(settings.vials_file) == vials
+    assert str(settings.relaxation_file) == relaxation
+
+
+def test_a_filter_file_narrows_the_query(parse, written):
+    path = written("filter.json", {"sodium": {"run": 2}})
+    assert parse("--bids-filter-file", path).bids_filters == {"sodium": {"run": 2}}
+
+
+@pytest.mark.parametrize("text", ["plugin: SLURM\n", '{"plugin": "SLURM"}'])
+def test_a_plugin_file_may_be_yaml_or_json(parse, written, text):
+    settings = parse("--nipype-plugin-file", written("plugin.yml", text))
+    assert settings.nipype_plugin == {"plugin": "SLURM", "plugin_args": {}}
+
+
+def test_underscored_spellings_work(parse):
+    assert parse("--participant_label", "01", "--omp_nthreads=2").participants == ("01",)
+    assert parse("--participant_label", "01", "--omp_nthreads=2").omp_nthreads == 2
+
+
+def test_a_configuration_file_gives_defaults_that_the_command_line_overrides(parse, written):
+    text = 'nprocs = 3\nsloppy = true\nwrite_graph = false\npsf-fwhm = [5, 6, 7]\nmem = "2GB"\n'
+    path = written("config.toml", text)
+    settings = parse("--config-file", path, "--nprocs", "2")
+    assert (settings.nprocs, settings.sloppy, settings.write_graph) == (2, True, False)
+    assert (settings.psf_fwhm, settings.memory_gb) == ((5.0, 6.0, 7.0), 2.0)
+
+
+@pytest.mark.parametrize("text", ["nproc = 3", "nprocs = 'many'", "nprocs =", "version = true"])
+def test_a_wrong_configuration_file_is_named(parse, written, text):
+    with pytest.raises(UserError, match=r"config\.toml"):
+        parse("--config-file", written("config.toml", text))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--bogus"],
+        ["--participant-lab", "01"],
+        ["--participant-label", "../01"],
+        ["--nprocs", "0"],
+        ["--nprocs", "two"],
+        ["--omp-nthreads", "-1"],
+        ["--random-seed", "-1"],
+        ["--mem", "lots"],
+        ["--mem", "0"],
+        ["--psf-fwhm", "6", "6"],
+        ["--psf-fwhm", "-6"],
+        ["--psf-fwhm", "0.006"],
+        ["--reference", "liver"],
+        ["--kspace-filter", "hann"],
+        ["--vials", "gone.json"],
+        ["--relaxation", "gone.json"],
+        ["--bids-filter-file", "gone.json"],
+        ["--nipype-plugin-file", "gone.yml"],
+        ["--config-file", "gone.toml"],
+        ["-d", "anat=gone"],
+        ["--recon", "cg"],
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_code_2(raw, tmp_path, capsys, options):
+    assert main([str(raw), str(tmp_path / "out"), "participant", *options]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("sodiumprep: error: ")
+
+
+@pytest.mark.parametrize("content", ["[]", '{"t9w": {}}', '{"sodium": 3}', "{"])
+def test_a_wrong_filter_file_is_named(parse, written, content):
+    with pytest.raises(UserError, match=r"filter\.json"):
+        parse("--bids-filter-file", written("filter.json", content))
+
+
+@pytest.mark.parametrize("content", ["", "plugin_args: {}", "plugin: A\nplugin_args: 3", "{"])
+def test_a_wrong_plugin_file_is_named(parse, written, content):
+    with pytest.raises(UserError, match=r"plugin\.yml"):
+        parse("--nipype-plugin-file", written("plugin.yml", content))
+
+
+@pytest.mark.parametrize("inside", ["", "out", "sub-01", "derivatives", "code/derivatives/a"])
+def test_an_output_folder_in_the_dataset_is_refused(raw, inside):
+    with pytest.raises(UserError, match="OUT_DIR"):
+        parse_settings([str(raw), str(raw / inside), "participant"])
+
+
+def test_an_output_folder_under_derivatives_is_accepted(raw, tmp_path):
+    out = raw / "derivatives" / "sodiumprep"
+    options = [str(raw), str(out), "participant", "-w", str(tmp_path / "work")]
+    assert parse_settings(options).out_dir == out
+
+
+def test_a_link_into_the_dataset_is_seen_through(raw, tmp_path):
+    (tmp_path / "link").symlink_to(raw)
+    with pytest.raises(UserError, match="OUT_DIR"):
+        parse_settings([str(raw), str(tmp_path / "link" / "out"), "participant"])
+
+
+def test_an_output_folder_that_is_a_file_is_refused(raw, written):
+    with pytest.raises(UserError, match="is a file"):
+        parse_settings([str(raw), written("out", ""), "participant"])
+
+
+def test_a_work_folder_in_the_dataset_is_refused(raw, tmp_path):
+    with pytest.raises(UserError, match="work folder"):
+        parse_settings([str(raw), str(tmp_path / "o"), "participant", "-w", str(raw / "work")])
+
+
+def test_a_missing_dataset_is_refused(tmp_path):
+    with pytest.raises(UserError, match="BIDS_DIR .* does not exist"):
+        parse_settings([str(tmp_path / "gone"), str(tmp_path / "out"), "participant"])
+
+
+def test_a_dataset_without_description_is_refused(tmp_path):
+    (tmp_path / "raw").mkdir()
+    with pytest.raises(UserError, match="has no dataset_description"):
+        parse_settings([str(tmp_path / "raw"), str(tmp_path / "out"), "participant"])
+
+
+def test_the_group_level_needs_no_raw_data(tmp_path):
+    (tmp_path / "out").mkdir()
+    settings = parse_settings(
+        [str(tmp_path / "gone"), str(tmp_path / "out"), "group", "-w", str(tmp_path / "w")]
+    )
+    assert settings.level == "group"
+
+
+def test_the_group_level_needs_results(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        parse_settings([str(tmp_path / "raw"), str(tmp_path / "gone"), "group"])
+
+
+def test_threads_and_seed_are_set_before_anything_heavy_is_imported(parse, monkeypatch):
+    environment = parse("--omp-nthreads", "2", "--random-seed", "7").environment()
+    assert environment["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] == "2"
+    assert environment["OMP_NUM_THREADS"] == environment["OPENBLAS_NUM_THREADS"] == "2"
+    assert environment["ANTS_RANDOM_SEED"] == "7"
+    assert environment["NIPYPE_NO_ET"] == environment["NO_ET"] == "1"
+
+
+def test_the_exit_code_of_the_level_is_passed_on(raw, tmp_path, monkeypatch):
+    environment = dict(os.environ)
+    monkeypatch.setattr(cli, "_run", lambda settings: 1)
+    monkeypatch.setattr(cli, "validate_dataset", lambda bids_dir: None)
+    assert main([str(raw), str(tmp_path / "o"), "participant", "-w", str(tmp_path / "w")]) == 1
+    for name in set(os.environ) - set(environment):
+        monkeypatch.delenv(name)
+
+
+def test_help_is_quick_and_names_every_option():
+    code = "import sys; from sodiumprep.bids_app.cli import build_parser\n"
+    code += "build_parser().format_help()\n"
+    code += "print(sorted({'numpy', 'nipype', 'ants', 'bids', 'nibabel'} & set(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout.strip() == "[]"
+    assert "--participant-label" in cli.build_parser().format_help()
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith("sodiumprep 0.")
+
+
+def test_a_traceback_comes_only_with_verbose(raw, tmp_path, capsys):
+    command = [str(raw), str(tmp_path / "o"), "participant", "--vials", "gone.json"]
+    main([*command, "-v"])
+    assert "Traceback" in capsys.readouterr().err
+    main(command)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_dataset_with_errors_is_refused_with_the_way_round(raw):
+    (raw / "nonsense.txt").write_text("a")
+    with pytest.raises(UserError, match=r"nonsense\.txt .*--skip-bids-validation"):
+        cli.validate_dataset(raw)
+
+
+def test_an_error_within_a_subject_is_left_to_the_checks_of_that_subject(raw, capsys):
+    (raw / "sub-01" / "anat").mkdir(parents=True)
+    (raw / "sub-01" / "anat" / "sub-01_nonsense.txt").write_text("a")
+    cli.validate_dataset(raw)
+    assert "BIDS error in /sub-01/anat/sub-01_nonsense.txt" in capsys.readouterr().out
+
+
+def test_a_missing_validator_is_said_and_passed_over(raw, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "VALIDATOR", "no-such-validator")
+    cli.validate_dataset(raw)
+    assert "not validated" in capsys.readouterr().err
+
+
+def test_an_answer_that_is_no_json_is_said_and_passed_over(raw, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_validator_errors", lambda answer: None)
+    cli.validate_dataset(raw)
+    assert "not validated" in capsys.readouterr().err

@@ -1,0 +1,582 @@
+"""What is found in a dataset, on tiny images written for each test."""
+
+import gzip
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from sodiumprep.bids_app import index
+from sodiumprep.bids_app.dataset import collect, describe
+from sodiumprep.bids_app.metadata import UserError
+from sodiumprep.bids_app.settings import Settings
+from sodiumprep.interfaces.kspace import write_kspace
+from sodiumprep.sodium.acquisition import Acquisition, Geometry
+
+SODIUM = {
+    "ResonantNucleus": "23Na",
+    "EchoTime": 4e-4,
+    "RepetitionTime": 0.12,
+    "FlipAngle": 90,
+    "MagneticFieldStrength": 3,
+}
+VIALS = [
+    {
+        "Name": "saline",
+        "SodiumConcentration": 50,
+        "T1": 0.053,
+        "T2starLong": 0.053,
+        "ShortFraction": 0,
+    }
+]
+NA = "anat/sub-01_acq-23Na_PDw.nii.gz"
+T1W = "anat/sub-01_T1w.nii.gz"
+
+
+class Dataset:
+    """A dataset under construction, with one derivatives folder beside it."""
+
+    def __init__(self, folder):
+        self.raw, self.ready = folder / "raw", folder / "ready"
+        self.settings = Settings(self.raw, folder / "out", folder / "work")
+        self.json("dataset_description.json", {"Name": "a", "BIDSVersion": "1.10.0"})
+
+    def json(self, name, content):
+        path = self.raw / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+    def image(self, name, keys=None, values=None, root=None):
+        path = (root or self.raw) / _subject(name) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        voxels = np.arange(27, dtype=np.float32).reshape(3, 3, 3) if values is None else values
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)
+        if keys is not None:
+            Path(str(path).replace(".nii.gz", ".json")).write_text(json.dumps(keys))
+        return path
+
+    def derive(self, name):
+        return self.image(name, root=self.ready)
+
+    def kspace(self, name, keys=None, **changes):
+        path = self.raw / "sourcedata" / _subject(name) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_kspace(path, replace(_acquisition(), **changes))
+        if keys is not None:
+            path.with_suffix(".json").write_text(json.dumps(keys))
+        return path
+
+    def collect(self, **options):
+        if self.ready.exists():
+            options.setdefault("derivatives", {"ready": self.ready})
+        return collect(replace(self.settings, **options))
+
+    def job(self, **options):
+        jobs, failures = self.collect(**options)
+        assert failures == []
+        assert len(jobs) == 1
+        return jobs[0]
+
+    def run(self, **options):
+        (run,) = self.job(**options).runs
+        return run
+
+    def failure(self, **options):
+        jobs, failures = self.collect(**options)
+        assert (len(jobs), len(failures)) == (0, 1)
+        return failures[0][1]
+
+
+def _subject(name):
+    return Path(name).name.split("_")[0]
+
+
+def _acquisition():
+    geometry = Geometry(np.zeros(3), np.eye(3), (0.2, 0.2, 0.2), (4, 4, 4))
+    trajectory = np.zeros((3, 5, 3), np.float32)
+    trajectory[..., 0] = np.linspace(0, 10, 5)
+    samples = np.ones((2, 3, 5), np.complex64)
+    return Acquisition(samples, trajectory, 1e-5, 4e-4, 0.12, np.pi / 2, 3.0, geometry)
+
+
+@pytest.fixture
+def empty(tmp_path):
+    return Dataset(tmp_path)
+
+
+@pytest.fixture
+def simple(empty):
+    empty.image(T1W, {"ResonantNucleus": "1H"})
+    empty.image(NA, SODIUM)
+    return empty
+
+
+def test_a_subject_has_its_sodium_image_and_anatomy(simple):
+    job = simple.job()
+    (run,) = job.runs
+    assert (job.subject, job.session, run.run) == ("01", None, None)
+    assert run.source == simple.raw / "sub-01" / NA
+    assert job.anatomy.image == simple.raw / "sub-01" / T1W
+    assert run.protocol.repetition_time == 0.12
+    assert (run.is_kspace, run.phase, run.vials, run.warnings) == (False, None, (), ())
+
+
+def test_sidecars_are_inherited(empty):
+    empty.image(T1W)
+    empty.image(NA, {"FlipAngle": 80})
+    empty.json("acq-23Na_PDw.json", SODIUM)
+    assert empty.run().protocol.flip_angle == pytest.approx(np.radians(80))
+
+
+def test_a_nuc_entity_makes_a_file_sodium(empty):
+    empty.image(T1W)
+    keys = {key: value for key, value in SODIUM.items() if key != "ResonantNucleus"}
+    empty.image("anat/sub-01_nuc-23Na_PDw.nii.gz", keys)
+    assert empty.run().acquisition == "23Na"
+
+
+def test_a_name_alone_does_not_make_a_file_sodium(empty):
+    empty.image(T1W)
+    path = empty.image(NA, {"EchoTime": 4e-4})
+    message = empty.failure()
+    assert message.startswith(f"{path}: ResonantNucleus is missing")
+
+
+def test_a_missing_sodium_image_names_the_subject(empty):
+    empty.image(T1W)
+    assert empty.failure().startswith("sub-01: no sodium image")
+
+
+def test_a_missing_anatomy_names_what_is_accepted(empty):
+    empty.image(NA, SODIUM)
+    assert empty.failure().startswith("sub-01: no 1H image; accepted in anat/: T1w, UNIT1")
+
+
+@pytest.mark.parametrize("key", ["EchoTime", "RepetitionTime", "FlipAngle"])
+def test_a_missing_key_names_file_and_key(simple, key):
+    path = simple.image(NA, {name: value for name, value in SODIUM.items() if name != key})
+    assert simple.failure().startswith(f"{path}: {key} is missing")
+
+
+def test_a_relaxation_file_replaces_the_field_strength(simple, tmp_path):
+    path = simple.image(NA, {k: v for k, v in SODIUM.items() if k != "MagneticFieldStrength"})
+    assert simple.failure().startswith(f"{path}: MagneticFieldStrength is missing")
+    assert simple.run(relaxation_file=tmp_path / "a.json").protocol.field_strength is None
+
+
+def test_a_failing_subject_does_not_stop_the_others(simple):
+    simple.image("anat/sub-02_T1w.nii.gz")
+    simple.image("anat/sub-03_T1w.nii.gz")
+    simple.image("anat/sub-03_acq-23Na_PDw.nii.gz", SODIUM)
+    jobs, failures = simple.collect()
+    assert [job.subject for job in jobs] == ["01", "03"]
+    assert [subject for subject, _ in failures] == ["02"]
+
+
+def test_a_broken_sidecar_costs_only_its_own_subject(simple):
+    simple.image("anat/sub-02_T1w.nii.gz")
+    simple.image("anat/sub-02_acq-23Na_PDw.nii.gz", SODIUM)
+    simple.json("sub-02/anat/sub-02_acq-23Na_PDw.json", "{")
+    jobs, failures = simple.collect()
+    assert [job.subject for job in jobs] == ["01"]
+    assert "sub-02_acq-23Na_PDw.json: is not valid JSON" in failures[0][1]
+
+
+@pytest.mark.parametrize("cut", [0, 20, -8])
+def test_a_truncated_image_is_named(simple, cut):
+    path = simple.raw / "sub-01" / NA
+    path.write_bytes(path.read_bytes()[:cut])
+    assert simple.failure().startswith(f"{path}: cannot be read, perhaps truncated")
+
+
+def test_an_image_with_too_few_voxels_is_named(simple):
+    path = simple.raw / "sub-01" / NA
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-40]))
+    assert simple.failure().startswith(f"{path}: cannot be read, perhaps truncated")
+
+
+@pytest.mark.parametrize("name", [NA, T1W])
+def test_nan_in_an_image_is_named(simple, name):
+    values = np.arange(27, dtype=np.float32).reshape(3, 3, 3)
+    values[1, 1, 1] = np.nan
+    keys = SODIUM if name == NA else None
+    path = simple.image(name, keys, values)
+    assert simple.failure() == f"{path}: 1 of 27 voxels are NaN or infinite"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [(np.zeros((3, 3, 3), np.int16), "every voxel is 0"), (np.eye(3, dtype=np.int16), "3D")],
+)
+def test_an_image_that_is_none_is_named(simple, values, said):
+    simple.image(NA, SODIUM, values)
+    assert said in simple.failure()
+
+
+def test_an_unknown_participant_names_the_known_ones(simple):
+    with pytest.raises(UserError, match=r"--participant-label 7: .*known: 01"):
+        simple.collect(participants=("7",))
+
+
+def test_a_dataset_without_subjects_is_refused(empty):
+    with pytest.raises(UserError, match="holds no subject"):
+        empty.collect()
+
+
+def test_sessions_are_jobs_of_their_own(simple_sessions):
+    jobs, _ = simple_sessions.collect()
+    assert [(job.session, job.runs[0].session) for job in jobs] == [("1", "1"), ("2", "2")]
+
+
+def test_a_session_label_picks_one(simple_sessions):
+    assert simple_sessions.job(sessions=("2",)).session == "2"
+
+
+def test_an_unknown_session_names_the_known_ones(simple_sessions):
+    assert simple_sessions.failure(sessions=("3",)) == (
+        "sub-01: no sodium image in session 3; found in: 1, 2"
+    )
+
+
+def test_the_anatomy_of_another_session_serves_and_is_said(simple_sessions):
+    anatomy = simple_sessions.job(sessions=("2",)).anatomy
+    assert anatomy.image.name == "sub-01_ses-1_T1w.nii.gz"
+    assert anatomy.warnings == ("anatomy from another session: sub-01_ses-1_T1w.nii.gz",)
+
+
+@pytest.fixture
+def simple_sessions(empty):
+    for session in "12":
+        name = f"ses-{session}/anat/sub-01_ses-{session}_acq-23Na_PDw.nii.gz"
+        empty.image(name, SODIUM)
+    empty.image("ses-1/anat/sub-01_ses-1_T1w.nii.gz")
+    return empty
+
+
+def test_runs_keep_their_number(empty):
+    empty.image(T1W)
+    for run in ("01", "02"):
+        empty.image(f"anat/sub-01_acq-23Na_run-{run}_PDw.nii.gz", SODIUM)
+    assert [run.run for run in empty.job().runs] == ["01", "02"]
+
+
+def test_a_filter_narrows_the_sodium_images(empty):
+    empty.image(T1W)
+    for run in ("01", "02"):
+        empty.image(f"anat/sub-01_acq-23Na_run-{run}_PDw.nii.gz", SODIUM)
+    assert empty.run(bids_filters={"sodium": {"run": 2}}).run == "02"
+    assert empty.run(bids_filters={"sodium": {"run": ["1"]}}).run == "01"
+    assert "no sodium image" in empty.failure(bids_filters={"sodium": {"run": None}})
+
+
+def test_an_unknown_filter_key_is_refused(simple):
+    assert "colour is not known" in simple.failure(bids_filters={"sodium": {"colour": 2}})
+
+
+def test_two_images_of_one_output_name_are_refused(simple):
+    simple.image("anat/sub-01_acq-23Na_rec-b_PDw.nii.gz", SODIUM)
+    assert "the same names" in simple.failure()
+
+
+def test_the_best_anatomy_comes_first(simple):
+    for kind in ("PDw", "T2w", "UNIT1"):
+        simple.image(f"anat/sub-01_{kind}.nii.gz", {"ResonantNucleus": "1H"})
+    simple.image("anat/sub-01_ce-gd_T1w.nii.gz")
+    assert simple.job().anatomy.image.name == "sub-01_T1w.nii.gz"
+    (simple.raw / "sub-01" / T1W).unlink()
+    (simple.raw / "sub-01" / "anat/sub-01_ce-gd_T1w.nii.gz").unlink()
+    anatomy = simple.job().anatomy
+    assert (anatomy.image.name, anatomy.suffix) == ("sub-01_UNIT1.nii.gz", "UNIT1")
+    assert "no T1w image" in anatomy.warnings[0]
+
+
+def test_sodium_without_its_key_is_no_anatomy(empty):
+    empty.image("anat/sub-01_acq-23Na_run-1_PDw.nii.gz", SODIUM)
+    empty.image("anat/sub-01_acq-23Na_run-2_PDw.nii.gz")
+    assert "no 1H image" in empty.failure()
+
+
+def test_magnitude_and_phase_belong_together(empty):
+    empty.image(T1W)
+    for part in ("mag", "phase"):
+        empty.image(f"anat/sub-01_acq-23Na_part-{part}_PDw.nii.gz", SODIUM)
+    run = empty.run()
+    assert run.source.name == "sub-01_acq-23Na_part-mag_PDw.nii.gz"
+    assert run.phase.name == "sub-01_acq-23Na_part-phase_PDw.nii.gz"
+
+
+def test_a_phase_without_magnitude_is_refused(empty):
+    empty.image(T1W)
+    path = empty.image("anat/sub-01_acq-23Na_part-phase_PDw.nii.gz", SODIUM)
+    assert empty.failure().startswith(f"{path}: has no magnitude image")
+
+
+def test_the_first_echo_is_quantified_and_the_others_are_said(empty):
+    empty.image(T1W)
+    for echo in (1, 2):
+        empty.image(f"anat/sub-01_acq-23Na_echo-{echo}_MEGRE.nii.gz", SODIUM)
+    run = empty.run()
+    assert run.source.name == "sub-01_acq-23Na_echo-1_MEGRE.nii.gz"
+    assert run.warnings[0].startswith("sub-01_acq-23Na_echo-2_MEGRE.nii.gz: echo not used")
+
+
+def test_variable_flip_angles_are_refused_by_name(empty):
+    empty.image(T1W)
+    path = empty.image("anat/sub-01_acq-23Na_flip-1_VFA.nii.gz", SODIUM)
+    assert empty.failure().startswith(f"{path}: sodium with suffix VFA is not quantified")
+
+
+def test_kspace_wins_over_the_image_of_its_name(simple):
+    path = simple.kspace("anat/sub-01_acq-23Na_PDw.h5", {"ResonantNucleus": "23Na"})
+    run = simple.run()
+    assert (run.source, run.is_kspace) == (path, True)
+    assert run.protocol.echo_time == pytest.approx(4e-4)
+
+
+def test_kspace_needs_no_image(empty):
+    empty.image(T1W)
+    empty.kspace("anat/sub-01_acq-23Na_PDw.h5", {"ResonantNucleus": "23Na"})
+    assert empty.run().protocol.flip_angle == pytest.approx(np.pi / 2)
+
+
+def test_the_keys_of_the_image_serve_its_kspace(simple):
+    simple.image(NA, {**SODIUM, "RepetitionTime": 0.2, "CalibrationVials": VIALS})
+    simple.kspace("anat/sub-01_acq-23Na_PDw.h5")
+    run = simple.run()
+    assert (run.is_kspace, run.vials[0].name) == (True, "saline")
+    assert run.protocol.repetition_time == pytest.approx(0.12)
+
+
+def test_kspace_and_its_sidecar_must_agree(simple):
+    keys = {**SODIUM, "RepetitionTime": 0.1201}
+    path = simple.kspace("anat/sub-01_acq-23Na_PDw.h5", keys)
+    assert simple.run().protocol.repetition_time == 0.1201
+    simple.kspace("anat/sub-01_acq-23Na_PDw.h5", {**keys, "RepetitionTime": 0.125})
+    assert simple.failure().startswith(f"{path}: RepetitionTime is 0.125 in the sidecar")
+
+
+def test_truncated_kspace_is_named(simple):
+    path = simple.kspace("anat/sub-01_acq-23Na_PDw.h5", {"ResonantNucleus": "23Na"})
+    path.write_bytes(path.read_bytes()[:2000])
+    assert simple.failure().startswith(f"{path}: ")
+
+
+def test_vials_of_a_file_replace_those_of_the_sidecar(simple, tmp_path):
+    simple.image(NA, {**SODIUM, "CalibrationVials": VIALS})
+    path = tmp_path / "vials.json"
+    path.write_text(json.dumps([{**VIALS[0], "SodiumConcentration": 80}]))
+    assert simple.run().vials[0].concentration == 50
+    assert simple.run(vials_file=path).vials[0].concentration == 80
+
+
+def test_a_wrong_vial_names_file_and_entry(simple):
+    path = simple.image(NA, {**SODIUM, "CalibrationVials": [{**VIALS[0], "T1": 53}]})
+    assert simple.failure().startswith(f"{path}: CalibrationVials entry 1: T1 is 53")
+
+
+def test_vials_that_were_asked_for_must_be_there(simple):
+    assert "CalibrationVials is missing" in simple.failure(reference="vials")
+    assert simple.run(reference="csf").vials == ()
+
+
+@pytest.mark.parametrize(("space", "expected"), [("", "sodium"), ("_space-T1w", "T1w")])
+def test_vial_labels_lie_in_the_space_that_their_name_says(simple, space, expected):
+    path = simple.derive(f"anat/sub-01_acq-23Na{space}_desc-vials_dseg.nii.gz")
+    run = simple.run()
+    assert (run.vial_labels, run.vial_space) == (path, expected)
+
+
+def test_vial_labels_of_a_run_belong_to_that_run(empty):
+    empty.image(T1W)
+    for run in "12":
+        empty.image(f"anat/sub-01_acq-23Na_run-{run}_PDw.nii.gz", SODIUM)
+    own = empty.derive("anat/sub-01_acq-23Na_run-2_desc-vials_dseg.nii.gz")
+    first, second = empty.job().runs
+    assert (first.vial_labels, second.vial_labels) == (None, own)
+
+
+def test_a_users_transform_is_found(simple):
+    path = simple.ready / "sub-01/anat/sub-01_acq-23Na_from-sodium_to-T1w_mode-image_xfm.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("#Insight Transform File V1.0\n")
+    assert simple.run().sodium_to_anat == path
+
+
+def test_array_and_volume_coil_images_are_told_apart(simple):
+    for label in ("Head_run-1", "Head_run-2", "Body_run-1"):
+        simple.image(f"fmap/sub-01_acq-23Na{label}_RB1COR.nii.gz", {"ResonantNucleus": "23Na"})
+    simple.image("fmap/sub-01_acq-Head_RB1COR.nii.gz", {"ResonantNucleus": "1H"})
+    run = simple.run()
+    assert [path.name[7:24] for path in run.receive_array] == [
+        "acq-23NaHead_run-",
+        "acq-23NaHead_run-",
+    ]
+    assert [path.name for path in run.receive_volume] == [
+        "sub-01_acq-23NaBody_run-1_RB1COR.nii.gz"
+    ]
+
+
+def test_a_receive_map_is_found(simple):
+    path = simple.image("fmap/sub-01_acq-23Na_RB1map.nii.gz", {"ResonantNucleus": "23Na"})
+    assert simple.run().receive_map == path
+
+
+def test_intended_for_decides_where_it_stands(simple):
+    for label, target in (("Head", NA), ("Body", T1W)):
+        keys = {"ResonantNucleus": "23Na", "IntendedFor": [f"bids::sub-01/{target}"]}
+        simple.image(f"fmap/sub-01_acq-23Na{label}_RB1COR.nii.gz", keys)
+    run = simple.run()
+    assert (len(run.receive_array), len(run.receive_volume)) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "said"),
+    [
+        ("acq-23Na_TB1map", {"ResonantNucleus": "23Na"}, "not used yet"),
+        ("acq-23NaHead_RB1COR", {}, "lacks"),
+        ("acq-23Na_RB1COR", {"ResonantNucleus": "23Na"}, "neither Head"),
+    ],
+)
+def test_field_maps_that_are_not_used_are_said(simple, name, keys, said):
+    simple.image(f"fmap/sub-01_{name}.nii.gz", keys)
+    (note,) = simple.run().warnings
+    assert note.startswith(f"sub-01_{name}.nii.gz: ")
+    assert said in note
+
+
+def test_ready_made_anatomy_is_found(simple):
+    endings = ["desc-preproc_T1w", "desc-brain_mask", "dseg", "space-MNI_desc-brain_mask"]
+    endings += [f"label-{tissue}_probseg" for tissue in ("GM", "WM", "CSF")]
+    for ending in endings:
+        simple.derive(f"anat/sub-01_{ending}.nii.gz")
+    (simple.ready / "dseg.tsv").write_text("index\tname\n")
+    ready = simple.job().anatomy.ready
+    assert sorted(ready) == ["CSF", "GM", "WM", "dseg", "dseg_tsv", "mask", "preproc"]
+    assert ready["mask"].name == "sub-01_desc-brain_mask.nii.gz"
+
+
+def test_fractions_come_as_a_set_or_not_at_all(simple):
+    simple.derive("anat/sub-01_label-GM_probseg.nii.gz")
+    assert "GM" not in simple.job().anatomy.ready
+
+
+def test_the_session_is_searched_first_then_the_subject(simple_sessions):
+    subject = simple_sessions.derive("anat/sub-01_desc-preproc_T1w.nii.gz")
+    session = simple_sessions.derive("ses-1/anat/sub-01_ses-1_desc-preproc_T1w.nii.gz")
+    jobs, _ = simple_sessions.collect()
+    assert [job.anatomy.ready["preproc"] for job in jobs] == [session, subject]
+
+
+def test_the_first_derivatives_folder_wins(simple, tmp_path):
+    names = {"a": tmp_path / "a", "b": tmp_path / "b"}
+    for root in names.values():
+        simple.image("anat/sub-01_desc-brain_mask.nii.gz", root=root)
+    ready = simple.job(derivatives=names).anatomy.ready
+    assert ready["mask"].is_relative_to(tmp_path / "a")
+
+
+def test_own_sodium_results_are_no_anatomy(simple):
+    simple.derive("anat/sub-01_acq-23Na_desc-preproc_PDw.nii.gz")
+    assert simple.job().anatomy.ready == {}
+
+
+def test_lesions_come_from_labels_descriptions_and_the_raw_roi(simple):
+    simple.derive("anat/sub-01_label-necrosis_mask.nii.gz")
+    simple.derive("anat/sub-01_desc-oedema_mask.nii.gz")
+    simple.derive("anat/sub-01_desc-brain_mask.nii.gz")
+    simple.image("anat/sub-01_label-lesion_roi.nii.gz")
+    assert list(simple.job().anatomy.lesions) == ["lesion", "necrosis", "oedema"]
+
+
+def test_the_truth_of_a_simulation_is_refused(simple):
+    simple.derive("anat/sub-01_desc-truth_TSCmap.nii.gz")
+    with pytest.raises(UserError, match="holds the truth"):
+        simple.collect()
+
+
+def test_a_derivatives_folder_without_subjects_is_refused(simple):
+    simple.ready.mkdir()
+    with pytest.raises(UserError, match="has no sub-<label> in it"):
+        simple.collect()
+
+
+def test_anatomy_only_needs_no_sodium(empty):
+    empty.image(T1W)
+    assert empty.job(anat_only=True).runs == ()
+
+
+def test_what_was_found_is_told(simple):
+    simple.derive("anat/sub-01_label-necrosis_mask.nii.gz")
+    text = "\n".join(describe(simple.job()))
+    assert "sub-01: 1H anatomy" in text
+    assert "lesion necrosis" in text
+    assert f"sodium image {simple.raw / 'sub-01' / NA}" in text
+
+
+def test_only_the_requested_subjects_are_indexed(simple, monkeypatch):
+    simple.image("anat/sub-010_T1w.nii.gz")
+    (simple.raw / "sub-01/func").mkdir()
+    (simple.raw / "sub-01/func/sub-01_task-rest_bold.nii.gz").touch()
+    (simple.raw / "derivatives/a/sub-01/anat").mkdir(parents=True)
+    (simple.raw / "derivatives/a/sub-01/anat/sub-01_T1w.nii.gz").touch()
+    layout = index._layout(simple.settings, ["01"])
+    assert sorted(Path(path).name for path in layout.files) == [
+        "dataset_description.json",
+        "sub-01_T1w.json",
+        "sub-01_T1w.nii.gz",
+        "sub-01_acq-23Na_PDw.json",
+        "sub-01_acq-23Na_PDw.nii.gz",
+    ]
+
+
+def test_two_hundred_other_subjects_cost_little(simple):
+    simple.job(participants=("01",))
+    alone = _seconds(simple)
+    for number in range(100, 300):
+        folder = simple.raw / f"sub-{number}" / "anat"
+        folder.mkdir(parents=True)
+        for kind in ("T1w", "acq-23Na_PDw"):
+            (folder / f"sub-{number}_{kind}.nii.gz").touch()
+            (folder / f"sub-{number}_{kind}.json").write_text("{}")
+    among_many = _seconds(simple)
+    print(f"one subject alone {alone:.3f} s, among 200 others {among_many:.3f} s")
+    assert among_many < alone + 0.5
+
+
+def _seconds(built):
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        built.job(participants=("01",))
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def test_a_stored_index_holds_all_subjects_and_is_used_again(simple, tmp_path):
+    simple.image("anat/sub-02_T1w.nii.gz")
+    simple.image("anat/sub-02_acq-23Na_PDw.nii.gz", SODIUM)
+    options = {"bids_database_dir": tmp_path / "index"}
+    assert simple.job(participants=("01",), **options).subject == "01"
+    assert (tmp_path / "index" / "layout_index.sqlite").exists()
+    assert simple.job(participants=("02",), **options).runs[0].protocol.repetition_time == 0.12
+
+
+def test_a_stored_index_of_another_dataset_is_refused(simple, tmp_path):
+    options = {"bids_database_dir": tmp_path / "index"}
+    simple.job(**options)
+    other = Dataset(tmp_path / "other")
+    other.image(T1W)
+    with pytest.raises(UserError, match="is the index of"):
+        other.collect(**options)
+
+
+@pytest.mark.parametrize("content", ["no database", ""])
+def test_a_stored_index_that_is_none_is_refused(simple, tmp_path, content):
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "layout_index.sqlite").write_text(content)
+    with pytest.raises(UserError, match="is no index of a dataset"):
+        simple.collect(bids_database_dir=tmp_path / "index")

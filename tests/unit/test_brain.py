@@ -1,0 +1,93 @@
+"""Brain and head in a phantom of shells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sodiumprep.sodium.brain import (
+    choose_start,
+    head_mask,
+    head_model,
+    refine_brain,
+    signed_distance,
+    top_of_head_centre,
+    volume_warning,
+)
+
+RADIUS = np.linalg.norm(np.indices((64, 64, 64)) - 31.5, axis=0)
+BRAIN = RADIUS < 20
+
+
+def shells(fluid: float, bone: float = 5.0) -> np.ndarray:
+    edges = [RADIUS < 5, RADIUS < 17, RADIUS < 20, RADIUS < 24, RADIUS < 28]
+    return np.select(edges, [fluid, 100.0, fluid, bone, 120.0], 0.0)
+
+
+@pytest.mark.parametrize("fluid", [30.0, 180.0])
+@pytest.mark.parametrize("start", [18, 22])
+def test_the_surface_moves_to_the_inner_table_in_any_contrast(fluid: float, start: int) -> None:
+    found = refine_brain(shells(fluid), start > RADIUS, RADIUS < 5, np.ones(3))
+    dice = 2 * (found & BRAIN).sum() / (found.sum() + BRAIN.sum())
+    assert dice > 0.965  # half a voxel too far everywhere gives 0.963
+
+
+def test_a_surface_that_the_image_does_not_show_stays() -> None:
+    start = RADIUS < 18.5
+    found = refine_brain(shells(fluid=6.0), start, RADIUS < 5, np.ones(3))
+    np.testing.assert_array_equal(found, start)
+
+
+def test_soft_tissue_that_no_bone_encloses_is_not_taken() -> None:
+    image = shells(30.0)
+    neck = (np.indices(image.shape)[2] < 10) & (RADIUS > 17)
+    image[neck] = 60.0
+    grown = refine_brain(image, BRAIN, RADIUS < 5, np.ones(3)) & ~BRAIN
+    assert grown.sum() < 0.02 * BRAIN.sum()
+
+
+def test_a_vial_beside_the_head_is_not_head() -> None:
+    image = shells(30.0)
+    image[2:6, 2:6, 20:40] = 120.0
+    head = head_mask(image, np.full(3, 4.0), BRAIN)
+    assert not head[2:6, 2:6].any()
+    assert head[BRAIN].all()
+
+
+def test_the_head_of_an_image_cut_at_the_neck_has_no_hole() -> None:
+    head = head_mask(shells(30.0)[:, :, 20:], np.full(3, 4.0))
+    assert head[31, 31, 0]
+
+
+def test_the_model_is_dark_around_the_brain_and_bright_at_the_scalp() -> None:
+    template = (np.linalg.norm(np.indices((40, 40, 40)) - 19.5, axis=0) < 15).astype(float)
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = -39
+    model = head_model(template, affine)
+    distance = signed_distance(model.brain, np.full(3, 2.0))
+    shell = [model.intensity[(distance > a) & (distance < b)].mean() for a, b in ((3, 6), (8, 13))]
+    assert shell[0] < 0.2
+    assert shell[1] > 0.5
+
+
+def test_the_upper_head_counts_not_the_neck() -> None:
+    column = np.zeros((20, 20, 300), bool)
+    column[:, :, 150:] = True
+    column[:3, :, :150] = True
+    assert top_of_head_centre(column, np.eye(4))[0] == pytest.approx(9.5)
+
+
+def test_an_empty_head_is_refused() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        top_of_head_centre(np.zeros((4, 4, 4), bool), np.eye(4))
+
+
+def test_a_start_that_runs_out_to_the_skull_is_not_chosen() -> None:
+    scales = np.array([[1.0, 1.0, 1.0], [1.4, 1.4, 1.4]])
+    assert choose_start(np.array([-0.3, -0.8]), scales) == 0
+    assert choose_start(np.array([-0.3, -0.8]), scales[[1, 1]]) == 1
+
+
+@pytest.mark.parametrize(("volume", "warns"), [(799, True), (801, False), (2201, True)])
+def test_only_an_implausible_volume_warns(volume: float, warns: bool) -> None:
+    assert bool(volume_warning(volume)) == warns

@@ -1,0 +1,71 @@
+"""From signal to mmol/L: calibration, maps in both spaces, the regional table."""
+
+from __future__ import annotations
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline.engine import Node, Workflow
+
+from sodiumprep.interfaces.calibrate import Calibrate
+from sodiumprep.interfaces.concentration import (
+    MapConcentration,
+    ResampleToAnatomy,
+    TabulateRegions,
+)
+from sodiumprep.workflows.plans import SodiumPlan
+
+SHARED = ["image_file", "noise_file", "regions_file", "signals_file"]
+INPUTS = [*SHARED, "response_file", "model_file", "xfm_file", "reference_file", "properties"]
+MAPS = ["apparent_file", "corrected_file", "uncertainty_file"]
+OUTPUTS = [*MAPS, *(f"anat_{name}" for name in MAPS), "calibration_file", "table_file"]
+DESCRIPTION = (
+    "Signals were calibrated against references of known concentration and corrected for "
+    "relaxation, region by region after the partial-volume correction; uncertainties were "
+    "propagated as in the Guide to the Expression of Uncertainty in Measurement."
+)
+
+
+def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> Workflow:
+    """Build the graph of the concentrations.
+
+    Parameters
+    ----------
+    plan
+        What is known of the run.
+    name
+        Of the workflow.
+
+    Returns
+    -------
+    workflow
+        ``inputnode``: ``image_file`` and ``noise_file`` [signal], ``regions_file``,
+        ``signals_file``, ``response_file``, ``model_file``, ``xfm_file``, ``reference_file`` (grid
+        of the anatomy), ``properties``. ``outputnode``: the maps [mmol/L] on the sodium grid and,
+        as ``anat_*``, on that of the anatomy; ``calibration_file``, ``table_file``.
+    """
+    workflow = Workflow(name=name)
+    workflow.__desc__ = DESCRIPTION
+    constants = {"tissues": dict(plan.tissues), "protocol": dict(plan.protocol)}
+    source = Node(IdentityInterface(INPUTS), name="inputnode")
+    calibrate = Node(
+        Calibrate(reference=plan.reference, vials=[dict(v) for v in plan.vials], **constants),
+        name="calibrate",
+    )
+    maps = Node(MapConcentration(**constants), name="maps")
+    table = Node(TabulateRegions(**constants), name="table")
+    resample = {name: Node(ResampleToAnatomy(), name=f"anat_{name}") for name in MAPS}
+    result = Node(IdentityInterface(OUTPUTS), name="outputnode")
+    workflow.connect([
+        *((source, node, [(port, port) for port in SHARED]) for node in (calibrate, maps, table)),
+        (source, calibrate, [("properties", "properties")]),
+        (source, table, [(p, p) for p in ("response_file", "model_file", "properties")]),
+        (calibrate, maps, [("calibration_file", "calibration_file")]),
+        (calibrate, table, [("calibration_file", "calibration_file")]),
+        *((maps, node, [(port, "in_file")]) for port, node in resample.items()),
+        *((source, node, [("reference_file", "reference_file"), ("xfm_file", "xfm_file")])
+          for node in resample.values()),
+        *((node, result, [("out_file", f"anat_{port}")]) for port, node in resample.items()),
+        (maps, result, [(port, port) for port in MAPS]),
+        (calibrate, result, [("calibration_file", "calibration_file")]),
+        (table, result, [("table_file", "table_file")]),
+    ])  # fmt: skip
+    return workflow

@@ -1,0 +1,64 @@
+"""Results into their places, with their sidecars."""
+
+from __future__ import annotations
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline.engine import Node, Workflow
+
+from sodiumprep.interfaces.outputs import ANATOMY_FILES, SODIUM_FILES, SaveAnatomy, SaveSodium
+from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan
+
+
+def init_anatomy_outputs_wf(plan: AnatomyPlan, name: str = "anatomy_outputs_wf") -> Workflow:
+    """Build the graph that saves the anatomy.
+
+    Parameters
+    ----------
+    plan
+        Output paths and provenance.
+    name
+        Of the workflow.
+
+    Returns
+    -------
+    workflow
+        ``inputnode``: the files named in ``ANATOMY_FILES``, on the grid of the anatomy; transforms
+        may be missing.
+    """
+    workflow = Workflow(name=name)
+    source = Node(IdentityInterface(ANATOMY_FILES, mandatory_inputs=False), name="inputnode")
+    save = Node(
+        SaveAnatomy(outputs=dict(plan.outputs), provenance=dict(plan.provenance)), name="save"
+    )
+    workflow.connect([(source, save, [(port, port) for port in ANATOMY_FILES])])
+    return workflow
+
+
+def init_sodium_outputs_wf(plan: SodiumPlan, name: str = "sodium_outputs_wf") -> Workflow:
+    """Build the graph that saves maps, table and quality figures.
+
+    Parameters
+    ----------
+    plan
+        Output paths and provenance.
+    name
+        Of the workflow.
+
+    Returns
+    -------
+    workflow
+        ``inputnode``: the files named in ``SODIUM_FILES``, and ``properties``.
+    """
+    workflow = Workflow(name=name)
+    ports = [*SODIUM_FILES, "properties"]
+    source = Node(IdentityInterface(ports), name="inputnode")
+    save = Node(
+        SaveSodium(
+            outputs=dict(plan.outputs),
+            provenance=dict(plan.provenance),
+            tissues=dict(plan.tissues),
+        ),
+        name="save",
+    )
+    workflow.connect([(source, save, [(port, port) for port in ports])])
+    return workflow

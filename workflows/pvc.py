@@ -1,0 +1,57 @@
+"""Regions on the sodium grid, and their signals corrected for partial volume."""
+
+from __future__ import annotations
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline.engine import Node, Workflow
+
+from sodiumprep.interfaces.pvc import CorrectPartialVolume
+from sodiumprep.interfaces.regions import SampleRegions
+from sodiumprep.workflows.plans import SodiumPlan
+
+ANATOMY = ["gm_file", "wm_file", "csf_file", "brain_mask", "head_mask"]
+INPUTS = ["image_file", "noise_file", "response_file", "xfm_file", *ANATOMY, "properties"]
+OUTPUTS = ["regions_file", "signals_file", "properties"]
+DESCRIPTION = (
+    "Partial-volume effects were corrected by the geometric transfer matrix (Rousset 1998) with "
+    "grey matter, white matter, CSF, lesions, vials and sectors of skull and scalp as regions, "
+    "each blurred by its own point-spread function."
+)
+
+
+def init_gtm_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
+    """Build the graph of the geometric transfer matrix.
+
+    Parameters
+    ----------
+    plan
+        What is known of the run.
+    name
+        Of the workflow.
+
+    Returns
+    -------
+    workflow
+        ``inputnode``: ``image_file`` and ``noise_file`` [signal], ``response_file``, ``xfm_file``,
+        the fractions and masks of the anatomy, ``properties``. ``outputnode``: ``regions_file``,
+        ``signals_file`` (corrected regional signals with covariance), ``properties``.
+    """
+    workflow = Workflow(name=name)
+    workflow.__desc__ = DESCRIPTION
+    source = Node(IdentityInterface(INPUTS), name="inputnode")
+    regions = Node(SampleRegions(**plan.regions), name="regions", mem_gb=2.5)
+    correct = Node(CorrectPartialVolume(), name="correct", mem_gb=1.0)
+    result = Node(IdentityInterface(OUTPUTS), name="outputnode")
+    workflow.connect([
+        (source, regions, [
+            ("image_file", "sodium_file"),
+            *((port, port) for port in ("xfm_file", "response_file", *ANATOMY)),
+        ]),
+        (source, correct, [
+            (port, port) for port in ("image_file", "noise_file", "response_file", "properties")
+        ]),
+        (regions, correct, [("regions_file", "regions_file")]),
+        (regions, result, [("regions_file", "regions_file")]),
+        (correct, result, [("signals_file", "signals_file"), ("properties", "properties")]),
+    ])  # fmt: skip
+    return workflow
