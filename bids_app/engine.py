@@ -22,7 +22,9 @@ from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 from sodiumprep.bids_app.settings import Settings
 
 _NODE = re.compile(r"^Node: (\S+)", re.MULTILINE)
-_ERROR = re.compile(r"^\s*(?:\w+\.)*(\w*(?:Error|Exception)): (.+)$", re.MULTILINE)
+_ERROR = re.compile(
+    r"^\s*(?:\w+\.)*(\w*(?:Error|Exception|BrokenProcessPool)): (.+)$", re.MULTILINE
+)
 PLAIN_ERRORS = ("ValueError", "UserError")  # ours: the message is made for users
 POLL_SECONDS = 0.5  # Nipype's own 2 s would add half a minute to a subject
 

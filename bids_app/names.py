@@ -135,6 +135,10 @@ class DerivativeNames:
         """Path of the fraction of one tissue."""
         return self._anat(f"label-{label}_probseg")
 
+    def lesion_mask(self, name: str) -> Path:
+        """Path of the mask of one lesion class."""
+        return self._anat(f"label-{name}_mask")
+
     def template_transform(self, template: str, extension: str = ".h5") -> Path:
         """Path of the transform that maps points of the template to the anatomy."""
         return self._anat(f"from-{self.anat_suffix}_to-{template}_mode-image_xfm", extension)

@@ -80,6 +80,7 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
             "csf_file": str(names.probseg("CSF")),
             "to_template_xfm": str(names.template_transform(TEMPLATE)),
             "from_template_xfm": str(names.inverse_template_transform(TEMPLATE)),
+            **{f"lesion_{name}": str(names.lesion_mask(name)) for name in found.lesions},
         },
         provenance=_provenance([p for p in sources if p], settings, found.warnings),
     )

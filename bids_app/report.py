@@ -1,3 +1,531 @@
+"""The report of one subject: one HTML file that opens offline."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from sodiumprep.bids_app import figures
+from sodiumprep.bids_app.names import DatasetNames, DerivativeNames
+from sodiumprep.bids_app.results import RunResults, SessionResults, find_sessions
+from sodiumprep.interfaces.outputs import PLAUSIBLE
+
+TEMPLATES = Path(__file__).parent / "templates"
+TERMS = (
+    "u_noise", "u_calibration", "u_relaxation", "u_receive", "u_b1", "u_pvc", "u_segmentation",
+    "u_registration",
+)  # fmt: skip
+MAIN_PVC = "gtm"
+RECEIVE = {
+    "RB1COR": "array and volume-coil images (RB1COR)",
+    "RB1map": "receive map (RB1map)",
+    "none": "none",
+}
+_DOI = re.compile(r"doi:\s*(10\.[^\s,;<>\"']+)")
+Cell = dict[str, Any]
+
+
 def write_report(out_dir: Path, subject: str, errors: list[str]) -> Path:
-    p = out_dir / f"sub-{subject}.html"; p.write_text("stub"); return p
+    """Write the report of one subject from the files of the output alone.
+
+    Parameters
+    ----------
+    out_dir
+        Root of the derivatives.
+    subject
+        Label without its key.
+    errors
+        What failed in the run that just ended.
+
+    Returns
+    -------
+    path
+        ``sub-<label>.html``.
+
+    Raises
+    ------
+    OSError
+        If the report cannot be written.
+    """
+    path = DerivativeNames(out_dir, subject).report()
+    sessions = find_sessions(out_dir, subject)
+    with figures.drawing_style():
+        sections = [_session_section(session, errors) for session in sessions]
+    template = environment().get_template("subject.html")
+    runs = [run for session in sessions for run in session.runs]
+    page = template.render(
+        subject=subject,
+        errors=errors,
+        warnings=_all_warnings(sessions),
+        sessions=sections,
+        methods=methods_blocks(DatasetNames(out_dir).citation_md),
+        terms=TERMS,
+        version=version("sodiumprep"),
+        sloppy=any(_sloppy(session) for session in sessions),
+        receive_uncorrected=[r.title for r in runs if r.metrics.get("ReceiveUncorrected")],
+    )
+    path.write_text(page)
+    return path
+
+
+def environment() -> Environment:
+    """Return the templates; every text that is put into them is escaped."""
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(number=number, value=plain_value, doi=doi_links)
+    return made
+
+
+def number(value: Any, digits: int = 1) -> str:
+    """Return a number with fixed digits, or ``n/a``.
+
+    Examples
+    --------
+    >>> number(39.588), number(None), number(float("nan")), number(True), number("n/a")
+    ('39.6', 'n/a', 'n/a', 'n/a', 'n/a')
+    """
+    real = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return f"{value:.{digits}f}" if real and np.isfinite(value) else "n/a"
+
+
+def plain_value(value: Any) -> str:
+    """Return any value of a sidecar as text for a reader.
+
+    Examples
+    --------
+    >>> plain_value([3.25, 3.5]), plain_value(True), plain_value(None), plain_value(1e-5)
+    ('3.25, 3.5', 'yes', 'n/a', '1e-05')
+    """
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return "n/a"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain_value(held)}" for key, held in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain_value(held) for held in value)
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def doi_links(text: str) -> Markup:
+    """Return escaped text in which every DOI is a link.
+
+    Examples
+    --------
+    >>> print(doi_links("<b> doi:10.1000/1."))
+    &lt;b&gt; <a href="https://doi.org/10.1000/1">doi:10.1000/1</a>.
+    """
+    parts, last = [], 0
+    for found in _DOI.finditer(text):
+        name = found[1].rstrip(".)")
+        link = Markup('<a href="https://doi.org/{0}">doi:{0}</a>').format(name)
+        parts += [escape(text[last : found.start()]), link]
+        last = found.start(1) + len(name)
+    return Markup("").join([*parts, escape(text[last:])])
+
+
+def methods_blocks(path: Path) -> list[dict[str, Any]]:
+    """Return headings, paragraphs and lists of the methods text.
+
+    Parameters
+    ----------
+    path
+        Markdown file; a missing one gives nothing.
+    """
+    if not path.is_file():
+        return []
+    blocks = [block.strip() for block in path.read_text().split("\n\n")]
+    return [_methods_block(block) for block in blocks if block]
+
+
+def _methods_block(block: str) -> dict[str, Any]:
+    if block.startswith("#"):
+        return {"kind": "heading", "text": block.lstrip("# ")}
+    if block.startswith("- "):
+        return {"kind": "list", "items": [line.removeprefix("- ") for line in block.splitlines()]}
+    return {"kind": "paragraph", "text": block}
+
+
+def _sloppy(session: SessionResults) -> bool:
+    held = [session.metadata, *(run.metrics for run in session.runs)]
+    return any(entries.get("Sloppy") for entries in held)
+
+
+def _all_warnings(sessions: list[SessionResults]) -> list[str]:
+    """Return the warnings of all parts, each once, with the run that they belong to."""
+    many = sum(len(session.runs) for session in sessions) > 1
+    found = []
+    for session in sessions:
+        found += [_placed(text, session.title) for text in session.warnings]
+        for run in session.runs:
+            place = f"{session.title} {run.title}".strip() if many else ""
+            own = [text for text in run.warnings if text not in session.warnings]
+            found += [_placed(text, place) for text in own]
+    return list(dict.fromkeys(found))
+
+
+def _placed(text: str, place: str) -> str:
+    return f"{place}: {text}" if place else text
+
+
+def _session_section(session: SessionResults, errors: list[str]) -> dict[str, Any]:
+    contours, problem = _attempt(lambda: figures.load_contours(session))
+    return {
+        "id": session.title or "session",
+        "title": session.title,
+        "suffix": session.names.anat_suffix,
+        "metadata": session.metadata,
+        "lesions": list(session.lesion_files()),
+        "anatomy": _anatomy_figure(session, contours, problem),
+        "runs": [_run_section(run, session, contours) for run in session.runs],
+        "why_no_run": _reason("No sodium run has results in", session.names.folder, errors),
+    }
+
+
+def _reason(text: str, folder: Path, errors: list[str]) -> str:
+    said = f" The run said: {' | '.join(errors)}" if errors else ""
+    return (
+        f"{text} {folder.parent.name}/{folder.name}: this stage failed, or was not asked for "
+        f"(crash files lie in logs/).{said}"
+    )
+
+
+def _attempt(draw: Callable[[], Any]) -> tuple[Any, str]:
+    """Return what a function makes, or why it cannot."""
+    try:
+        return draw(), ""
+    except FileNotFoundError as error:
+        return None, f"not there: {Path(str(error.filename)).name}"
+    except (ValueError, OSError, KeyError, TypeError, IndexError) as error:
+        return None, f"cannot be shown ({error})"
+
+
+def _saved(draw: Callable[[], figures.Figure], path: Path) -> Cell:
+    uri, problem = _attempt(lambda: figures.save_figure(draw(), path))
+    return {"uri": uri, "problem": problem}
+
+
+def _anatomy_figure(
+    session: SessionResults, contours: figures.Contours | None, problem: str
+) -> Cell:
+    if not session.has_anatomy:
+        return {"uri": None, "problem": "no 1H image was written"}
+    if contours is None:
+        return {"uri": None, "problem": f"brain mask or tissues: {problem}"}
+    path = session.names.anat_figure("tissues", ".png")
+    return _saved(lambda: figures.anatomy_figure(session, contours), path)
+
+
+def _run_section(
+    run: RunResults, session: SessionResults, contours: figures.Contours | None
+) -> dict[str, Any]:
+    calibration = run.metrics.get("Calibration") or {}
+    return {
+        "id": "-".join(filter(None, [session.title, run.title.replace(" ", "-")])),
+        "title": run.title,
+        "metrics": run.metrics,
+        "warnings": run.warnings,
+        "cards": _cards(run),
+        "chosen": _chosen(run, session),
+        "calibration": calibration,
+        "lines": _lines(calibration),
+        "methods": _present(run, "pvc"),
+        "values": _values(run),
+        "budget": _budget(run),
+        "quality": _quality(run),
+        "tissue_quality": _tissue_quality(run),
+        "provenance": _provenance(run),
+        "figures": _run_figures(run, session, contours),
+        "table_problem": _table_problem(run),
+    }
+
+
+def _run_figures(
+    run: RunResults, session: SessionResults, contours: figures.Contours | None
+) -> dict[str, Cell]:
+    names, calibration = run.names, run.metrics.get("Calibration") or {}
+    path = names.sodium_figure("receive", ".png")
+    drawn = {"receive": _saved(lambda: figures.receive_figure(run), path)}
+    if contours is None:
+        missing = {"uri": None, "problem": "needs brain mask and tissues of the anatomy"}
+        drawn |= dict.fromkeys(("overlay", "underlay", "concentration"), missing)
+    else:
+        drawn |= _registration(run, session, contours)
+        path = names.sodium_figure("concentration", ".png")
+        drawn["concentration"] = _saved(lambda: figures.concentration_figure(run, contours), path)
+    if calibration.get("reference") == "vials":
+        path = names.sodium_figure("calibration")
+        drawn["calibration"] = _saved(lambda: figures.calibration_figure(calibration), path)
+    if len(run.table):
+        path = names.sodium_figure("regions")
+        drawn["regions"] = _saved(lambda: figures.regions_figure(run, PLAUSIBLE), path)
+    return drawn
+
+
+def _registration(
+    run: RunResults, session: SessionResults, contours: figures.Contours
+) -> dict[str, Cell]:
+    pair, problem = _attempt(lambda: figures.registration_figures(run, session, contours))
+    drawn = {}
+    for place, desc in enumerate(("overlay", "underlay")):
+        path = run.names.sodium_figure(f"registration{desc}", ".png")
+        made = pair is not None
+        drawn[desc] = (
+            _saved(lambda place=place: pair[place], path)  # type: ignore[misc]
+            if made
+            else {"uri": None, "problem": problem}
+        )
+    return drawn
+
+
+def _table_problem(run: RunResults) -> str:
+    name = run.names.tsc_table().name
+    return "" if len(run.table) else f"not there or empty: {name} (this stage failed; see logs/)"
+
+
+def _present(run: RunResults, column: str) -> list[str]:
+    return list(dict.fromkeys(run.table[column])) if len(run.table) else []
+
+
+def _cards(run: RunResults) -> list[Cell]:
+    """Return the corrected values of the summary, one entry per region."""
+    plain = {row["name"]: row for row in run.rows("none", "corrected").to_dict("records")}
+    by_csf = (run.metrics.get("Calibration") or {}).get("reference") == "csf"
+    return [
+        {
+            **row,
+            "uncorrected": plain.get(row["name"], {}).get("mean"),
+            "assumed": by_csf and row["name"] == "CSF",
+        }
+        for row in run.rows(MAIN_PVC, "corrected").to_dict("records")
+    ]
+
+
+def _chosen(run: RunResults, session: SessionResults) -> list[tuple[str, str]]:
+    """Return what came in and what was chosen, as pairs of label and text."""
+    held = run.metrics
+    sources = [str(source) for source in held.get("Sources") or []]
+    coils = held.get("Coils")
+    known = f", {coils} coil{'s' if coils != 1 else ''}" if coils else ""
+    spread = held.get("RegistrationSpread")
+    return [
+        ("Sodium input", ", ".join(map(_short, sources)) or "n/a"),
+        ("Anatomy", _anatomy_text(session)),
+        ("Reconstruction", plain_value(held.get("Reconstruction")) + known),
+        ("Receive correction", _receive_text(held)),
+        ("Registration", f"start “{plain_value(held.get('RegistrationChosen'))}”, spread "
+                         f"{number(spread, 2)} mm"),
+        ("Partial volume", plain_value(held.get("PartialVolumeCorrection"))),
+        ("Calibration", _calibration_text(held.get("Calibration") or {})),
+        ("Protocol", _protocol_text(held)),
+    ]  # fmt: skip
+
+
+def _short(uri: str) -> str:
+    return uri.rsplit("/", 1)[-1]
+
+
+def _anatomy_text(session: SessionResults) -> str:
+    if not session.has_anatomy:
+        return "none written"
+    sources = [str(source) for source in session.metadata.get("Sources") or []]
+    lesions = ", ".join(session.lesion_files())
+    named = f"; lesions: {lesions}" if lesions else ""
+    return f"{session.names.anat_suffix} ({', '.join(map(_short, sources)) or 'n/a'}){named}"
+
+
+def _receive_text(held: Mapping[str, Any]) -> str:
+    source = str(held.get("ReceiveCorrection", "n/a"))
+    flagged = " (values are flagged receive_uncorrected)" if held.get("ReceiveUncorrected") else ""
+    return RECEIVE.get(source, source) + flagged
+
+
+def _calibration_text(calibration: Mapping[str, Any]) -> str:
+    if calibration.get("reference") == "csf":
+        return "CSF, an assumed concentration: all values are relative to it"
+    vials = calibration.get("vials") or []
+    return f"{len(vials)} vials of known concentration" if vials else "n/a"
+
+
+def _protocol_text(held: Mapping[str, Any]) -> str:
+    def scaled(key: str, factor: float, digits: int) -> str:
+        value = held.get(key)
+        return number(value * factor if isinstance(value, (int, float)) else None, digits)
+
+    return (
+        f"TE {scaled('EchoTime', 1e3, 2)} ms, TR {scaled('RepetitionTime', 1e3, 1)} ms, flip "
+        f"angle {scaled('FlipAngle', 1, 1)}°, {scaled('MagneticFieldStrength', 1, 1)} T"
+    )
+
+
+def _lines(calibration: Mapping[str, Any]) -> list[Cell]:
+    """Return the numbers of the calibration lines."""
+    return [_line(name, line) for name, line in (calibration.get("Lines") or {}).items()]
+
+
+def _line(name: str, line: Mapping[str, Any]) -> Cell:
+    covariance = np.asarray(line.get("covariance"), float)
+    u = np.sqrt(np.diag(covariance)) if covariance.shape == (2, 2) else np.full(2, np.nan)
+    residuals = np.atleast_1d(np.asarray(line.get("residuals", []), float)) / line["slope"]
+    return {
+        "name": name,
+        "slope": line["slope"],
+        "u_slope": float(f"{u[0]:.2g}"),
+        "intercept": line["intercept"],
+        "u_intercept": float(f"{u[1]:.2g}"),
+        "fixed": line["intercept"] == 0,
+        "r_squared": line.get("r_squared"),
+        "intercept_test": line.get("intercept_test"),
+        "residuals": residuals.tolist(),
+    }
+
+
+def _values(run: RunResults) -> list[Cell]:
+    """Return one entry per region with the cells of every method and kind."""
+    if not len(run.table):
+        return []
+    methods = _present(run, "pvc")
+    by_key = {(r["name"], r["pvc"], r["desc"]): r for r in run.table.to_dict("records")}
+    regions = run.table.drop_duplicates("name").sort_values("index").to_dict("records")
+    return [
+        {
+            **region,
+            "cells": [
+                by_key.get((region["name"], pvc, desc))
+                for desc in ("apparent", "corrected")
+                for pvc in methods
+            ],
+            "spread": by_key.get((region["name"], "none", "corrected"), {}),
+            "snr": by_key.get((region["name"], MAIN_PVC, "corrected"), region).get("snr"),
+        }
+        for region in regions
+    ]
+
+
+def _budget(run: RunResults) -> list[Cell]:
+    """Return the terms of the uncertainty of every fully corrected row."""
+    if not len(run.table):
+        return []
+    rows = run.table[run.table["desc"] == "corrected"].sort_values(["index", "pvc"], kind="stable")
+    return [
+        {**row, "terms": [row.get(term) for term in TERMS], **dominating_term(row)}
+        for row in rows.to_dict("records")
+    ]
+
+
+def dominating_term(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the largest term of an uncertainty and its share of the variance.
+
+    Parameters
+    ----------
+    row
+        Columns ``u_*`` [mmol/L] of the regional table.
+
+    Examples
+    --------
+    >>> dominating_term({"u_noise": 1.0, "u_relaxation": 2.0, "u_b1": float("nan")})
+    {'dominating': 'relaxation', 'share': 0.8}
+    """
+    squares = {t.removeprefix("u_"): row[t] ** 2 for t in TERMS if not pd.isna(row.get(t))}
+    total = sum(squares.values())
+    if not total > 0:
+        return {"dominating": "n/a", "share": None}
+    largest = max(squares, key=lambda term: squares[term])
+    return {"dominating": largest, "share": squares[largest] / total}
+
+
+def _tissue_quality(run: RunResults) -> list[Cell]:
+    """Return SNR and kernel of every region; vials stand in a table of their own."""
+    held = run.metrics
+    widths = held.get("PointSpreadFWHM") or {}
+    noise, gains = held.get("SNR") or {}, held.get("PointSpreadGain") or {}
+    vials = {vial.get("name") for vial in (held.get("Calibration") or {}).get("vials") or []}
+    return [
+        {
+            "name": name,
+            "snr": noise.get(name),
+            "fwhm": ", ".join(number(w, 2) for w in np.atleast_1d(widths.get(name)).tolist()),
+            "gain": gains.get(name),
+        }
+        for name in dict.fromkeys([*noise, *widths])
+        if name not in vials
+    ]
+
+
+def _quality(run: RunResults) -> list[tuple[str, str, str]]:
+    """Return rows of the quality table: name, value, what it means."""
+    rows = [*_measured_quality(run.metrics), *_settings_quality(run.metrics)]
+    return [row for row in rows if not row[1].startswith("n/a")]
+
+
+def _measured_quality(held: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        (label, number(held.get(key), digits) + unit, meaning)
+        for key, label, digits, unit, meaning in (
+            ("ConditionNumber", "Condition number", 1, "", "of the mixing; 3 to 7 is usual"),
+            ("RegistrationScore", "Registration score", 3, "", "correlation with the target"),
+            ("RegistrationSpread", "Registration spread", 2, " mm", "of restarts"),
+            ("CalibrationRSquared", "Calibration R²", 4, "", "of the corrected line"),
+            (
+                "CentreStepTimesTwiceFOV",
+                "Step at the k-space centre",
+                2,
+                "",
+                "in units of 1/(2 FOV); above 1 inflates the image",
+            ),
+        )
+    ]
+
+
+def _settings_quality(held: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        (label, plain_value(held.get(key)), "")
+        for key, label in (
+            ("Coils", "Coils"),
+            ("Readouts", "Readouts"),
+            ("DensityCompensation", "Density compensation"),
+            ("KspaceFilter", "k-space filter"),
+            ("NoiseSource", "Noise from"),
+        )
+    ]
+
+
+def _provenance(run: RunResults) -> list[tuple[str, str]]:
+    held = run.metrics
+    rows = [
+        ("Software", " ".join(plain_value(held.get(f"Software{k}")) for k in ("Name", "Version"))),
+        ("Random seed", plain_value(held.get("RandomSeed"))),
+        ("Coarse registration (--sloppy)", plain_value(held.get("Sloppy"))),
+    ]
+    rows += [("Source", str(source)) for source in held.get("Sources") or []]
+    for name, constants in (held.get("RelaxationConstants") or {}).items():
+        rows.append((f"Relaxation {name}", _relaxation_text(constants)))
+    return rows
+
+
+def _relaxation_text(constants: Mapping[str, Any]) -> str:
+    def one(key: str, unit: str, factor: float) -> str:
+        value, u = constants.get(key), constants.get(f"u_{key}")
+        if not isinstance(value, (int, float)):
+            return "n/a"
+        known = f" ± {u * factor:.3g}" if isinstance(u, (int, float)) and u else ""
+        return f"{value * factor:.3g}{known}{unit}"
+
+    return (
+        f"T1 {one('t1', ' ms', 1e3)}, T2* {one('t2_short', ' ms', 1e3)} (fraction "
+        f"{one('short_fraction', '', 1)}) and {one('t2_long', ' ms', 1e3)}; "
+        f"{constants.get('source', '')}"
+    )

@@ -148,7 +148,8 @@ class TabulateRegions(SimpleInterface):
         reference = regions.names.index("CSF") if extra["reference"] == "csf" else None
         u_receive = self._receive(regions, image.shape, affine, reference)
         spectrum = load_response(self.inputs.response_file).noise_spectrum
-        shift = (self.inputs.properties.get("RegistrationSpread") or np.nan) / np.sqrt(3)
+        spread = self.inputs.properties.get("RegistrationSpread")
+        shift = (np.nan if spread is None else spread) / np.sqrt(3)
         voxel = np.linalg.norm(affine[:3, :3], axis=0)
         none = uncorrected_signals(image, regions.fractions, noise, spectrum, shift / voxel)
         gtm = RegionalSignals(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,13 @@ def load_image(path: Path | str) -> tuple[Floats, Floats]:
     try:
         image: Any = nib.load(path)
         values = np.asarray(image.dataobj, np.float32)
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        zlib.error,
+        nib.filebasedimages.ImageFileError,
+    ) as error:
         raise ValueError(f"{path}: cannot be read, truncated or no image ({error})") from None
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]

@@ -237,13 +237,33 @@ def _required(path: Path, name: str, value: float | None) -> float:
     return value
 
 
-def _read_noise(path: Path, table: Any, dwell: float) -> tuple[Complexes | None, float | None]:
+def _read_noise(
+    path: Path, table: Any, coils: int, dwell: float
+) -> tuple[Complexes | None, float | None]:
     rows = np.flatnonzero(table["head"]["flags"] & NOISE)
     if not len(rows):
         return None, None
+    for i in rows:
+        one, size = table["head"][i], table["data"][i].size
+        if one["active_channels"] != coils or size != 2 * coils * int(one["number_of_samples"]):
+            raise ValueError(
+                f"{path}: readout {i} (noise) has {one['number_of_samples']} samples of "
+                f"{one['active_channels']} coils ({size} numbers); the imaging readouts have "
+                f"{coils} coils"
+            )
     parts = [_stack_samples(path, table, rows[i : i + 1])[0] for i in range(len(rows))]
     own_dwell = float(table["head"]["sample_time_us"][rows[0]]) * 1e-6
     return np.concatenate(parts, axis=-1), own_dwell or dwell
+
+
+def _kept_samples(path: Path, head: Any) -> slice:
+    pre, post = int(head["discard_pre"]), int(head["discard_post"])
+    n = int(head["number_of_samples"])
+    if pre + post > n - 2:
+        raise ValueError(
+            f"{path}: discard_pre {pre} and discard_post {post} leave fewer than 2 of {n} samples"
+        )
+    return slice(pre, n - post)
 
 
 def _imaging_rows(path: Path, heads: Any) -> Any:
@@ -283,10 +303,7 @@ def read_kspace(path: Path | str) -> Acquisition:
     rows = _imaging_rows(path, table["head"])
     _check_lengths(path, table, rows)
     heads = table["head"][rows]
-    kept = slice(
-        int(heads["discard_pre"][0]),
-        int(heads["number_of_samples"][0]) - int(heads["discard_post"][0]),
-    )
+    kept = _kept_samples(path, heads[0])
     repeat = heads["idx"]["repetition"].astype(int) * 65536 + heads["idx"]["average"]
     samples, trajectory = _average_repeats(
         _stack_samples(path, table, rows)[:, :, kept],
@@ -296,7 +313,7 @@ def read_kspace(path: Path | str) -> Acquisition:
     dwell = float(heads["sample_time_us"][0]) * 1e-6
     if not dwell > 0:
         raise ValueError(f"{path}: sample_time_us is {dwell * 1e6:g}; it must be positive")
-    noise, noise_dwell = _read_noise(path, table, dwell)
+    noise, noise_dwell = _read_noise(path, table, samples.shape[1], dwell)
     return Acquisition(
         samples=np.ascontiguousarray(samples.transpose(1, 0, 2)),
         trajectory=trajectory,

@@ -21,6 +21,7 @@ from nipype.interfaces.base import (
 
 from sodiumprep.interfaces.calibrate import load_lines
 from sodiumprep.interfaces.image import load_image, save_image
+from sodiumprep.sodium.alignment import index_map, resample
 
 # port -> (unit, description)
 ANATOMY_FILES: dict[str, tuple[str, str]] = {
@@ -115,6 +116,7 @@ class _SavedOutput(TraitedSpec):
 class _SaveAnatomyInput(BaseInterfaceInputSpec):
     outputs = traits.Dict(mandatory=True, desc="output path by port; a port without is not saved")
     provenance = traits.Dict(mandatory=True, desc="entries of every sidecar")
+    lesion_files = traits.Dict(usedefault=True, desc="lesion masks by class, any grid")
     preproc_file = File(exists=True, mandatory=True, desc="1H image")
     brain_mask = File(exists=True, mandatory=True, desc="brain mask")
     head_mask = File(exists=True, mandatory=True, desc="head mask")
@@ -150,8 +152,22 @@ class SaveAnatomy(SimpleInterface):
             head = {"Description": description, "Units": units}
             write_json(_sidecar(target), {**head, **self.inputs.provenance, **known})
             written.append(target)
+        for name, source in self.inputs.lesion_files.items():
+            written.append(self._save_lesion(name, source))
         self._results["out_files"] = written
         return runtime
+
+    def _save_lesion(self, name: str, source: str) -> str:
+        """Save a lesion mask on the grid of the anatomy."""
+        target = str(self.inputs.outputs[f"lesion_{name}"])
+        mask, own = load_image(source)
+        reference, affine = load_image(self.inputs.preproc_file)
+        moved = resample(mask, index_map(affine, own, np.eye(4)), reference.shape, 1) > 0.5
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        save_image(target, moved, affine)
+        head = {"Description": f"Lesion mask: {name}", "Units": "1"}
+        write_json(_sidecar(target), {**head, **self.inputs.provenance})
+        return target
 
 
 class _SaveSodiumInput(BaseInterfaceInputSpec):

@@ -48,7 +48,8 @@ class CorrectPartialVolume(SimpleInterface):
         known = self.inputs.properties
         voxel = np.linalg.norm(affine[:3, :3], axis=0)
         fwhm = np.asarray(known["PointSpreadFWHM"]["GM"]) / voxel
-        shift = (known.get("RegistrationSpread") or np.nan) / np.sqrt(3) / voxel
+        spread = known.get("RegistrationSpread")
+        shift = (np.nan if spread is None else spread) / np.sqrt(3) / voxel
         np.savez(
             Path(runtime.cwd) / "signals.npz",
             values=estimate.values,

@@ -184,17 +184,18 @@ def resample(
     resampled
         Shape ``shape``, float32.
     """
+    exact = np.round(index_map, 9)  # a rounding error must not put an edge outside the image
     return np.asarray(
         affine_transform(
             values,
-            index_map[:3, :3],
-            index_map[:3, 3],
+            exact[:3, :3],
+            exact[:3, 3],
             shape,
             np.float32,
             order,
             "constant",
             outside,
-        )  # fmt: skip
+        )
     )
 
 

@@ -208,7 +208,7 @@ def _refuse_bad_line(slope: float, r_squared: float) -> None:
 
 
 def _scatter(residuals: Floats, u_y: Floats, u_from_x: Floats, freedom: int) -> float:
-    """Return by how much the scatter exceeds the stated uncertainties, as a variance ratio >= 1."""
+    """Return the scatter over the stated uncertainties as a variance ratio, at least 1."""
     if freedom < 1:
         return 1.0
     return max(1.0, float(np.sum(residuals**2 / (u_y**2 + u_from_x**2)) / freedom))

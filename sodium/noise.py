@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.fft
 
 from sodiumprep.sodium.acquisition import Complexes, Floats, Geometry
 from sodiumprep.sodium.kernel import blur, point_spread, to_transfer
@@ -103,7 +104,7 @@ def normalized_spectrum(power: Floats, shape: tuple[int, int, int]) -> Floats:
     spectrum
         Same shape as ``power``.
     """
-    at_lag_zero = np.fft.irfftn(power, shape)[0, 0, 0]
+    at_lag_zero = scipy.fft.irfftn(power, shape)[0, 0, 0]
     return np.asarray(power / at_lag_zero, np.float32)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import fourier_shift, gaussian_filter
+from scipy.ndimage import fourier_shift
 
-from sodiumprep.sodium.acquisition import Floats
-from sodiumprep.sodium.kernel import FWHM_TO_SIGMA
+from sodiumprep.sodium.acquisition import Floats, Geometry
+from sodiumprep.sodium.kernel import blur, gaussian_transfer
 from sodiumprep.sodium.noise import weighted_covariance
 
 KERNEL_WIDTH_UNCERTAINTY = 0.05  # relative, of the point-spread function's width
@@ -202,8 +202,12 @@ def kernel_change(image: Floats, fractions: Floats, blurred: Floats, fwhm: Float
     change
         Shape (regions,).
     """
-    widening = np.sqrt((1 + KERNEL_WIDTH_UNCERTAINTY) ** 2 - 1) * FWHM_TO_SIGMA * fwhm
-    wider = np.stack([gaussian_filter(b, widening, mode="constant") for b in blurred])
+    # in the frequency domain: a third of a voxel is too narrow for a kernel sampled at voxels
+    widening = np.sqrt((1 + KERNEL_WIDTH_UNCERTAINTY) ** 2 - 1) * np.asarray(fwhm)
+    x, y, z = image.shape
+    in_voxels = Geometry(np.zeros(3), np.eye(3), (x, y, z), (x, y, z))
+    transfer = gaussian_transfer(in_voxels, widening)
+    wider = np.stack([blur(b, transfer) for b in blurred])
     means = region_means(image, fractions)
     return solve_mixing(means, mixing_matrix(fractions, wider)) - solve_mixing(
         means, mixing_matrix(fractions, blurred)

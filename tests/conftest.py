@@ -26,9 +26,7 @@ def oblique_geometry(n: int = 16, handedness: int = 1) -> Geometry:
     """Return an off-centre, oblique grid of 10 mm voxels, right-handed (1) or left-handed (-1)."""
     sign = handedness * np.sign(np.linalg.det(TURNED))
     directions = TURNED * np.array([[1.0], [1.0], [sign]])
-    return Geometry(
-        np.array([12.0, -31.0, 55.0]), directions, (n * 0.01,) * 3, (n, n, n)
-    )
+    return Geometry(np.array([12.0, -31.0, 55.0]), directions, (n * 0.01,) * 3, (n, n, n))
 
 
 def blob_samples(trajectory: Any, centre: Any, width: float) -> Any:

@@ -28,7 +28,12 @@ def init_anatomy_outputs_wf(plan: AnatomyPlan, name: str = "anatomy_outputs_wf")
     workflow = Workflow(name=name)
     source = Node(IdentityInterface(ANATOMY_FILES, mandatory_inputs=False), name="inputnode")
     save = Node(
-        SaveAnatomy(outputs=dict(plan.outputs), provenance=dict(plan.provenance)), name="save"
+        SaveAnatomy(
+            outputs=dict(plan.outputs),
+            provenance=dict(plan.provenance),
+            lesion_files=dict(plan.lesions),
+        ),
+        name="save",
     )
     workflow.connect([(source, save, [(port, port) for port in ANATOMY_FILES])])
     return workflow

@@ -29,7 +29,7 @@ def test_the_speed_is_constant_inside_k0_and_continuous_there():
     radius = density_adapted_radius(5000, 100.0, 0.3)
     speed = np.diff(radius)
     np.testing.assert_allclose(speed[radius[1:] < 30.0], speed[0])
-    assert np.abs(np.diff(speed)).max() < 2e-3 * speed[0]
+    assert np.abs(np.diff(speed)).max() < 1e-2 * speed[0]
 
 
 def test_the_radius_follows_the_published_law_of_the_gradient():
@@ -57,7 +57,7 @@ def test_a_trajectory_has_straight_spokes_of_one_length():
 
 
 def test_the_centre_step_is_the_one_near_the_centre():
-    radius = np.concatenate([np.linspace(0, 20, 11), np.linspace(30, 200, 18)])
+    radius = np.concatenate([np.linspace(0, 30, 16), np.linspace(40, 200, 17)])
     assert centre_step(radius[None, :, None] * np.array([0, 0, 1.0])) == pytest.approx(2.0)
 
 

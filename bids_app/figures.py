@@ -1,0 +1,660 @@
+"""Figures of the subject's report, drawn from files of the output alone."""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+
+from sodiumprep.bids_app.results import RunResults, SessionResults
+from sodiumprep.interfaces.image import load_image
+from sodiumprep.sodium.acquisition import Floats
+from sodiumprep.sodium.calibrate import magnetization_factor
+
+# Okabe & Ito 2008: told apart under every common colour blindness
+COLORS = {"GM": "#E69F00", "WM": "#56B4E9", "CSF": "#009E73", "brain": "#D55E00"}
+LESION_COLORS = ("#FF5FA2", "#F0E442", "#CC79A7", "#0072B2")
+INK, MUTED, GRID = "#1f2933", "#6b7785", "#d9dee4"
+UNCORRECTED, CORRECTED = "#8a94a0", "#0b5394"
+TSC_RANGE = (0.0, 150.0)  # mmol/L
+STYLE = {
+    "text.parse_math": False,  # a name from a sidecar is text, whatever signs it holds
+    "font.family": "sans-serif",
+    "font.size": 9.0,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "sodiumprep",
+    "path.simplify_threshold": 0.6,
+}
+MARGIN_MM = 10.0
+PNG_DPI = 110
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An image in the order right, anterior, superior, cut to what is shown.
+
+    Parameters
+    ----------
+    values
+        Shape (nx, ny, nz).
+    zooms
+        Edge lengths of a voxel [mm].
+    """
+
+    values: Floats
+    zooms: tuple[float, float, float]
+
+    def plane(self, axis: int, index: int) -> Floats:
+        """Return one slice with its first axis upward and its second to the right."""
+        where = tuple(index if k == axis else slice(None) for k in range(3))
+        return np.asarray(self.values[where].T)
+
+    def extent(self, axis: int) -> tuple[float, float, float, float]:
+        """Return the edges of a slice [mm]: left, right, bottom, top."""
+        across, up = (k for k in range(3) if k != axis)
+        size = self.values.shape
+        return (0.0, size[across] * self.zooms[across], 0.0, size[up] * self.zooms[up])
+
+    def cut(self, box: tuple[slice, ...]) -> Volume:
+        """Return the part inside a box of indices."""
+        return Volume(self.values[box], self.zooms)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a slice lies.
+
+    Parameters
+    ----------
+    axis
+        0 sagittal, 1 coronal, 2 axial.
+    index
+        Of the voxel along it.
+    """
+
+    axis: int
+    index: int
+
+
+def load_volume(path: Path) -> Volume:
+    """Load an image in the order right, anterior, superior.
+
+    Parameters
+    ----------
+    path
+        NIfTI file.
+
+    Returns
+    -------
+    volume
+        Axes turned, not resampled.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read or is not 3D.
+    """
+    values, affine = load_image(path)
+    if values.ndim != 3:
+        raise ValueError(f"{path.name}: {values.ndim} dimensions; a 3D image is needed")
+    turned = nib.as_closest_canonical(nib.Nifti1Image(values, affine))
+    x, y, z = (float(edge) for edge in turned.header.get_zooms()[:3])
+    return Volume(np.asarray(turned.dataobj, np.float32), (x, y, z))
+
+
+def bounding_box(mask: Volume, margin_mm: float = MARGIN_MM) -> tuple[slice, ...]:
+    """Return the box around a mask.
+
+    Parameters
+    ----------
+    mask
+        Above 0.5 inside.
+    margin_mm
+        Added on every side [mm].
+
+    Returns
+    -------
+    box
+        One slice per axis; the whole image if the mask is empty.
+    """
+    inside = mask.values > 0.5
+    box = []
+    for axis, zoom in enumerate(mask.zooms):
+        others = tuple(k for k in range(3) if k != axis)
+        filled = np.flatnonzero(inside.any(axis=others))
+        if not filled.size:
+            return (slice(None),) * 3
+        pad = round(margin_mm / zoom)
+        box.append(slice(max(0, filled[0] - pad), filled[-1] + 1 + pad))
+    return tuple(box)
+
+
+def spread_cuts(mask: Volume, axis: int, count: int) -> list[Cut]:
+    """Return slices spread evenly over a mask, its ends left out.
+
+    Parameters
+    ----------
+    mask
+        Above 0.5 inside.
+    axis
+        Across which to cut.
+    count
+        How many.
+    """
+    others = tuple(k for k in range(3) if k != axis)
+    filled = np.flatnonzero((mask.values > 0.5).any(axis=others))
+    low, high = (filled[0], filled[-1]) if filled.size else (0, mask.values.shape[axis] - 1)
+    places = np.linspace(low, high, count + 4)[2:-2]
+    return [Cut(axis, round(place)) for place in places]
+
+
+@dataclass(frozen=True)
+class Contours:
+    """Outlines to be drawn over every image of a session.
+
+    Parameters
+    ----------
+    mask
+        Brain mask.
+    layers
+        Volume and colour of each outline by its name, at 0.5.
+    box
+        What was cut from the files.
+    """
+
+    mask: Volume
+    layers: Mapping[str, tuple[Volume, str]]
+    box: tuple[slice, ...]
+
+    def draw(self, axes: Axes, cut: Cut, width: float = 0.7) -> None:
+        """Draw all outlines on one slice."""
+        for volume, color in self.layers.values():
+            plane = volume.plane(cut.axis, cut.index)
+            if plane.min() < 0.5 < plane.max():
+                extent = volume.extent(cut.axis)
+                axes.contour(plane, [0.5], colors=color, linewidths=width, extent=extent)
+
+    def only(self, *names: str) -> Contours:
+        """Return these outlines and those of lesions."""
+        tissues = set(COLORS) - set(names)
+        kept = {name: layer for name, layer in self.layers.items() if name not in tissues}
+        return Contours(self.mask, kept, self.box)
+
+
+def load_contours(session: SessionResults) -> Contours:
+    """Load brain mask, tissues and lesions of a session.
+
+    Parameters
+    ----------
+    session
+        With an anatomy.
+
+    Returns
+    -------
+    contours
+        Cut to the brain and a margin.
+
+    Raises
+    ------
+    ValueError
+        If a file cannot be read.
+    OSError
+        If the brain mask is missing.
+    """
+    mask = load_volume(session.names.brain_mask())
+    box = bounding_box(mask)
+    paths = {name: session.names.probseg(name) for name in ("GM", "WM", "CSF")}
+    layers = {
+        name: (load_volume(path).cut(box), COLORS[name])
+        for name, path in paths.items()
+        if path.is_file()
+    }
+    for number, (name, path) in enumerate(session.lesion_files().items()):
+        color = LESION_COLORS[number % len(LESION_COLORS)]
+        layers[name] = (load_volume(path).cut(box), color)
+    cut_mask = mask.cut(box)
+    return Contours(cut_mask, {"brain": (cut_mask, COLORS["brain"]), **layers}, box)
+
+
+def anatomy_figure(session: SessionResults, contours: Contours) -> Figure:
+    """Draw the 1H image with outlines of the tissues, in three directions.
+
+    Parameters
+    ----------
+    session
+        With an anatomy.
+    contours
+        Of the session.
+    """
+    image = load_volume(session.names.anat_preproc()).cut(contours.box)
+    window = _window(image.values[contours.mask.values > 0.5], 1, 99.5)
+    rows = [spread_cuts(contours.mask, axis, 5) for axis in (2, 1, 0)]
+    figure, grid = _mosaic(image, rows)
+    for panels, cuts in zip(grid, rows, strict=True):
+        for axes, cut in zip(panels, cuts, strict=True):
+            _show(axes, image, cut, "gray", window)
+            contours.draw(axes, cut, 0.8)
+    _mark_sides(grid[0][0])
+    _legend(figure, contours)
+    return figure
+
+
+def registration_figures(
+    run: RunResults, session: SessionResults, contours: Contours
+) -> tuple[Figure, Figure]:
+    """Draw the sodium map over the anatomy, and the anatomy alone, in the same frame.
+
+    Parameters
+    ----------
+    run
+        With a map in anatomical space.
+    session
+        Of the run.
+    contours
+        Of the session.
+
+    Returns
+    -------
+    sodium, anatomy
+        Two figures of the same size, to be compared by blinking.
+    """
+    sodium = load_volume(run.names.tsc_map("apparent", space="T1w")).cut(contours.box)
+    image = load_volume(session.names.anat_preproc()).cut(contours.box)
+    window = _window(image.values[contours.mask.values > 0.5], 1, 99.5)
+    outlines = contours.only("WM", "CSF")
+    rows = [spread_cuts(contours.mask, 2, 4), _orthogonal(contours.mask)]
+    drawn = []
+    for overlay in (True, False):
+        figure, grid = _mosaic(image, rows)
+        for panels, cuts in zip(grid, rows, strict=True):
+            for axes, cut in zip(panels, cuts, strict=True):
+                _show(axes, image, cut, "gray", window)
+                if overlay:
+                    _show(axes, sodium, cut, _see_through("inferno"), TSC_RANGE)
+                outlines.draw(axes, cut)
+        _mark_sides(grid[0][0])
+        _legend(figure, outlines)
+        drawn.append(figure)
+    return drawn[0], drawn[1]
+
+
+def concentration_figure(run: RunResults, contours: Contours) -> Figure:
+    """Draw the apparent and the corrected map with outlines, and the uncertainty.
+
+    Parameters
+    ----------
+    run
+        With maps in anatomical space.
+    contours
+        Of the session.
+    """
+    names = run.names
+    maps = [
+        ("apparent", names.tsc_map("apparent", space="T1w"), "inferno", TSC_RANGE),
+        ("corrected", names.tsc_map("corrected", space="T1w"), "inferno", TSC_RANGE),
+        ("uncertainty", names.tsc_map("corrected", "T1w", "uncertainty"), "cividis", None),
+    ]
+    loaded = [(t, load_volume(p).cut(contours.box), c, w) for t, p, c, w in maps if p.is_file()]
+    cuts = [*spread_cuts(contours.mask, 2, 4), *_orthogonal(contours.mask)[:2]]
+    outlines = contours.only("WM", "CSF")
+    figure, grid = _mosaic(loaded[0][1], [cuts] * len(loaded), bars=True)
+    for (title, volume, colors, window), panels in zip(loaded, grid, strict=True):
+        limits = window or (0.0, _window(volume.values[contours.mask.values > 0.5], 0, 99)[1])
+        for axes, cut in zip(panels, cuts, strict=False):
+            shown = _show(axes, volume, cut, colors, limits)
+            if window:
+                outlines.draw(axes, cut, 0.5)
+        _label_row(panels[0], title)
+        _bar(figure, panels[-1], shown, "mmol/L")
+    _mark_sides(grid[0][0])
+    _legend(figure, outlines)
+    return figure
+
+
+def receive_figure(run: RunResults) -> Figure:
+    """Draw the sodium image before and after the receive correction, the field and the noise.
+
+    Parameters
+    ----------
+    run
+        With a reconstructed image and a receive field.
+    """
+    before = load_volume(run.names.sodium_preproc())
+    field = load_volume(run.names.receive_field())
+    noise = load_volume(run.names.sodium_preproc(stat="noise"))
+    after = Volume(before.values * field.values, before.zooms)
+    scale = np.median(field.values[field.values > 0]) if (field.values > 0).any() else 1.0
+    relative = Volume(field.values / scale, field.zooms)
+    everywhere = Volume(np.ones(before.values.shape, np.float32), before.zooms)
+    cuts = [spread_cuts(everywhere, axis, 1)[0] for axis in (2, 1, 0)]
+    columns: list[tuple[str, Volume, str, tuple[float, float]]] = [
+        ("before", before, "gray", _window(before.values, 1, 99.7)),
+        ("factor / its median", relative, "cividis", _window(relative.values, 1, 99)),
+        ("after", after, "gray", _window(after.values, 1, 99.7)),
+        ("noise SD, before", noise, "cividis", (0.0, 1.2 * _window(noise.values, 0, 99.5)[1])),
+    ]
+    figure, grid = _mosaic(before, [[cut] * 4 for cut in cuts], below=True)
+    for column, (title, volume, colors, window) in enumerate(columns):
+        for row, cut in enumerate(cuts):
+            shown = _show(grid[row][column], volume, cut, colors, window)
+        grid[0][column].set_title(title, color=INK, fontsize=9, pad=4)
+        _bar_below(figure, grid[-1][column], shown)
+    return figure
+
+
+def calibration_figure(calibration: Mapping[str, Any]) -> Figure:
+    """Draw the calibration lines with their vials, and the residuals below.
+
+    Parameters
+    ----------
+    calibration
+        ``Calibration`` of the QC file: ``vials`` and ``Lines``.
+    """
+    lines = calibration["Lines"]
+    figure = Figure(figsize=(8.6, 4.4), layout="constrained")
+    grid = figure.subplots(2, len(lines), height_ratios=(3, 1), squeeze=False, sharex="col")
+    for column, (name, line) in enumerate(lines.items()):
+        x, u_x, y, u_y = _vial_points(calibration["vials"], corrected=name == "corrected")
+        _draw_line(grid[0, column], line, float(x.max()))
+        _draw_points(grid[0, column], x, u_x, y, u_y)
+        _draw_residuals(grid[1, column], x, np.hypot(u_y, line["slope"] * u_x), line)
+        kind = "relaxation-corrected" if name == "corrected" else name
+        grid[0, column].set_title(kind, loc="left", fontsize=10, fontweight="bold")
+        grid[0, column].set_ylabel("signal" if not column else "")
+        grid[1, column].set_ylabel("residual\n[mmol/L]" if not column else "")
+        weight = ", relaxation" if name == "corrected" else ""
+        grid[1, column].set_xlabel(f"concentration, weighted by magnetization{weight} [mmol/L]")
+    return figure
+
+
+def regions_figure(run: RunResults, plausible: Mapping[str, tuple[float, float]]) -> Figure:
+    """Draw the regional concentrations with and without partial-volume correction.
+
+    Parameters
+    ----------
+    run
+        With a table.
+    plausible
+        Range of published values by region [mmol/L].
+    """
+    rows = {pvc: run.rows(pvc, "corrected") for pvc in ("none", "gtm")}
+    names = list(rows["gtm"]["name"] if len(rows["gtm"]) else rows["none"]["name"])
+    figure = Figure(figsize=(8.6, 0.8 + 0.48 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    for place, name in enumerate(names):
+        if name in plausible:
+            low, high = plausible[name]
+            axes.barh(place, high - low, left=low, height=0.78, color="#e8edf2", zorder=1)
+    looks = (("none", UNCORRECTED, "none", 0.17, "s"), ("gtm", CORRECTED, CORRECTED, -0.17, "o"))
+    for pvc, color, face, shift, marker in looks:
+        _draw_intervals(axes, rows[pvc], names, shift, color, face, marker)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.45, -0.55)
+    axes.set_xlim(left=0)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("tissue sodium concentration [mmol/L], 95 % interval")
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> str:
+    """Save a figure and return it as a data URI.
+
+    Parameters
+    ----------
+    figure
+        The figure.
+    path
+        Ends with ``.png`` or ``.svg``.
+
+    Returns
+    -------
+    uri
+        What an ``img`` element takes as its source.
+    """
+    buffer = io.BytesIO()
+    kind = path.suffix.removeprefix(".")
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a name may hold signs the font lacks
+        fast = {"pil_kwargs": {"compress_level": 1}} if kind == "png" else {}
+        figure.savefig(buffer, format=kind, dpi=PNG_DPI, metadata=metadata, **fast)
+    content = _fewer_colors(buffer) if kind == "png" else buffer.getvalue()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    mime = "image/png" if kind == "png" else "image/svg+xml"
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
+
+
+def drawing_style() -> Any:
+    """Return the context in which figures are drawn and saved."""
+    return mpl.rc_context(STYLE)
+
+
+def _fewer_colors(buffer: io.BytesIO) -> bytes:
+    """Return a PNG as one with a palette: a third of the size, no visible loss."""
+    from PIL import Image  # comes with matplotlib
+
+    out = io.BytesIO()
+    image = Image.open(buffer).convert("RGB")
+    # this method keeps rare colours, which are those of the outlines
+    method = Image.Quantize.MAXCOVERAGE
+    reduced = image.quantize(256, method=method, dither=Image.Dither.NONE)
+    reduced.save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def _window(values: Floats, low: float, high: float) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return (0.0, 1.0)
+    bottom, top = np.percentile(finite, [low, high])
+    return (float(bottom), float(top)) if top > bottom else (float(bottom), float(bottom) + 1)
+
+
+def _orthogonal(mask: Volume) -> list[Cut]:
+    """Return a coronal and three sagittal slices."""
+    return [*spread_cuts(mask, 1, 3)[1:2], *spread_cuts(mask, 0, 3)]
+
+
+def _mosaic(
+    volume: Volume, rows: Sequence[Sequence[Cut]], bars: bool = False, below: bool = False
+) -> tuple[Figure, list[list[Axes]]]:
+    """Return a black figure with one panel per slice, each in its true proportions.
+
+    With ``bars`` a row ends with a panel for a colour bar; with ``below`` the last row is
+    followed by room for some.
+    """
+    sizes = [[_size(volume, cut) for cut in row] for row in rows]
+    width, left, top, gap = 9.6, (0.32 if bars else 0.0), (0.24 if below else 0.0), 0.03
+    right = 0.75 if bars else 0.0
+    heights = [
+        (width - left - right - gap * len(row)) / sum(w / h for w, h in row) for row in sizes
+    ]
+    bottom = 0.5 if below else 0.3
+    total = sum(heights) + gap * len(rows) + bottom + top
+    figure = Figure(figsize=(width, total), facecolor="white")
+    grid, y = [], total - top
+    for row, height in zip(sizes, heights, strict=True):
+        y -= height + gap
+        x, panels = left, []
+        for across, up in row:
+            share = height * across / up
+            panels.append(_panel(figure, (x, y, share, height)))
+            x += share + gap
+        if bars:
+            panels.append(_panel(figure, (x + 0.06, y + 0.1 * height, 0.12, 0.8 * height)))
+        grid.append(panels)
+    return figure, grid
+
+
+def _panel(figure: Figure, box: tuple[float, float, float, float]) -> Axes:
+    """Return empty axes at a place given in inches."""
+    width, height = figure.get_size_inches()
+    x, y, w, h = box
+    axes = figure.add_axes((x / width, y / height, w / width, h / height), facecolor="black")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return axes
+
+
+def _size(volume: Volume, cut: Cut) -> tuple[float, float]:
+    _, across, _, up = volume.extent(cut.axis)
+    return across, up
+
+
+def _show(
+    axes: Axes, volume: Volume, cut: Cut, colors: str | Colormap, window: tuple[float, float]
+) -> Any:
+    return axes.imshow(
+        volume.plane(cut.axis, cut.index),
+        cmap=colors,
+        vmin=window[0],
+        vmax=window[1],
+        origin="lower",
+        extent=volume.extent(cut.axis),
+        interpolation="bilinear" if min(volume.zooms) > 1.5 else "antialiased",
+        aspect="auto",
+    )
+
+
+def _see_through(name: str) -> Colormap:
+    """Return a colour scale that fades out toward 0."""
+    colors = mpl.colormaps[name](np.linspace(0, 1, 256))
+    colors[:, 3] = np.clip(np.linspace(0, 3, 256), 0.15, 0.78)
+    return mpl.colors.ListedColormap(colors)
+
+
+def _mark_sides(axes: Axes) -> None:
+    for x, align, side in ((0.02, "left", "L"), (0.98, "right", "R")):
+        axes.text(
+            x, 0.02, side, transform=axes.transAxes, color="white", fontsize=8, ha=align,
+            va="bottom", fontweight="bold",
+        )  # fmt: skip
+
+
+def _label_row(axes: Axes, text: str) -> None:
+    axes.text(
+        -0.03, 0.5, text, transform=axes.transAxes, rotation=90, ha="right", va="center",
+        fontsize=9, color=INK,
+    )  # fmt: skip
+
+
+def _legend(figure: Figure, contours: Contours) -> None:
+    x, step = 0.012, 0.3 / figure.get_figheight()
+    for name, (_, color) in contours.layers.items():
+        line = mpl.lines.Line2D([x, x + 0.02], [step * 0.4] * 2, color=color, lw=3)
+        figure.add_artist(line)
+        text = "brain mask" if name == "brain" else name
+        figure.text(x + 0.026, step * 0.4, text, fontsize=8.5, va="center", color=INK)
+        x += 0.045 + 0.0068 * len(text)
+
+
+def _bar(figure: Figure, axes: Axes, shown: Any, label: str) -> None:
+    bar = figure.colorbar(shown, cax=axes)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7.5, length=2)
+    bar.outline.set_visible(False)
+
+
+def _bar_below(figure: Figure, axes: Axes, shown: Any) -> None:
+    box = axes.get_position()
+    inch = 1 / figure.get_figheight()
+    place = (box.x0 + 0.1 * box.width, box.y0 - 0.16 * inch, 0.8 * box.width, 0.09 * inch)
+    bar = figure.colorbar(shown, cax=figure.add_axes(place), orientation="horizontal")
+    bar.ax.tick_params(labelsize=7, length=2)
+    bar.ax.locator_params(nbins=4)
+    bar.outline.set_visible(False)
+
+
+def _vial_points(
+    vials: Sequence[Mapping[str, Any]], corrected: bool
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return what a line was fitted to: abscissa, its uncertainty, signal, its uncertainty."""
+    scale = np.array(
+        [
+            magnetization_factor(vial.get("temperature"))[0]
+            * (vial["factor"] if corrected else 1.0)
+            for vial in vials
+        ]
+    )
+    columns = {
+        key: np.array([float(vial[key]) for vial in vials])
+        for key in ("concentration", "u_concentration", "signal", "u_signal")
+    }
+    return (
+        columns["concentration"] * scale,
+        columns["u_concentration"] * scale,
+        columns["signal"],
+        columns["u_signal"],
+    )
+
+
+def _draw_line(axes: Axes, line: Mapping[str, Any], highest: float) -> None:
+    x = np.linspace(0, 1.08 * highest, 60)
+    y = line["slope"] * x + line["intercept"]
+    (a, b), (_, c) = line["covariance"]
+    half = 1.96 * np.sqrt(np.maximum(a * x**2 + 2 * b * x + c, 0))
+    axes.fill_between(x, y - half, y + half, color=CORRECTED, alpha=0.15, lw=0)
+    axes.plot(x, y, color=CORRECTED, lw=1.4)
+    axes.set_xlim(0, x[-1])
+    axes.set_ylim(bottom=min(0.0, float(y.min())))
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=False)
+
+
+def _draw_points(axes: Axes, x: Floats, u_x: Floats, y: Floats, u_y: Floats) -> None:
+    axes.errorbar(
+        x, y, 1.96 * u_y, 1.96 * u_x, fmt="o", color=INK, ms=4.5, lw=1, capsize=2.5, zorder=3
+    )
+
+
+def _draw_residuals(axes: Axes, x: Floats, u: Floats, line: Mapping[str, Any]) -> None:
+    residuals = np.asarray(line["residuals"], float) / line["slope"]
+    axes.axhline(0, color=CORRECTED, lw=1.2)
+    axes.errorbar(
+        x, residuals, 1.96 * u / line["slope"], fmt="o", color=INK, ms=4.5, lw=1, capsize=2.5
+    )
+
+
+def _draw_intervals(
+    axes: Axes, rows: pd.DataFrame, names: Sequence[str], shift: float, color: str, face: str,
+    marker: str,
+) -> None:  # fmt: skip
+    known = rows.dropna(subset=["mean"]) if len(rows) else rows
+    for _, row in known.iterrows():
+        ends = [row["mean"] - row["ci_low"], row["ci_high"] - row["mean"]]
+        drawn = np.nan_to_num(np.maximum(ends, 0))[:, None]
+        place = names.index(row["name"]) + shift
+        axes.errorbar(
+            row["mean"], place, xerr=drawn, fmt=marker, color=color, mfc=face, ms=5.5, lw=1.4,
+            capsize=3, zorder=3,
+        )  # fmt: skip
+        axes.annotate(
+            f"{row['mean']:.1f}", (row["mean"] + drawn[1, 0], place), (6, 0), fontsize=8,
+            textcoords="offset points", va="center", color=color,
+        )  # fmt: skip

@@ -1,0 +1,314 @@
+"""The cohort level: all results of a folder in two tables and one report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sodiumprep.bids_app.group_report import write_group_report
+from sodiumprep.bids_app.metadata import UserError
+from sodiumprep.bids_app.names import DatasetNames, acquisition_label, entities, with_json
+from sodiumprep.bids_app.results import (
+    RunResults,
+    find_sessions,
+    find_subjects,
+    find_tables,
+    read_json,
+)
+from sodiumprep.bids_app.settings import Settings
+from sodiumprep.interfaces.outputs import TABLE_COLUMNS, write_json
+
+UNKNOWN = "n/a"
+KEYS = {
+    "participant_id": "Participant",
+    "session": "Label of the session",
+    "run": "Label of the run",
+    "seg": "Segmentation that the regions come from",
+}
+OPTIONAL_KEYS = {
+    "acq": "Label of the sodium acquisition",
+    "rec": "Label of the reconstruction",
+}
+# column -> (key of the quality file, unit, description)
+QUALITY: dict[str, tuple[str, str, str]] = {
+    "reconstruction": ("Reconstruction", "1", "Method of reconstruction"),
+    "coils": ("Coils", "1", "Number of receive coils, 0 where not known"),
+    "readouts": ("Readouts", "1", "Number of readouts"),
+    "kspace_filter": ("KspaceFilter", "1", "Filter applied to k-space"),
+    "noise_source": ("NoiseSource", "1", "What the noise was determined from"),
+    "condition_number": ("ConditionNumber", "1", "Of the geometric transfer matrix"),
+    "receive_correction": ("ReceiveCorrection", "1", "What the receive profile came from"),
+    "receive_uncorrected": ("ReceiveUncorrected", "1", "Several coils without a correction"),
+    "registration_chosen": ("RegistrationChosen", "1", "Start that led to the best score"),
+    "registration_score": ("RegistrationScore", "1", "Correlation with the synthetic image"),
+    "registration_spread": ("RegistrationSpread", "mm", "Spread of restarts"),
+    "calibration_r_squared": ("CalibrationRSquared", "1", "Of the corrected calibration line"),
+    "centre_step": ("CentreStepTimesTwiceFOV", "1", "Step at the k-space centre x 2 FOV"),
+    "echo_time": ("EchoTime", "s", "Echo time"),
+    "repetition_time": ("RepetitionTime", "s", "Repetition time"),
+    "flip_angle": ("FlipAngle", "degree", "Flip angle"),
+    "field_strength": ("MagneticFieldStrength", "T", "Field strength"),
+    "random_seed": ("RandomSeed", "1", "Seed of everything random"),
+    "sloppy": ("Sloppy", "1", "Whether registration was coarse"),
+    "software_version": ("SoftwareVersion", "1", "Version of the software"),
+}
+DERIVED = {
+    "brain_volume_ml": ("ml", "Volume of the brain mask"),
+    "calibration_reference": ("1", "vials, or csf: relative to an assumption"),
+    "calibration_slope": ("1/(mmol/L)", "Slope of the corrected calibration line"),
+    "calibration_u_slope": ("1/(mmol/L)", "Its standard uncertainty"),
+    "calibration_intercept": ("1", "Intercept of that line, in units of signal"),
+    "n_warnings": ("1", "Number of warnings"),
+    "warnings": ("1", "The warnings, separated by |"),
+}
+
+
+def run_group(settings: Settings) -> int:
+    """Gather all results of the output folder; nothing else is read.
+
+    Parameters
+    ----------
+    settings
+        The user's choices; ``out_dir`` alone counts.
+
+    Returns
+    -------
+    code
+        0.
+
+    Raises
+    ------
+    UserError
+        If the folder holds no regional table, or its participants table is unusable.
+    """
+    names = DatasetNames(settings.out_dir)
+    participants = read_participants(names.participants)
+    table = gather_tables(settings.out_dir, participants)
+    quality = gather_quality(settings.out_dir)
+    described = read_json(with_json(names.participants))
+    write_table(names.group_table, table, table_dictionary(table, described))
+    write_table(names.group_qc, quality, quality_dictionary(quality))
+    write_group_report(settings.out_dir, table, quality, participants)
+    for path in (names.group_table, names.group_qc, names.group_report):
+        print(f"group: {path}", flush=True)
+    return 0
+
+
+def read_participants(path: Path) -> pd.DataFrame:
+    """Return the participants table as text, with ``sub-`` before every label.
+
+    Parameters
+    ----------
+    path
+        ``participants.tsv``; a missing one gives an empty table.
+
+    Raises
+    ------
+    UserError
+        If the file has no ``participant_id``, or one of them twice, or cannot be read.
+    """
+    if not path.is_file():
+        return pd.DataFrame(columns=["participant_id"])
+    table = _read_text(path)
+    if "participant_id" not in table:
+        raise UserError(f"{path}: column participant_id is missing")
+    labels = table["participant_id"].str.removeprefix("sub-")
+    twice = labels[labels.duplicated()]
+    if len(twice):
+        raise UserError(f"{path}: participant_id sub-{twice.iloc[0]} stands there twice")
+    return table.assign(participant_id="sub-" + labels).replace("", UNKNOWN)
+
+
+def gather_tables(out_dir: Path, participants: pd.DataFrame) -> pd.DataFrame:
+    """Return all regional tables in one, as text, so that no digit is lost.
+
+    Parameters
+    ----------
+    out_dir
+        Root of the derivatives.
+    participants
+        Columns that are put behind.
+
+    Returns
+    -------
+    table
+        ``participant_id session run seg``, the columns of the tables, ``acq`` and ``rec`` where
+        they tell rows apart, the columns of ``participants``.
+
+    Raises
+    ------
+    UserError
+        If there is no table at all.
+    """
+    frames = [_one_table(path) for path in find_tables(out_dir)]
+    if not any(len(frame) for frame in frames):
+        raise UserError(f"{out_dir}: holds no results; accepted: a folder with sub-*/**/*_TSC.tsv")
+    table = pd.concat(frames, ignore_index=True).fillna(UNKNOWN)
+    extra = [key for key in OPTIONAL_KEYS if table[key].nunique() > 1]
+    columns = [c for c in table.columns if c not in (*KEYS, *OPTIONAL_KEYS)]
+    return _with_participants(table[[*KEYS, *columns, *extra]], participants)
+
+
+def gather_quality(out_dir: Path) -> pd.DataFrame:
+    """Return one row of quality figures per run.
+
+    Parameters
+    ----------
+    out_dir
+        Root of the derivatives.
+    """
+    rows = [
+        _quality_row(run, session.metadata)
+        for subject in find_subjects(out_dir)
+        for session in find_sessions(out_dir, subject)
+        for run in session.runs
+        if run.metrics
+    ]
+    table = pd.DataFrame(rows)
+    fixed = ["participant_id", "session", "run", *QUALITY, *DERIVED]
+    regional = sorted(set(table.columns) - {*fixed, *OPTIONAL_KEYS}, key=_region_order)
+    extra = [key for key in OPTIONAL_KEYS if key in table and table[key].nunique() > 1]
+    return table.reindex(columns=[*fixed[:3], *extra, *QUALITY, *regional, *DERIVED])
+
+
+def table_dictionary(table: pd.DataFrame, described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data dictionary of the table of regions.
+
+    Parameters
+    ----------
+    table
+        What :func:`gather_tables` returns.
+    described
+        Data dictionary of the participants table.
+    """
+    known = {name: {"Description": text} for name, text in (KEYS | OPTIONAL_KEYS).items()}
+    own = {**TABLE_COLUMNS, **known}
+    return {
+        column: own.get(column) or described.get(column.removeprefix("participants_"))
+        or {"Description": "As in participants.tsv"}
+        for column in table.columns
+    }  # fmt: skip
+
+
+def quality_dictionary(table: pd.DataFrame) -> dict[str, Any]:
+    """Return the data dictionary of the table of quality figures.
+
+    Parameters
+    ----------
+    table
+        What :func:`gather_quality` returns.
+    """
+    known = {name: ("1", text) for name, text in (KEYS | OPTIONAL_KEYS).items()}
+    known |= {name: (unit, text) for name, (_, unit, text) in QUALITY.items()} | DERIVED
+    for column in table.columns:
+        if column.startswith("snr_"):
+            known[column] = ("1", f"Signal over noise SD of one voxel: {column[4:]}")
+        if column.startswith("psf_fwhm_"):
+            known[column] = ("mm", f"Geometric mean width of the PSF: {column[9:]}")
+    return {
+        column: {"Description": known[column][1], "Units": known[column][0]}
+        for column in table.columns
+    }
+
+
+def write_table(path: Path, table: pd.DataFrame, dictionary: Mapping[str, Any]) -> None:
+    """Write a table and its data dictionary.
+
+    Parameters
+    ----------
+    path
+        The TSV file.
+    table
+        What is not known becomes ``n/a``.
+    dictionary
+        Goes beside it.
+    """
+    table.to_csv(path, sep="\t", index=False, na_rep=UNKNOWN)
+    write_json(with_json(path), dictionary)
+
+
+def _read_text(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as a table ({error})") from error
+
+
+def _one_table(path: Path) -> pd.DataFrame:
+    parts = entities(path)
+    keys = {
+        "participant_id": f"sub-{parts['sub']}",
+        "session": parts.get("ses", UNKNOWN),
+        "run": parts.get("run", UNKNOWN),
+        "seg": parts.get("seg", UNKNOWN),
+        "acq": acquisition_label(parts),
+        "rec": parts.get("rec", UNKNOWN),
+    }
+    table = _read_text(path)
+    for place, (name, label) in enumerate(keys.items()):
+        table.insert(place, name, label)
+    return table
+
+
+def _with_participants(table: pd.DataFrame, participants: pd.DataFrame) -> pd.DataFrame:
+    taken = set(table.columns) - {"participant_id"}
+    renamed = {c: f"participants_{c}" for c in participants.columns if c in taken}
+    joined = table.merge(participants.rename(columns=renamed), on="participant_id", how="left")
+    return joined.fillna(UNKNOWN)
+
+
+def _quality_row(run: RunResults, anatomy: Mapping[str, Any]) -> dict[str, Any]:
+    held, names = run.metrics, run.names
+    calibration = held.get("Calibration") or {}
+    line = (calibration.get("Lines") or {}).get("corrected") or {}
+    return {
+        "participant_id": f"sub-{names.subject}",
+        "session": names.session or UNKNOWN,
+        "run": names.run or UNKNOWN,
+        "acq": names.acquisition,
+        "rec": names.rec or UNKNOWN,
+        **{column: _scalar(held.get(key)) for column, (key, _, _) in QUALITY.items()},
+        **dict(_regional(held)),
+        "brain_volume_ml": anatomy.get("BrainVolume"),
+        "calibration_reference": calibration.get("reference"),
+        "calibration_slope": line.get("slope"),
+        "calibration_u_slope": _u_slope(line),
+        "calibration_intercept": line.get("intercept"),
+        "n_warnings": len(run.warnings),
+        "warnings": " | ".join(" ".join(text.split()) for text in run.warnings) or None,
+    }
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return " ".join(value.split())
+    return value if isinstance(value, (int, float)) else None
+
+
+def _regional(held: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    regions = held.get("SNR") or {}
+    for name, value in regions.items():
+        yield f"snr_{name}", value
+    for name, widths in (held.get("PointSpreadFWHM") or {}).items():
+        if name in regions:  # not those of vials
+            yield f"psf_fwhm_{name}", round(float(np.prod(widths) ** (1 / np.size(widths))), 3)
+
+
+def _region_order(column: str) -> tuple[bool, int, str]:
+    name = column.rsplit("_", 1)[-1]
+    tissues = ("GM", "WM", "CSF")
+    place = tissues.index(name) if name in tissues else len(tissues)
+    return (column.startswith("psf_"), place, name)
+
+
+def _u_slope(line: Mapping[str, Any]) -> float | None:
+    covariance = line.get("covariance")
+    return float(np.sqrt(covariance[0][0])) if covariance else None

@@ -1,0 +1,220 @@
+"""What lies in a folder of results: sessions and runs of a subject, tables, quality figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sodiumprep.bids_app.names import SODIUM_LABEL, DerivativeNames, entities, suffix
+
+TISSUES = ("GM", "WM", "CSF")
+PREPROC = "_desc-preproc_"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a JSON file holds; of a missing one nothing, of a broken one a warning.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    content
+        Its entries; ``Warnings`` alone if the file cannot be read.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        return {"Warnings": [f"{path.name}: cannot be read ({error})"]}
+    if isinstance(content, dict):
+        return content
+    return {"Warnings": [f"{path.name}: holds no object"]}
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Return a regional table; ``n/a`` becomes nan, names and flags stay text.
+
+    Parameters
+    ----------
+    path
+        The TSV file.
+
+    Returns
+    -------
+    table
+        Empty if the file is missing or empty.
+    """
+    if not path.is_file() or not path.stat().st_size:
+        return pd.DataFrame()
+    table = pd.read_csv(
+        path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype={"name": str, "flag": str}
+    )
+    return table.assign(flag=table["flag"].fillna("")) if "flag" in table else table
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """The results of one sodium run.
+
+    Parameters
+    ----------
+    names
+        Paths of everything that the run may have left.
+    """
+
+    names: DerivativeNames
+
+    @property
+    def title(self) -> str:
+        """How a reader knows the run from its neighbours."""
+        parts = {"acq": self.names.acquisition, "rec": self.names.rec, "run": self.names.run}
+        return " ".join(f"{key}-{value}" for key, value in parts.items() if value)
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """Entries of the QC file, empty where there is none."""
+        return read_json(self.names.qc())
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The table of tissues and lesions, empty where there is none."""
+        return read_table(self.names.tsc_table())
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the run wants to be known."""
+        return [str(text) for text in self.metrics.get("Warnings") or []]
+
+    def rows(self, pvc: str, desc: str) -> pd.DataFrame:
+        """Return the rows of one method and kind, ordered by region.
+
+        Parameters
+        ----------
+        pvc
+            Partial-volume method, such as ``gtm``.
+        desc
+            ``apparent`` or ``corrected``.
+        """
+        if self.table.empty:
+            return self.table
+        chosen = (self.table["pvc"] == pvc) & (self.table["desc"] == desc)
+        return self.table[chosen].sort_values("index")
+
+
+@dataclass(frozen=True)
+class SessionResults:
+    """The results of one session: anatomy and sodium runs.
+
+    Parameters
+    ----------
+    names
+        Paths of the anatomy; its suffix is the one that was found.
+    has_anatomy
+        Whether there is a 1H image.
+    runs
+        The sodium runs.
+    """
+
+    names: DerivativeNames
+    has_anatomy: bool
+    runs: list[RunResults] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """Name of the session, empty for the only one."""
+        return f"ses-{self.names.session}" if self.names.session else ""
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """Entries of the sidecar of the anatomy."""
+        path = self.names.anat_preproc()
+        return read_json(path.with_name(path.name.replace(".nii.gz", ".json")))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the anatomy wants to be known."""
+        own = self.metadata
+        found = [*(own.get("Warnings") or []), *(own.get("InputWarnings") or [])]
+        return [str(text) for text in [*found, own.get("BrainWarning")] if text]
+
+    def lesion_files(self) -> dict[str, Path]:
+        """Return masks or fractions of lesions that lie beside the anatomy, by name."""
+        pattern = f"{self.names.anat_prefix}_label-*.nii.gz"
+        wanted = [p for p in sorted(self.names.folder.glob(pattern)) if "space" not in entities(p)]
+        files = {entities(path)["label"]: path for path in wanted}
+        return {name: path for name, path in files.items() if name not in TISSUES}
+
+
+def find_sessions(out_dir: Path, subject: str) -> list[SessionResults]:
+    """Return what a subject has in a folder of results.
+
+    Parameters
+    ----------
+    out_dir
+        Root of the derivatives.
+    subject
+        Label without its key.
+
+    Returns
+    -------
+    sessions
+        In the order of their names; empty if the subject has no results.
+    """
+    root = out_dir / f"sub-{subject}"
+    folders = [root / "anat", *sorted(root.glob("ses-*/anat"))]
+    return [_session(out_dir, subject, folder) for folder in folders if folder.is_dir()]
+
+
+def find_subjects(out_dir: Path) -> list[str]:
+    """Return the labels of the subjects that have a folder of results, or at least a report.
+
+    Parameters
+    ----------
+    out_dir
+        Root of the derivatives.
+    """
+    found = [p for p in out_dir.glob("sub-*") if p.is_dir() or p.suffix == ".html"]
+    return sorted({p.name.removeprefix("sub-").removesuffix(".html") for p in found})
+
+
+def find_tables(out_dir: Path) -> Iterator[Path]:
+    """Yield the regional tables of all subjects.
+
+    Parameters
+    ----------
+    out_dir
+        Root of the derivatives.
+    """
+    for pattern in ("sub-*/anat/*_TSC.tsv", "sub-*/ses-*/anat/*_TSC.tsv"):
+        yield from sorted(out_dir.glob(pattern))
+
+
+def _session(out_dir: Path, subject: str, folder: Path) -> SessionResults:
+    above = folder.parent.name
+    label = above.removeprefix("ses-") if above.startswith("ses-") else None
+    found = [suffix(path) for path in _anatomies(folder)]
+    names = DerivativeNames(out_dir, subject, label, anat_suffix=found[0] if found else "T1w")
+    return SessionResults(names, bool(found), list(_runs(names)))
+
+
+def _anatomies(folder: Path) -> list[Path]:
+    images = sorted(folder.glob(f"sub-*{PREPROC}*.nii.gz"))
+    return [path for path in images if not {"acq", "space", "stat"} & set(entities(path))]
+
+
+def _runs(names: DerivativeNames) -> Iterator[RunResults]:
+    files = names.folder.glob(f"{names.anat_prefix}_acq-{SODIUM_LABEL}*")
+    found = [entities(path) for path in files]
+    keys = {(parts["acq"], parts.get("rec"), parts.get("run")) for parts in found}
+    for acquisition, rec, run in sorted(keys, key=lambda key: [part or "" for part in key]):
+        yield RunResults(replace(names, acquisition=acquisition, rec=rec, run=run))

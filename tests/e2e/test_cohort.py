@@ -1,0 +1,144 @@
+"""A simulated cohort from k-space to the group report; one subject is broken."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from sodiumprep.bids_app.demo import compare, registration_error
+
+pytestmark = pytest.mark.slow
+
+
+def call(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run one of the project's commands as a user would."""
+    program = Path(sys.executable).with_name(command)
+    return subprocess.run(
+        [program, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+class Cohort(NamedTuple):
+    raw: Path
+    out: Path
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """Two subjects (control, glioma patient), and a third whose raw file is cut in half."""
+    folder = tmp_path_factory.mktemp("cohort")
+    raw, out = folder / "bids", folder / "out"
+    simulated = call(
+        "sodiumprep-phantom", raw, "--subjects", 2, "--groups", "controls", "patients",
+        "--lesion", "glioma", "--seed", 5,
+    )  # fmt: skip
+    assert simulated.returncode == 0, simulated.stderr
+    _add_broken_subject(raw)
+    done = call(
+        "sodiumprep", raw, out, "participant", "-w", folder / "work", "--sloppy", "--nprocs", 1,
+        "-d", f"manual={raw / 'derivatives' / 'manual'}",
+    )  # fmt: skip
+    print(done.stdout, done.stderr, sep="\n")
+    return Cohort(raw, out, done.returncode, done.stdout, done.stderr)
+
+
+def _add_broken_subject(raw: Path) -> None:
+    for folder in (raw, raw / "sourcedata"):
+        for path in sorted((folder / "sub-01").rglob("*")):
+            target = Path(str(path).replace("sub-01", "sub-03"))
+            if path.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+    broken = next((raw / "sourcedata" / "sub-03").rglob("*.h5"))
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
+
+
+def test_broken_subject_is_named_and_the_others_finish(cohort: Cohort) -> None:
+    assert cohort.code == 1
+    lines = [line for line in cohort.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1
+    assert "sub-03" in lines[0]
+    assert "PDw.h5" in lines[0]
+    assert "Traceback" not in cohort.stdout + cohort.stderr
+
+
+def test_corrected_values_lie_within_ten_per_cent_of_the_truth(cohort: Cohort) -> None:
+    table = compare(cohort.raw, cohort.out)
+    print(table.to_string(index=False, float_format="%.2f"))
+    brain = table[table.name.isin(["GM", "WM", "CSF"])]
+    assert len(brain) == 6
+    assert brain.error_gtm.abs().max() < 10
+
+
+def test_correction_divides_the_error_of_grey_matter_by_three(cohort: Cohort) -> None:
+    table = compare(cohort.raw, cohort.out)
+    grey = table[table.name == "GM"]
+    ratio = grey.error_none.abs().mean() / grey.error_gtm.abs().mean()
+    print(f"error of uncorrected over corrected GM: {ratio:.2f}")
+    assert ratio > 3
+
+
+def test_sodium_image_is_registered_within_one_and_a_half_millimetres(cohort: Cohort) -> None:
+    tables = sorted(cohort.out.rglob("sub-*_seg-tissue_TSC.tsv"))
+    errors = [registration_error(cohort.raw, path) for path in tables]
+    print("registration errors [mm]:", np.round(errors, 2))
+    assert len(errors) == 2
+    assert max(errors) < 1.5
+
+
+def test_lesions_are_regions_of_their_own(cohort: Cohort) -> None:
+    table = pd.read_csv(next((cohort.out / "sub-02").rglob("*_TSC.tsv")), sep="\t")
+    lesions = table[table["index"] > 3].name.unique().tolist()
+    assert lesions == ["core", "edema"]
+    values = compare(cohort.raw, cohort.out).set_index("name").loc[lesions]
+    assert values.error_gtm.abs().max() < 15
+
+
+def test_maps_in_both_spaces_have_the_grid_they_claim(cohort: Cohort) -> None:
+    anat = cohort.out / "sub-01" / "anat"
+    sodium = nib.load(anat / "sub-01_acq-23Na_desc-preproc_PDw.nii.gz")
+    t1w = nib.load(anat / "sub-01_desc-preproc_T1w.nii.gz")
+    for desc in ("apparent", "corrected"):
+        own = nib.load(anat / f"sub-01_acq-23Na_desc-{desc}_TSCmap.nii.gz")
+        moved = nib.load(anat / f"sub-01_acq-23Na_space-T1w_desc-{desc}_TSCmap.nii.gz")
+        assert np.allclose(own.affine, sodium.affine, atol=1e-4)
+        assert moved.shape == t1w.shape
+
+
+def test_group_level_needs_the_output_only(cohort: Cohort) -> None:
+    done = call("sodiumprep", cohort.raw.parent / "gone", cohort.out, "group")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(cohort.out / "group_TSC.tsv", sep="\t")
+    assert set(table.participant_id) == {"sub-01", "sub-02"}
+    assert set(table.group) == {"controls", "patients"}
+    assert (cohort.out / "group.html").stat().st_size > 10_000
+    assert (cohort.out / "group_qc.tsv").is_file()
+
+
+def test_reports_open_offline(cohort: Cohort) -> None:
+    for path in cohort.out.glob("sub-*.html"):
+        text = path.read_text()
+        assert 'src="http' not in text
+        assert "data:image" in text
+
+
+def test_results_survive_a_failing_rerun(cohort: Cohort) -> None:
+    before = (cohort.out / "sub-01.html").read_bytes()
+    done = call(
+        "sodiumprep", cohort.raw, cohort.out, "participant", "--participant-label", "03",
+        "-w", cohort.out.parent / "work",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert (cohort.out / "sub-01.html").read_bytes() == before
+    assert (cohort.out / "sub-01" / "anat" / "sub-01_acq-23Na_seg-tissue_TSC.tsv").is_file()

@@ -1,0 +1,36 @@
+"""A real head at 7 T: no T1w, strong receive bias, eyes and tubes brighter than the brain."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+pytestmark = pytest.mark.slow
+FOLDER = Path("shared") / "data" / "real7t"
+
+
+def find_real_head() -> Path | None:
+    """Return the folder beside the checkout, or None."""
+    places = [parent / FOLDER for parent in Path(__file__).resolve().parents]
+    return next((place for place in places if place.is_dir()), None)
+
+
+def test_csf_is_at_least_twice_grey_and_white_matter(tmp_path: Path) -> None:
+    data = find_real_head()
+    if data is None:
+        pytest.skip(f"{FOLDER} is not there: the real head is not part of the project")
+    program = Path(sys.executable).with_name("sodiumprep")
+    arguments = ["participant", "--reference", "csf", "--sloppy", "--nprocs", "1"]
+    subprocess.run(
+        [program, data, tmp_path / "out", *arguments, "-w", tmp_path / "work"], check=True
+    )
+    table = pd.read_csv(next((tmp_path / "out" / "sub-01").rglob("*_TSC.tsv")), sep="\t")
+    corrected = table[(table.pvc == "gtm") & (table.desc == "corrected")].set_index("name")["mean"]
+    print(corrected.to_string())
+    assert corrected["CSF"] >= 2 * corrected["GM"]
+    assert corrected["CSF"] >= 2 * corrected["WM"]
+    assert (tmp_path / "out" / "sub-01.html").stat().st_size > 10_000

@@ -1,0 +1,79 @@
+"""Calibration lines from files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sodiumprep.interfaces.calibrate import Calibrate, load_lines, protocol_of, save_lines
+from sodiumprep.sodium.calibrate import Calibration
+
+
+@pytest.fixture
+def calibrate(head, measured, run_in, tmp_path, protocol):
+    def calibrated(**changes):
+        inputs = {
+            k: measured[k] for k in ("image_file", "noise_file", "regions_file", "signals_file")
+        }
+        inputs |= {k: head[k] for k in ("tissues", "properties")}
+        interface = Calibrate(**{**inputs, "protocol": protocol, **changes})
+        return load_lines(run_in(interface, tmp_path / "run").calibration_file)
+
+    return calibrated
+
+
+@pytest.mark.parametrize("reference", ["vials", "csf"])
+def test_the_slope_is_that_of_the_simulation(calibration_files, reference):
+    lines, extra = load_lines(calibration_files[reference])
+    assert extra["reference"] == reference
+    line = lines["corrected"]
+    u = np.sqrt(line.covariance[0, 0])
+    assert abs(line.slope - 1.0) < 3 * u + 0.01
+    assert line.slope == pytest.approx(1.0, abs=0.03)
+
+
+def test_vials_tell_what_was_measured_of_each(calibration_files, truth):
+    _, extra = load_lines(calibration_files["vials"])
+    assert [v["name"] for v in extra["vials"]] == ["1 low", "2 high"]
+    assert all(v["n_voxels"] >= 4 for v in extra["vials"])
+    found = [v["signal"] / v["factor"] for v in extra["vials"]]
+    np.testing.assert_allclose(found, [truth["1 low"], truth["2 high"]], rtol=0.02)
+
+
+def test_a_reference_of_fluid_names_its_assumption(calibration_files):
+    assert load_lines(calibration_files["csf"])[1]["assumed"] == [145.0, 5.0]
+
+
+def test_the_apparent_line_is_lower_by_the_relaxation_of_the_vials(calibration_files):
+    lines, extra = load_lines(calibration_files["vials"])
+    ratio = lines["apparent"].slope / lines["corrected"].slope
+    assert ratio == pytest.approx(extra["vials"][0]["factor"], rel=1e-3)
+
+
+def test_vials_of_one_level_are_refused(calibrate, vials):
+    same = [{**vial, "concentration": 50.0} for vial in vials]
+    with pytest.raises(ValueError, match="1 distinct vial concentration"):
+        calibrate(reference="vials", vials=same)
+
+
+def test_vials_in_the_wrong_order_are_refused(calibrate, vials):
+    swapped = [
+        {**vials[0], "concentration": vials[1]["concentration"]},
+        {**vials[1], "concentration": vials[0]["concentration"]},
+    ]
+    with pytest.raises(ValueError, match="slope .* must be positive"):
+        calibrate(reference="vials", vials=swapped)
+
+
+def test_lines_survive_their_file(tmp_path):
+    line = Calibration(2.0, 1.0, np.array([[1.0, -0.5], [-0.5, 3]]), 0.99, np.arange(3.0), 0.2)
+    path = save_lines(tmp_path / "lines.json", {"corrected": line}, {"reference": "vials"})
+    lines, extra = load_lines(path)
+    for name, value in vars(line).items():
+        np.testing.assert_array_equal(getattr(lines["corrected"], name), value)
+    assert extra == {"reference": "vials"}
+    assert json.loads((tmp_path / "lines.json").read_text())["reference"] == "vials"
+
+
+def test_a_protocol_takes_its_three_numbers_and_passes_over_others(protocol):
+    assert vars(protocol_of({**protocol, "field_strength": 3.0})) == protocol

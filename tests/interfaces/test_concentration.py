@@ -1,0 +1,186 @@
+"""Maps and the table: names, truth, and every row."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sodiumprep.interfaces.coil_fields import _save
+from sodiumprep.interfaces.concentration import (
+    COLUMNS,
+    MapConcentration,
+    ResampleToAnatomy,
+    TabulateRegions,
+)
+from sodiumprep.interfaces.image import load_image, save_image
+from sodiumprep.sodium.acquisition import LPS_TO_RAS
+from sodiumprep.sodium.coil_fields import SmoothField
+
+CONTRACT = [
+    "index",
+    "name",
+    "pvc",
+    "desc",
+    "n_voxels",
+    "volume_ml",
+    "mean",
+    "sd",
+    "median",
+    "q25",
+    "q75",
+    "uncertainty",
+    "u_noise",
+    "u_calibration",
+    "u_relaxation",
+    "u_receive",
+    "u_b1",
+    "u_pvc",
+    "u_segmentation",
+    "u_registration",
+    "ci_low",
+    "ci_high",
+    "snr",
+    "coverage",
+    "flag",
+]
+
+
+@pytest.fixture
+def inputs(head, measured, calibration_files, protocol):
+    named = {k: measured[k] for k in ("image_file", "noise_file", "regions_file", "signals_file")}
+    return {**named, "calibration_file": calibration_files["vials"], "tissues": head["tissues"],
+            "protocol": protocol}  # fmt: skip
+
+
+@pytest.fixture
+def tabulate(inputs, head, run_in, tmp_path):
+    def tabulated(**changes):
+        all_inputs = {**inputs, "response_file": head["response_file"],
+                      "properties": head["properties"], **changes}  # fmt: skip
+        outputs = run_in(TabulateRegions(**all_inputs), tmp_path / "table")
+        return pd.read_csv(outputs.table_file, sep="\t", na_values="n/a")
+
+    return tabulated
+
+
+def rows(table, pvc, desc):
+    return table[(table.pvc == pvc) & (table.desc == desc)].set_index("name")
+
+
+def test_the_columns_are_those_of_the_contract(tabulate):
+    assert list(tabulate().columns) == CONTRACT
+    assert list(COLUMNS) == CONTRACT
+
+
+def test_there_is_one_row_for_each_region_method_and_kind(tabulate):
+    table = tabulate()
+    assert len(table) == 3 * 2 * 2
+    assert not table.duplicated(["name", "pvc", "desc"]).any()
+    assert rows(table, "gtm", "corrected")["index"].to_dict() == {"GM": 1, "WM": 2, "CSF": 3}
+
+
+def test_corrected_concentrations_are_the_true_ones_within_their_interval(tabulate, truth):
+    found = rows(tabulate(), "gtm", "corrected")
+    for name in ("GM", "WM", "CSF"):
+        assert found["mean"][name] == pytest.approx(truth[name], rel=0.05)
+        assert found["ci_low"][name] < truth[name] < found["ci_high"][name]
+
+
+def test_uncorrected_grey_matter_is_further_off(tabulate, truth):
+    table = tabulate()
+    errors = [abs(rows(table, pvc, "corrected")["mean"]["GM"] - truth["GM"])
+              for pvc in ("none", "gtm")]  # fmt: skip
+    assert errors[0] > 3 * errors[1]
+
+
+@pytest.mark.parametrize("pvc", ["none", "gtm"])
+def test_terms_combine_to_the_uncertainty_in_every_row(tabulate, pvc):
+    found = rows(tabulate(), pvc, "corrected")
+    terms = found.filter(regex="^u_").fillna(0)
+    np.testing.assert_allclose(np.sqrt((terms**2).sum(axis=1)), found["uncertainty"], rtol=1e-4)
+    assert found["u_b1"].isna().all()
+    assert (found[["u_noise", "u_calibration", "u_relaxation", "u_registration"]] > 0).all().all()
+    assert found["u_pvc"].isna().all() == (pvc == "none")
+
+
+def test_what_is_not_determined_is_written_as_not_available(tabulate, tmp_path):
+    tabulate()
+    text = (tmp_path / "table" / "table.tsv").read_text()
+    assert "n/a" in text
+    assert "nan" not in text.lower()
+
+
+def test_statistics_of_voxels_stand_beside_uncorrected_values_only(tabulate):
+    table = tabulate()
+    spread = ["sd", "median", "q25", "q75"]
+    assert rows(table, "none", "corrected")[spread].notna().all().all()
+    assert rows(table, "gtm", "corrected")[spread].isna().all().all()
+
+
+def test_sizes_are_given_in_voxels_and_millilitres(tabulate):
+    found = rows(tabulate(), "gtm", "corrected")
+    np.testing.assert_allclose(found["n_voxels"] * 0.064, found["volume_ml"], rtol=0.02)
+    assert (found["snr"] > 50).all()
+
+
+def test_the_fluid_that_calibrates_has_its_assumed_concentration(tabulate, calibration_files):
+    table = tabulate(calibration_file=calibration_files["csf"])
+    found = rows(table, "gtm", "corrected").loc["CSF"]
+    assert found["mean"] == pytest.approx(145.0, rel=1e-4)
+    assert found["u_relaxation"] == 0
+    assert found["u_pvc"] == pytest.approx(0, abs=1e-4)
+    assert found["uncertainty"] == pytest.approx(5.0, rel=0.05)
+
+
+def test_an_uncorrected_receive_profile_is_flagged_in_every_row(tabulate, head):
+    flags = tabulate(properties={**head["properties"], "ReceiveUncorrected": True})["flag"]
+    assert flags.str.contains("receive_uncorrected").all()
+
+
+def test_a_fitted_receive_field_gives_its_term(tabulate, tmp_path):
+    waves = SmoothField(
+        np.full(3, -60.0), np.full(3, 130.0), np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]]),
+        np.zeros(3), np.diag([1.0, 0.01, 0.01]),
+    )  # fmt: skip
+    found = tabulate(model_file=_save(tmp_path / "field.npz", waves))
+    assert (rows(found, "gtm", "corrected")["u_receive"] > 0).all()
+    assert (rows(found, "gtm", "corrected")["u_receive"] < 30).all()
+
+
+def test_maps_hold_the_truth_in_the_middle_of_the_ventricle(
+    inputs, run_in, tmp_path, truth, sodium_geometry
+):
+    outputs = run_in(MapConcentration(**inputs), tmp_path / "maps")
+    corrected, affine = load_image(outputs.corrected_file)
+    np.testing.assert_allclose(affine, sodium_geometry.affine, atol=1e-4)
+    assert corrected[12, 12, 12] == pytest.approx(truth["CSF"], rel=0.06)
+    assert load_image(outputs.apparent_file)[0][12, 12, 12] < corrected[12, 12, 12] * 1.05
+    assert np.all(load_image(outputs.uncertainty_file)[0] > 0)
+
+
+def test_a_map_is_resampled_to_where_the_transform_says(
+    head, run_in, tmp_path, sodium_geometry, true_pose
+):
+    index = np.stack(np.meshgrid(*[np.arange(24.0)] * 3, indexing="ij"), axis=-1)
+    places = index @ sodium_geometry.affine[:3, :3].T + sodium_geometry.affine[:3, 3]
+    place = np.array([14.0, -7.0, 3.0, 1.0])  # anatomy, LPS
+    moved = LPS_TO_RAS @ (true_pose @ place)[:3]
+    bump = np.exp(-np.sum((places - moved) ** 2, axis=-1) / (2 * 8.0**2))
+    path = save_image(tmp_path / "map.nii.gz", bump, sodium_geometry.affine)
+    resampled = ResampleToAnatomy(
+        in_file=path, reference_file=head["preproc_file"], xfm_file=head["xfm_file"]
+    )
+    values, affine = load_image(run_in(resampled, tmp_path / "anat").out_file)
+    peak = (affine @ [*np.unravel_index(np.nanargmax(values), values.shape), 1])[:3]
+    np.testing.assert_allclose(peak, LPS_TO_RAS @ place[:3], atol=1.5)
+
+
+def test_outside_the_sodium_field_of_view_a_map_is_undetermined(head, run_in, tmp_path):
+    small = np.eye(4) * 4
+    small[:3, 3], small[3, 3] = [-8, 8, 20], 1
+    path = save_image(tmp_path / "map.nii.gz", np.ones((4, 4, 4)), small)
+    resampled = ResampleToAnatomy(
+        in_file=path, reference_file=head["preproc_file"], xfm_file=head["xfm_file"]
+    )
+    values, _ = load_image(run_in(resampled, tmp_path / "anat").out_file)
+    assert 0 < np.isfinite(values).sum() < 0.02 * values.size
+    assert not (values == 0).any()

@@ -1,0 +1,164 @@
+"""Results under their final names, each with a sidecar of what it rests on."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from sodiumprep.interfaces.concentration import COLUMNS
+from sodiumprep.interfaces.image import load_image, save_image
+from sodiumprep.interfaces.outputs import (
+    ANATOMY_FILES,
+    NOT_SAVED,
+    SODIUM_FILES,
+    TABLE_COLUMNS,
+    SaveAnatomy,
+    SaveSodium,
+    save_as,
+    write_json,
+)
+
+KNOWN = {"Sources": ["bids:raw:sub-01/anat/x.nii.gz"], "SoftwareVersion": "9.9", "RandomSeed": 23}
+SAVED = [port for port in SODIUM_FILES if port not in NOT_SAVED]
+
+
+def extension(port):
+    return {"table_file": ".tsv", "xfm_file": ".txt"}.get(port, ".nii.gz")
+
+
+@pytest.fixture
+def sodium(head, measured, calibration_files, tmp_path, run_in):
+    """Save one run whose GM is implausible; return its folder and the interface's outputs."""
+    values = {"mean": [300.0, 37.0, 145.0], "snr": [20.0, 18, 60], "name": ["GM", "WM", "CSF"]}
+    table = pd.DataFrame({**dict.fromkeys(COLUMNS, np.nan), **values})
+    table["pvc"], table["desc"] = "gtm", "corrected"
+    table.to_csv(tmp_path / "table.tsv", sep="\t", index=False, na_rep="n/a")
+    sources = dict.fromkeys(SAVED, measured["image_file"])
+    sources |= {"table_file": str(tmp_path / "table.tsv"), "xfm_file": head["xfm_file"]}
+    folder = tmp_path / "out" / "anat"
+    targets = {port: str(folder / f"{port}{extension(port)}") for port in SAVED}
+    save = SaveSodium(
+        outputs={**targets, "qc": str(folder / "qc.json")}, tissues=head["tissues"],
+        provenance={**KNOWN, "InputWarnings": ["no T1w"]}, **sources,
+        calibration_file=calibration_files["vials"],
+        properties={**head["properties"], "Warnings": ["wide steps"]},
+    )  # fmt: skip
+    return folder, run_in(save, tmp_path / "run")
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_every_output_is_written_with_a_sidecar(sodium):
+    folder, outputs = sodium
+    assert len(outputs.out_files) == len(SAVED) + 1
+    for port in SAVED:
+        assert (folder / f"{port}{extension(port)}").stat().st_size > 0
+        assert (folder / f"{port}.json").is_file()
+    assert not list(folder.glob(".partial*"))
+
+
+@pytest.mark.parametrize("port", [p for p in SAVED if p != "table_file"])
+def test_a_sidecar_holds_units_sources_and_the_numbers_used(sodium, port):
+    sidecar = read(sodium[0] / f"{port}.json")
+    assert sidecar["Units"] == SODIUM_FILES[port][0]
+    assert KNOWN.items() <= sidecar.items()
+    assert sidecar["Calibration"]["Lines"]["corrected"]["slope"] == pytest.approx(1.0, abs=0.03)
+    assert sidecar["RelaxationConstants"]["GM"]["t1"] == 37e-3
+    assert sidecar["PointSpreadFWHM"]["GM"] == [7.0, 7.0, 7.0]
+    assert "gtm" in sidecar["PartialVolumeCorrection"]
+
+
+def test_the_data_dictionary_explains_every_column(sodium):
+    dictionary = read(sodium[0] / "table_file.json")
+    assert set(COLUMNS) <= set(dictionary)
+    assert set(TABLE_COLUMNS) == set(COLUMNS)
+    assert all(dictionary[c]["Description"] and dictionary[c]["Units"] for c in COLUMNS)
+
+
+def test_all_warnings_reach_the_quality_file(sodium):
+    quality = read(sodium[0] / "qc.json")
+    text = " ".join(quality["Warnings"])
+    assert "wide steps" in text
+    assert "no T1w" in text
+    assert "GM 300 mmol/L lies outside 25 to 70" in text
+    assert "WM" not in text.replace("no T1w", "")
+    assert quality["SNR"] == {"GM": 20.0, "WM": 18.0, "CSF": 60.0}
+    assert quality["CalibrationRSquared"] > 0.99
+
+
+@pytest.fixture
+def anatomy(head, tmp_path, run_in):
+    def saved(**changes):
+        folder = tmp_path / "anat"
+        ports = ("preproc_file", "brain_mask", "gm_file", "wm_file", "csf_file")
+        sources = {port: head[port] for port in (*ports, "head_mask")}
+        targets = {p: str(folder / f"sub-01_{p.removesuffix('_file')}.nii.gz") for p in ports}
+        save = SaveAnatomy(outputs=targets, provenance=KNOWN, **{**sources, **changes})
+        return folder, run_in(save, tmp_path / "run").out_files
+
+    return saved
+
+
+def test_an_anatomy_is_written_as_far_as_it_exists(anatomy):
+    folder, files = anatomy()
+    assert len(files) == 5
+    assert not list(folder.glob("*head*"))
+    assert {read(path)["RandomSeed"] for path in folder.glob("*.json")} == {23}
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        (
+            {"brain_volume_ml": 1400.0, "brain_warning": "too large"},
+            {"BrainVolume", "BrainWarning"},
+        ),
+        ({"brain_volume_ml": 1400.0, "brain_warning": ""}, {"BrainVolume"}),
+        ({}, set()),
+    ],
+)
+def test_what_is_known_of_the_brain_stands_in_the_sidecars(anatomy, known, expected):
+    folder, _ = anatomy(**known)
+    found = set(read(folder / "sub-01_brain_mask.json")) & {"BrainVolume", "BrainWarning"}
+    assert found == expected
+
+
+def test_ports_of_the_anatomy_have_units_and_descriptions():
+    assert all(description for _, description in ANATOMY_FILES.values())
+
+
+@pytest.mark.parametrize("name", ["sub-01_desc-brain_mask.nii.gz", "sub-01_dseg.nii.gz"])
+def test_masks_and_labels_are_saved_as_integers(tmp_path, name):
+    source = save_image(tmp_path / "in.nii.gz", np.eye(3)[None].astype(np.float32), np.eye(4))
+    save_as(source, str(tmp_path / name))
+    assert nib.load(tmp_path / name).get_data_dtype().kind in "ui"
+
+
+def test_an_earlier_result_is_replaced_whole(tmp_path):
+    source = save_image(tmp_path / "in.nii.gz", np.full((2, 2, 2), 3.5), np.eye(4))
+    (tmp_path / "out.nii.gz").write_bytes(b"earlier")
+    save_as(source, str(tmp_path / "out.nii.gz"))
+    np.testing.assert_array_equal(load_image(tmp_path / "out.nii.gz")[0], 3.5)
+
+
+def test_a_result_that_cannot_be_read_leaves_the_earlier_one(tmp_path):
+    (tmp_path / "in.nii.gz").write_bytes(b"cut")
+    (tmp_path / "out.nii.gz").write_bytes(b"earlier")
+    with pytest.raises(ValueError, match="in.nii.gz"):
+        save_as(str(tmp_path / "in.nii.gz"), str(tmp_path / "out.nii.gz"))
+    assert (tmp_path / "out.nii.gz").read_bytes() == b"earlier"
+
+
+def test_numbers_that_json_does_not_know_become_null(tmp_path):
+    content = {
+        "a": np.nan,
+        "b": np.array([1.0, np.inf]),
+        "c": np.int16(3),
+        "d": (np.float32(0.5),),
+    }
+    write_json(tmp_path / "deep" / "x.json", content)
+    assert read(tmp_path / "deep" / "x.json") == {"a": None, "b": [1.0, None], "c": 3, "d": [0.5]}

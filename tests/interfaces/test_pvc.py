@@ -1,0 +1,68 @@
+"""Regional signals from files: the truth of the head that was written."""
+
+import numpy as np
+import pytest
+
+from sodiumprep.interfaces.image import load_image, save_image
+from sodiumprep.interfaces.pvc import CorrectPartialVolume
+
+
+@pytest.fixture
+def correct(head, measured, run_in, tmp_path):
+    def corrected(**changes):
+        inputs = {k: measured[k] for k in ("image_file", "noise_file", "regions_file")}
+        inputs |= {"response_file": head["response_file"], "properties": head["properties"]}
+        outputs = run_in(CorrectPartialVolume(**{**inputs, **changes}), tmp_path / "run")
+        stored = np.load(outputs.signals_file)
+        return {name: stored[name] for name in stored.files}, outputs.properties
+
+    return corrected
+
+
+def test_the_signals_of_tissues_and_vials_are_recovered_within_their_noise(correct, measured):
+    stored, _ = correct()
+    sd = np.sqrt(np.diag(stored["covariance"]))
+    assert np.all(np.abs(stored["values"] - measured["signals"])[:5] < 4 * sd[:5])
+    np.testing.assert_allclose(stored["values"][:3], measured["signals"][:3], rtol=0.02)
+
+
+def test_the_condition_number_is_told_and_the_properties_are_kept(correct, head):
+    _, properties = correct()
+    assert 1 < properties["ConditionNumber"] < 50
+    assert head["properties"].items() <= properties.items()
+
+
+def test_kernel_and_position_change_every_tissue(correct):
+    stored, _ = correct()
+    assert np.all(np.abs(stored["kernel_change"][:3]) > 0)
+    assert np.all(stored["registration_changes"][:, :3] > 0)
+    assert stored["registration_changes"].shape[0] == 3
+
+
+@pytest.mark.parametrize("spread", [None, "missing"])
+def test_an_unknown_position_leaves_its_term_open(correct, head, spread):
+    known = {k: v for k, v in head["properties"].items() if k != "RegistrationSpread"}
+    if spread is None:
+        known["RegistrationSpread"] = None
+    assert np.isnan(correct(properties=known)[0]["registration_changes"]).all()
+
+
+def test_restarts_that_all_agree_leave_no_uncertainty_of_position(correct, head):
+    known = {**head["properties"], "RegistrationSpread": 0.0}
+    np.testing.assert_allclose(correct(properties=known)[0]["registration_changes"], 0, atol=1e-4)
+
+
+def test_an_image_without_known_noise_is_corrected_all_the_same(correct, measured, tmp_path):
+    noise, affine = load_image(measured["noise_file"])
+    path = save_image(tmp_path / "nan.nii.gz", np.full_like(noise, np.nan), affine)
+    stored, _ = correct(noise_file=path)
+    np.testing.assert_allclose(stored["values"][:3], measured["signals"][:3], rtol=0.02)
+    assert np.isnan(np.diag(stored["covariance"])).all()
+
+
+def test_an_image_with_nan_is_refused_with_its_file(correct, measured, tmp_path):
+    image, affine = load_image(measured["image_file"])
+    image[2, 2, 2] = np.nan
+    path = save_image(tmp_path / "broken.nii.gz", image, affine)
+    with pytest.raises(ValueError, match=r"broken.nii.gz: 1 voxels hold NaN"):
+        correct(image_file=path)

@@ -1,0 +1,188 @@
+"""From files to a sodium image with its noise, its response and its properties."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sodiumprep.interfaces.image import load_image, save_image
+from sodiumprep.interfaces.kspace import write_kspace
+from sodiumprep.interfaces.reconstruct import (
+    DescribeImage,
+    ReconstructKspace,
+    describe_response,
+    load_response,
+    save_response,
+    tissue_constants,
+)
+from sodiumprep.sodium.kernel import Response
+from sodiumprep.sodium.relaxation import relaxation_of
+
+TISSUES = {name: asdict(relaxation_of(name, 3.0)) for name in ("GM", "CSF")}
+PLACE = np.array([-9.0, 13.0, 41.0])  # mm, LPS
+
+
+@pytest.fixture(scope="module")
+def kspace_file(oblique, make_blob, tmp_path_factory):
+    rng = np.random.default_rng(0)
+    noise = 1e-7 * (rng.normal(size=(2, 4000)) + 1j * rng.normal(size=(2, 4000)))
+    blob = make_blob(oblique(), PLACE, noise=noise.astype(np.complex64), noise_dwell_time=1e-4)
+    path = tmp_path_factory.mktemp("raw") / "raw.h5"
+    write_kspace(path, replace(blob, samples=np.concatenate([blob.samples, 1j * blob.samples])))
+    return str(path)
+
+
+@pytest.fixture
+def reconstruct(kspace_file, run_in, tmp_path):
+    def reconstructed(**changes):
+        interface = ReconstructKspace(kspace_file=kspace_file, tissues=TISSUES, **changes)
+        return run_in(interface, tmp_path / f"run{len(list(tmp_path.iterdir()))}")
+
+    return reconstructed
+
+
+def head_image(seed=0, masked=False):
+    axes = np.meshgrid(*[np.arange(24.0) - 12] * 3, indexing="ij")
+    ball = 80.0 * (np.sqrt(sum(a**2 for a in axes)) < 7)
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(0, 2, (24,) * 3) + 1j * rng.normal(0, 2, (24,) * 3)
+    return np.abs(ball + noise) * ((ball > 0) if masked else 1), np.angle(ball + noise)
+
+
+@pytest.fixture
+def describe(run_in, tmp_path):
+    def described(image=None, **changes):
+        affine = np.diag([4.0, 4, 4, 1])
+        path = save_image(
+            tmp_path / "image.nii.gz", head_image()[0] if image is None else image, affine
+        )
+        return run_in(DescribeImage(image_file=path, tissues=TISSUES, **changes), tmp_path / "run")
+
+    return described
+
+
+def test_raw_data_become_an_image_at_its_place(reconstruct, oblique):
+    image, affine = load_image(reconstruct().image_file)
+    np.testing.assert_allclose(affine, oblique().affine, atol=1e-4)
+    peak = (affine @ [*np.unravel_index(image.argmax(), image.shape), 1])[:3]
+    assert np.linalg.norm(peak - PLACE * [-1, -1, 1]) < 10  # within a voxel
+
+
+def test_the_properties_say_what_was_done(reconstruct):
+    known = reconstruct().properties
+    assert known["Coils"] == 2
+    assert known["Readouts"] == 900
+    assert known["DensityCompensation"] == "radial"
+    assert known["NoiseSource"] == "noise readouts"
+    assert set(known["PointSpreadFWHM"]) == {"GM", "CSF"}
+    assert known["PointSpreadGain"]["CSF"] == pytest.approx(1.0, abs=0.03)
+
+
+def test_a_hamming_window_is_said_and_widens_the_kernel(reconstruct):
+    plain, filtered = (reconstruct(kspace_filter=f).properties for f in ("none", "hamming"))
+    assert (plain["KspaceFilter"], filtered["KspaceFilter"]) == ("none", "hamming")
+    ratio = filtered["PointSpreadFWHM"]["CSF"][0] / plain["PointSpreadFWHM"]["CSF"][0]
+    assert ratio == pytest.approx(1.25, abs=0.05)
+
+
+def test_a_given_width_replaces_the_computed_kernel(reconstruct):
+    known = reconstruct(psf_fwhm=[25.0, 30.0, 35.0]).properties["PointSpreadFWHM"]
+    np.testing.assert_allclose([known["GM"], known["CSF"]], [[25, 30, 35]] * 2, rtol=0.02)
+
+
+def test_the_noise_has_the_grid_of_the_image_and_a_correlation(reconstruct):
+    outputs = reconstruct()
+    noise, _ = load_image(outputs.noise_file)
+    assert noise.shape == load_image(outputs.image_file)[0].shape
+    assert noise.min() > 0
+    assert load_response(outputs.response_file).noise_spectrum.shape == (32, 32, 17)
+
+
+def test_large_steps_in_the_centre_of_k_space_are_reported(oblique, make_blob, run_in, tmp_path):
+    blob = make_blob(oblique(), PLACE, n_spokes=50)
+    sparse = replace(blob, samples=blob.samples[:, :, ::3], trajectory=blob.trajectory[:, ::3])
+    write_kspace(tmp_path / "sparse.h5", sparse)
+    interface = ReconstructKspace(kspace_file=str(tmp_path / "sparse.h5"), tissues=TISSUES)
+    (warning,) = run_in(interface, tmp_path / "run").properties["Warnings"]
+    assert "inflate the image" in warning
+
+
+def test_a_magnitude_image_keeps_its_grid_and_loses_its_bias(describe):
+    outputs = describe()
+    image, affine = load_image(outputs.image_file)
+    np.testing.assert_allclose(affine, np.diag([4.0, 4, 4, 1]))
+    assert abs(image[:6, :6, :6].mean()) < 1
+    np.testing.assert_allclose(load_image(outputs.noise_file)[0], 2.0, rtol=0.1)
+
+
+def test_what_the_sidecar_does_not_tell_is_a_warning(describe):
+    (warning,) = describe().properties["Warnings"]
+    assert "TrajectoryType, ReadoutDuration, AcquisitionVoxelSize" in warning
+
+
+def test_a_sidecar_that_tells_all_gives_each_tissue_its_kernel(describe):
+    known = describe(
+        trajectory_type="density-adapted radial", readout_duration=0.02, nominal_voxel=[4.0] * 3
+    ).properties
+    assert known["Warnings"] == []
+    assert known["PointSpreadFWHM"]["GM"][0] == pytest.approx(4 * 1.79, rel=0.02)
+    assert known["PointSpreadFWHM"]["CSF"][0] == pytest.approx(4 * 1.63, rel=0.02)
+
+
+def test_the_filter_of_the_sidecar_widens_the_kernel(describe):
+    widths = describe(kspace_filter="hamming").properties["PointSpreadFWHM"]
+    assert widths["GM"][0] == pytest.approx(4 * 1.99, rel=0.02)
+
+
+def test_a_given_width_wins_over_the_sidecar(describe):
+    known = describe(psf_fwhm=[9.0, 10.0, 11.0], readout_duration=0.02).properties
+    np.testing.assert_allclose(known["PointSpreadFWHM"]["GM"], [9, 10, 11], rtol=0.02)
+    assert known["Warnings"] == []
+
+
+def test_magnitude_and_phase_give_noise_without_a_mean(describe, tmp_path):
+    magnitude, phase = head_image()
+    path = save_image(tmp_path / "phase.nii.gz", phase, np.diag([4.0, 4, 4, 1]))
+    outputs = describe(magnitude, phase_file=path)
+    corner = load_image(outputs.image_file)[0][:6, :6, :6]
+    assert abs(corner.mean()) < 0.5 * corner.std()
+    assert "complex" in outputs.properties["NoiseSource"]
+
+
+def test_a_masked_image_has_unknown_noise_and_says_so(describe):
+    outputs = describe(head_image(masked=True)[0])
+    assert np.isnan(load_image(outputs.noise_file)[0]).all()
+    assert any("noise cannot be measured" in w for w in outputs.properties["Warnings"])
+
+
+def test_an_image_of_zeros_is_refused_with_its_file(describe):
+    with pytest.raises(ValueError, match=r"image.nii.gz: every voxel is 0"):
+        describe(np.zeros((8, 8, 8)))
+
+
+def test_a_truncated_raw_file_is_refused_with_its_name(kspace_file, tmp_path, run_in):
+    cut = tmp_path / "cut.h5"
+    cut.write_bytes(Path(kspace_file).read_bytes()[:200_000])
+    with pytest.raises(ValueError, match=r"cut.h5: not a complete HDF5 file"):
+        run_in(ReconstructKspace(kspace_file=str(cut), tissues=TISSUES), tmp_path / "run")
+
+
+def test_a_response_survives_its_file(tmp_path):
+    rng = np.random.default_rng(0)
+    response = Response({"GM": rng.normal(size=(4, 4, 3)), "1 vial": np.ones((4, 4, 3))},
+                        rng.normal(size=(4, 4, 3)))  # fmt: skip
+    loaded = load_response(save_response(tmp_path / "r.npz", response))
+    assert list(loaded.transfers) == ["GM", "1 vial"]
+    np.testing.assert_array_equal(loaded.transfers["GM"], response.transfers["GM"])
+    np.testing.assert_array_equal(loaded.noise_spectrum, response.noise_spectrum)
+
+
+def test_gain_is_told_apart_from_width():
+    flat = np.full((16, 16, 9), 0.9)
+    told = describe_response(Response({"GM": flat}, flat), np.full(3, 4e-3))
+    assert told["PointSpreadGain"] == {"GM": 0.9}
+
+
+def test_plain_dictionaries_become_constants():
+    assert tissue_constants(TISSUES)["CSF"] == relaxation_of("CSF", 3.0)

@@ -1,0 +1,236 @@
+"""Calibration lines against other implementations, and what they refuse."""
+
+import numpy as np
+import pytest
+from scipy import odr
+
+from sodiumprep.sodium.calibrate import (
+    REFERENCE_CSF,
+    Calibration,
+    VialSignal,
+    core_signal,
+    csf_lines,
+    fit_vials,
+    line_through_origin,
+    magnetization_factor,
+    require_distinct,
+    single_reference,
+    vial_lines,
+    york_line,
+)
+
+# Pearson's points with York's weights
+PEARSON_X = np.array([0.0, 0.9, 1.8, 2.6, 3.3, 4.4, 5.2, 6.1, 6.5, 7.4])
+PEARSON_Y = np.array([5.9, 5.4, 4.4, 4.6, 3.5, 3.7, 2.8, 2.8, 2.4, 1.5])
+U_X = np.array([1000, 1000, 500, 800, 200, 80, 60, 20, 1.8, 1]) ** -0.5
+U_Y = np.array([1, 1.8, 4, 8, 20, 20, 70, 70, 100, 500]) ** -0.5
+LEVELS = np.array([20.0, 40, 80, 120])
+
+
+def test_the_line_through_pearsons_points_is_the_published_one():
+    line, covariance = york_line(PEARSON_X, PEARSON_Y, U_X, U_Y)
+    np.testing.assert_allclose(line, [-0.480533407, 5.47991022], rtol=1e-7)
+    np.testing.assert_allclose(np.sqrt(np.diag(covariance)), [0.0580, 0.295], rtol=5e-3)
+
+
+def test_the_line_agrees_with_orthogonal_distance_regression():
+    rng = np.random.default_rng(0)
+    x = np.linspace(10, 150, 8) + rng.normal(0, 2, 8)
+    y = 3 * np.linspace(10, 150, 8) + 7 + rng.normal(0, 5, 8)
+    weights = odr.RealData(x, y, sx=np.full(8, 2.0), sy=np.full(8, 5.0))
+    other = odr.ODR(weights, odr.unilinear, beta0=[3.0, 0.0]).run()
+    line, covariance = york_line(x, y, np.full(8, 2.0), np.full(8, 5.0))
+    np.testing.assert_allclose(line, other.beta, rtol=1e-4)
+    np.testing.assert_allclose(np.diag(covariance), np.diag(other.cov_beta), rtol=0.02)
+
+
+def test_exact_concentrations_give_weighted_least_squares():
+    u = np.array([1.0, 2, 1, 3, 1])
+    x, y = np.arange(5.0), np.array([1.0, 3.2, 4.9, 7.5, 8.8])
+    line, covariance = york_line(x, y, np.zeros(5), u)
+    expected, other = np.polyfit(x, y, 1, w=1 / u, cov="unscaled")
+    np.testing.assert_allclose(line, expected)
+    np.testing.assert_allclose(covariance, other)
+
+
+def test_exact_signals_give_the_inverse_regression():
+    x, y = np.array([0.1, 0.9, 2.2, 2.9]), np.arange(4.0)
+    line, _ = york_line(x, y, np.ones(4), np.zeros(4) + 1e-9)
+    assert line[0] == pytest.approx(1 / np.polyfit(y, x, 1)[0], rel=1e-6)
+
+
+def test_the_line_through_the_origin_agrees_with_orthogonal_distance_regression():
+    x, y = np.array([9.0, 21, 33, 38]), np.array([22.0, 38, 61, 83])
+    points = odr.RealData(x, y, sx=np.full(4, 1.0), sy=np.full(4, 3.0))
+    other = odr.ODR(points, odr.Model(lambda b, x: b[0] * x), beta0=[2.0]).run()
+    slope, variance = line_through_origin(x, y, np.full(4, 1.0), np.full(4, 3.0))
+    # the weights follow the slope, the points do not move: close, not equal
+    assert slope == pytest.approx(other.beta[0], rel=5e-3)
+    assert variance == pytest.approx(other.cov_beta[0, 0], rel=0.05)
+
+
+def fit(signals, u=0.5, levels=LEVELS):
+    return fit_vials(levels, np.asarray(signals), 0.01 * levels, np.full(len(levels), u))
+
+
+def test_an_intercept_that_is_not_significant_becomes_zero():
+    line = fit(2 * LEVELS + np.array([0.3, -0.4, 0.2, -0.1]))
+    assert line.intercept == 0
+    assert line.intercept_test > 0.05
+    assert line.covariance[1, 1] == 0
+
+
+def test_a_significant_intercept_stays():
+    line = fit(2 * LEVELS + 30)
+    assert line.intercept == pytest.approx(30, rel=1e-6)
+    assert line.intercept_test < 0.05
+
+
+def test_the_covariance_covers_repeated_measurements():
+    rng = np.random.default_rng(1)
+    lines = [fit(2 * LEVELS + 30 + rng.normal(0, 1.0, 4), u=1.0) for _ in range(150)]
+    spread = np.std([line.slope for line in lines])
+    stated = np.sqrt(np.mean([line.covariance[0, 0] for line in lines]))
+    assert spread < stated < 4 * spread  # the concentrations' own share did not vary
+
+
+def test_scatter_beyond_the_stated_uncertainty_widens_the_line():
+    bent = 2 * LEVELS + 30 + np.array([8.0, -8, -8, 8])
+    assert fit(bent).covariance[0, 0] > 10 * fit(2 * LEVELS + 30).covariance[0, 0]
+
+
+def test_a_line_turns_its_own_signals_into_concentrations():
+    line = fit(2 * LEVELS + 30)
+    np.testing.assert_allclose(line.concentration(2 * LEVELS + 30), LEVELS)
+    assert line.r_squared == pytest.approx(1.0)
+    np.testing.assert_allclose(line.residuals, 0, atol=1e-9)
+
+
+def test_two_vials_are_enough():
+    line = fit([40.0, 160.0], levels=np.array([20.0, 80.0]))
+    assert line.slope == pytest.approx(2.0)
+
+
+def test_one_level_is_refused():
+    with pytest.raises(ValueError, match=r"1 distinct .*\[50.0\] mmol/L.* at least 2"):
+        require_distinct(np.array([50.0, 50.0, 50.0]))
+
+
+def test_a_falling_line_is_refused():
+    with pytest.raises(ValueError, match="slope .* must be positive"):
+        fit(300 - 2 * LEVELS)
+
+
+def test_a_poor_line_is_refused_with_its_r_squared():
+    with pytest.raises(ValueError, match=r"R squared .* is -?0\.\d+; at least 0.95"):
+        fit([40, 160, 100, 240])
+
+
+def test_a_single_reference_gives_back_its_concentration_and_uncertainty():
+    line = single_reference(290.0, 2.9, (145.0, 5.0))
+    assert line.concentration(np.array(290.0)) == pytest.approx(145.0)
+    relative = np.sqrt(line.covariance[0, 0]) / line.slope
+    assert relative == pytest.approx(np.hypot(0.01, 5 / 145))
+
+
+@pytest.mark.parametrize("signal", [0.0, -3.0, float("nan")])
+def test_a_reference_without_signal_is_refused(signal):
+    with pytest.raises(ValueError, match="reference signal"):
+        single_reference(signal, 1.0, (145.0, 5.0))
+
+
+def test_cerebrospinal_fluid_keeps_its_assumed_value_in_both_lines():
+    lines = csf_lines(200.0, 1.0, 0.8)
+    assert lines["apparent"].concentration(np.array(200.0)) == pytest.approx(REFERENCE_CSF[0])
+    corrected = lines["corrected"].concentration(np.array(200.0)) / 0.8
+    assert corrected == pytest.approx(REFERENCE_CSF[0])
+
+
+def test_a_vial_at_room_temperature_has_more_magnetization():
+    assert magnetization_factor(37.0)[0] == pytest.approx(1.0, abs=1e-3)
+    assert magnetization_factor(21.0) == (pytest.approx(1.054, abs=1e-3), 0.0)
+
+
+def test_an_unknown_temperature_is_uncertain_by_three_per_cent():
+    assert magnetization_factor(None) == (1.0, 0.03)
+
+
+@pytest.mark.parametrize("temperature", [-40.0, 310.0, float("nan")])
+def test_a_temperature_of_no_liquid_is_refused(temperature):
+    with pytest.raises(ValueError, match="degrees Celsius"):
+        magnetization_factor(temperature)
+
+
+def vials(gain=2.0, temperature=37.0, factors=(0.9, 0.85, 0.8, 0.8)):
+    warm = magnetization_factor(temperature)[0]
+    return [
+        VialSignal(gain * c * f * warm, 0.2, 30, f, f"{n}", c, 0.01 * c, temperature)
+        for n, (c, f) in enumerate(zip(LEVELS, factors, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("temperature", [21.0, 37.0])
+def test_vials_are_corrected_for_relaxation_and_temperature_once_each(temperature):
+    lines = vial_lines(vials(temperature=temperature, factors=(0.9, 0.88, 0.86, 0.87)))
+    assert lines["corrected"].slope == pytest.approx(2.0, rel=1e-6)
+    assert 2 * 0.84 < lines["apparent"].slope < 2 * 0.9
+
+
+def test_an_unknown_temperature_widens_the_slope():
+    known = [VialSignal(**{**vars(v), "temperature": 37.0}) for v in vials()]
+    unknown = [VialSignal(**{**vars(v), "temperature": None}) for v in vials()]
+    added = vial_lines(unknown)["corrected"].covariance - vial_lines(known)["corrected"].covariance
+    assert np.sqrt(added[0, 0]) == pytest.approx(0.03 * 2.0, rel=0.01)
+
+
+def test_vials_of_one_level_are_refused():
+    with pytest.raises(ValueError, match="distinct"):
+        vial_lines([vials()[0]] * 3)
+
+
+def tube(radius=5.0, n=24):
+    x, y, _ = np.meshgrid(*[np.arange(n) - n / 2] * 3, indexing="ij")
+    fraction = (np.hypot(x, y) < radius).astype(float)
+    return fraction, np.clip((radius + 1 - np.hypot(x, y)) / 2, 0.02, 1)
+
+
+def test_the_core_of_a_vial_gives_its_signal():
+    fraction, blurred = tube()
+    noise = np.random.default_rng(0).normal(0, 1, fraction.shape)
+    signal, u, n = core_signal(50 * blurred + noise, blurred, fraction, np.ones_like(noise), 2.0)
+    assert abs(signal - 50) < 4 * u
+    assert u == pytest.approx(1 / np.sqrt(n), rel=0.2)
+    assert 50 < n < fraction.sum()
+
+
+def test_what_lies_beside_a_vial_does_not_reach_its_core():
+    fraction, blurred = tube()
+    image = 50 * blurred + np.where(fraction > 0, 0, 500)
+    signal, _, _ = core_signal(image, blurred, fraction, np.ones_like(image), 2.0)
+    assert signal == pytest.approx(50)
+
+
+def test_a_thin_vial_gives_its_deepest_voxels_less_what_blurring_took():
+    fraction, blurred = tube(radius=1.6)
+    signal, _, n = core_signal(
+        50 * 0.6 * blurred, 0.6 * blurred, fraction, np.ones_like(fraction), 4.0
+    )
+    assert signal == pytest.approx(50)
+    assert n >= 4
+
+
+def test_a_core_never_claims_less_than_the_noise_of_its_mean():
+    fraction, blurred = tube()
+    _, u, n = core_signal(50 * blurred, blurred, fraction, np.full(fraction.shape, 3.0), 2.0)
+    assert u >= 3.0 / np.sqrt(n)
+
+
+def test_a_vial_outside_the_field_of_view_is_refused():
+    nothing = np.zeros((4, 4, 4))
+    with pytest.raises(ValueError, match="inside the sodium field of view"):
+        core_signal(nothing, nothing, nothing, nothing, 1.0)
+
+
+def test_a_calibration_can_be_rebuilt_from_its_fields():
+    line = fit(2 * LEVELS)
+    assert Calibration(**vars(line)).slope == line.slope

@@ -1,0 +1,254 @@
+"""From what was found and what the user wants to plans."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sodiumprep.bids_app.dataset import Anatomy, SodiumRun, SubjectJob
+from sodiumprep.bids_app.metadata import Protocol, UserError, Vial
+from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_name
+from sodiumprep.bids_app.settings import Settings
+from sodiumprep.interfaces.outputs import ANATOMY_FILES, NOT_SAVED, SODIUM_FILES
+from sodiumprep.sodium.relaxation import relaxation_of
+
+RAW, OUT = Path("/data/raw"), Path("/data/out")
+SETTINGS = Settings(RAW, OUT, Path("/data/work"))
+PROTOCOL = Protocol(0.3e-3, 0.12, 1.5707963267948966, 3.0)
+SALINE = Vial("saline", 50.0, 0.5, 0.053, None, 0.053, 0.0)
+GEL = Vial("saline", 100.0, 1.0, 0.035, 0.004, 0.028, 0.6, temperature=21.0)
+ANATOMY = Anatomy(RAW / "sub-01/anat/sub-01_T1w.nii.gz", "T1w")
+
+
+def run_of(**changes):
+    known = {
+        "subject": "01", "session": None, "run": None,
+        "entities": {"sub": "01", "acq": "23Na"},
+        "source": RAW / "sourcedata/sub-01/anat/sub-01_acq-23Na_PDw.h5", "is_kspace": True,
+        "phase": None, "protocol": PROTOCOL,
+    }  # fmt: skip
+    return SodiumRun(**{**known, **changes})
+
+
+WITH_VIALS = {"vials": (SALINE, GEL), "vial_labels": Path("/d/labels.nii.gz"),
+              "vial_space": "T1w"}  # fmt: skip
+
+
+def plan(run, settings=SETTINGS, anatomy=ANATOMY):
+    return plan_run(SubjectJob("01", run.session, anatomy, (run,)), run, settings)
+
+
+def warnings_of(planned):
+    return " ".join(planned.provenance["InputWarnings"])
+
+
+@pytest.mark.parametrize("wanted", [None, "vials"])
+def test_vials_with_labels_calibrate(wanted):
+    planned = plan(run_of(**WITH_VIALS), replace(SETTINGS, reference=wanted))
+    assert planned.reference == "vials"
+    assert planned.regions["vial_labels"] == "/d/labels.nii.gz"
+    assert planned.regions["vial_space"] == "T1w"
+    assert warnings_of(planned) == ""
+
+
+def test_fluid_calibrates_on_request_and_the_vials_are_left_out():
+    planned = plan(run_of(**WITH_VIALS), replace(SETTINGS, reference="csf"))
+    assert planned.reference == "csf"
+    assert planned.vials == ()
+    assert "vial_labels" not in planned.regions
+    assert "assumed 145 mmol/L" in warnings_of(planned)
+
+
+def test_fluid_calibrates_where_there_are_no_vials_and_this_is_said():
+    planned = plan(run_of())
+    assert planned.reference == "csf"
+    assert "assumed 145 mmol/L" in warnings_of(planned)
+
+
+def test_vials_without_labels_give_way_to_fluid_with_a_warning():
+    planned = plan(run_of(vials=(SALINE, GEL)))
+    assert planned.reference == "csf"
+    assert "without a label image" in warnings_of(planned)
+
+
+@pytest.mark.parametrize(
+    ("found", "missing"),
+    [({"vials": (SALINE, GEL)}, "desc-vials_dseg"), ({}, "CalibrationVials")],
+)
+def test_vials_that_are_asked_for_and_missing_are_an_error(found, missing):
+    with pytest.raises(UserError, match=f"PDw.h5: {missing}.*--reference is vials"):
+        plan(run_of(**found), replace(SETTINGS, reference="vials"))
+
+
+def test_vials_of_one_name_stay_apart_and_in_the_order_of_their_labels():
+    planned = plan(run_of(**WITH_VIALS))
+    assert planned.regions["vial_names"] == ["1 saline", "2 saline"]
+    assert [v["name"] for v in planned.vials] == ["1 saline", "2 saline"]
+    assert planned.tissues["2 saline"]["t2_short"] == 0.004
+    assert planned.tissues["1 saline"]["short_fraction"] == 0
+    assert planned.vials[1]["temperature"] == 21.0
+
+
+def relaxation_file(tmp_path, content):
+    path = tmp_path / "relaxation.json"
+    path.write_text(json.dumps(content))
+    return replace(SETTINGS, relaxation_file=path)
+
+
+OWN = {"T1": 0.04, "T2starShort": 0.003, "T2starLong": 0.02, "ShortFraction": 0.5}
+
+
+def test_constants_come_from_the_table():
+    planned = plan(run_of())
+    assert planned.tissues["GM"]["t2_long"] == relaxation_of("GM", 3.0).t2_long
+    assert set(planned.tissues) == {"GM", "WM", "CSF", "muscle"}
+
+
+def test_the_users_constants_replace_the_tables_and_say_so(tmp_path):
+    planned = plan(run_of(), relaxation_file(tmp_path, {"GM": {**OWN, "T1Uncertainty": 0.004}}))
+    grey = planned.tissues["GM"]
+    assert (grey["t1"], grey["t2_short"], grey["short_fraction"]) == (0.04, 0.003, 0.5)
+    assert grey["u_t1"] == 0.004
+    assert grey["u_t2_long"] == relaxation_of("GM", 3.0).u_t2_long
+    assert grey["source"].startswith("given by the user")
+    assert planned.tissues["WM"]["t1"] == 0.037
+
+
+def test_the_users_constants_allow_any_field_strength(tmp_path):
+    fluid = {"T1": 0.06, "T2starLong": 0.06, "ShortFraction": 0}
+    content = {"GM": OWN, "WM": OWN, "CSF": fluid, "muscle": OWN}
+    run = run_of(protocol=replace(PROTOCOL, field_strength=1.5))
+    tissues = plan(run, relaxation_file(tmp_path, content)).tissues
+    assert tissues["CSF"]["t2_long"] == 0.06
+    assert tissues["GM"]["t1"] == 0.04
+
+
+@pytest.mark.parametrize("field", [1.5, 9.4, None])
+def test_a_field_strength_without_constants_names_file_key_and_option(field):
+    with pytest.raises(UserError, match=r"PDw.h5: MagneticFieldStrength: .*--relaxation"):
+        plan(run_of(protocol=replace(PROTOCOL, field_strength=field)))
+
+
+def test_a_lesion_has_constants_and_becomes_a_region():
+    anatomy = replace(ANATOMY, lesions={"core": Path("/d/core.nii.gz")})
+    planned = plan(run_of(), anatomy=anatomy)
+    assert planned.regions["lesion_files"] == {"core": "/d/core.nii.gz"}
+    white = relaxation_of("WM", 3.0)
+    assert planned.tissues["core"]["u_t1"] == 2 * white.u_t1
+
+
+def test_raw_data_take_the_filter_of_the_user():
+    planned = plan(run_of(), replace(SETTINGS, kspace_filter="hamming"))
+    assert planned.source["kspace_filter"] == "hamming"
+    assert planned.is_kspace
+
+
+def test_an_image_brings_the_filter_and_the_readout_of_its_sidecar():
+    told = replace(
+        PROTOCOL, kspace_filter="hamming", trajectory_type="tpi", readout_duration=0.01,
+        acquisition_voxel_size=(4.0, 4.0, 5.0),
+    )  # fmt: skip
+    run = run_of(source=RAW / "a_PDw.nii.gz", is_kspace=False, protocol=told,
+                 phase=RAW / "a_part-phase_PDw.nii.gz")  # fmt: skip
+    source = plan(run).source
+    assert source == {
+        "image_file": "/data/raw/a_PDw.nii.gz", "phase_file": "/data/raw/a_part-phase_PDw.nii.gz",
+        "trajectory_type": "tpi", "readout_duration": 0.01, "kspace_filter": "hamming",
+        "nominal_voxel": [4.0, 4.0, 5.0],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("is_kspace", [True, False])
+def test_a_given_kernel_width_reaches_the_source(is_kspace):
+    settings = replace(SETTINGS, psf_fwhm=(6.0, 6.0, 7.0))
+    assert plan(run_of(is_kspace=is_kspace), settings).source["psf_fwhm"] == [6.0, 6.0, 7.0]
+
+
+@pytest.mark.parametrize(
+    ("found", "ports"),
+    [
+        ({"receive_array": (Path("/a"),), "receive_volume": (Path("/v"),)},
+         {"array_files": ["/a"], "volume_files": ["/v"]}),
+        ({"receive_array": (Path("/a"),), "receive_map": Path("/m")}, {"map_file": "/m"}),
+        ({"receive_array": (Path("/a"),)}, {}),
+        ({}, {}),
+    ],
+)  # fmt: skip
+def test_the_pair_wins_over_the_map_and_half_a_pair_is_none(found, ports):
+    assert plan(run_of(**found)).receive == ports
+
+
+def test_a_users_transform_is_taken():
+    assert plan(run_of(sodium_to_anat=Path("/x.txt"))).given_xfm == "/x.txt"
+    assert plan(run_of()).given_xfm == ""
+
+
+def test_every_port_that_is_saved_has_a_path_in_the_output():
+    outputs = plan(run_of(run="2")).outputs
+    assert set(outputs) == (set(SODIUM_FILES) - NOT_SAVED) | {"qc"}
+    assert len(set(outputs.values())) == len(outputs)
+    assert all(path.startswith("/data/out/sub-01/anat/sub-01_acq-23Na") for path in
+               outputs.values())  # fmt: skip
+    assert all("run-2" in path for path in outputs.values())
+
+
+def test_the_names_are_those_of_the_contract():
+    outputs = {k: Path(v).name for k, v in plan(run_of()).outputs.items()}
+    assert outputs["image_file"] == "sub-01_acq-23Na_desc-preproc_PDw.nii.gz"
+    assert outputs["noise_file"] == "sub-01_acq-23Na_stat-noise_desc-preproc_PDw.nii.gz"
+    assert outputs["corrected_file"] == "sub-01_acq-23Na_desc-corrected_TSCmap.nii.gz"
+    assert outputs["anat_apparent_file"] == "sub-01_acq-23Na_space-T1w_desc-apparent_TSCmap.nii.gz"
+    assert outputs["uncertainty_file"] == (
+        "sub-01_acq-23Na_stat-uncertainty_desc-corrected_TSCmap.nii.gz"
+    )
+    assert outputs["table_file"] == "sub-01_acq-23Na_seg-tissue_TSC.tsv"
+    assert outputs["xfm_file"] == "sub-01_acq-23Na_from-sodium_to-T1w_mode-image_xfm.txt"
+
+
+def test_the_provenance_names_sources_protocol_and_seed():
+    known = plan(run_of(), replace(SETTINGS, random_seed=7, sloppy=True)).provenance
+    assert known["Sources"] == ["bids:raw:sourcedata/sub-01/anat/sub-01_acq-23Na_PDw.h5"]
+    assert known["FlipAngle"] == pytest.approx(90.0)
+    assert (known["EchoTime"], known["RepetitionTime"]) == (0.3e-3, 0.12)
+    assert (known["RandomSeed"], known["Sloppy"]) == (7, True)
+    assert known["SoftwareVersion"]
+
+
+def test_warnings_of_the_input_reach_every_sidecar():
+    planned = plan(run_of(warnings=("odd",)), anatomy=replace(ANATOMY, warnings=("no T1w",)))
+    assert planned.provenance["InputWarnings"][:2] == ["no T1w", "odd"]
+
+
+def test_runs_and_acquisitions_have_graphs_of_their_own():
+    names = {plan(run_of(run=r, entities={"acq": a})).name for r in (None, "2") for a in
+             ("23Na", "23NaHigh")}  # fmt: skip
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize(("session", "name"), [(None, "sub_01_wf"), ("pre", "sub_01_ses_pre_wf")])
+def test_the_graph_of_a_subject_is_named_after_it(session, name):
+    assert workflow_name(SubjectJob("01", session, ANATOMY, ())) == name
+
+
+def test_the_anatomy_is_planned_with_all_its_outputs():
+    job = SubjectJob("01", "pre", replace(ANATOMY, ready={"mask": Path("/d/mask.nii.gz")}), ())
+    planned = plan_anatomy(job, SETTINGS)
+    assert planned.ready == {"mask": "/d/mask.nii.gz"}
+    assert set(planned.outputs) <= set(ANATOMY_FILES)
+    assert planned.outputs["gm_file"].endswith(
+        "sub-01/ses-pre/anat/sub-01_ses-pre_label-GM_probseg.nii.gz"
+    )
+    assert planned.provenance["Sources"][0] == "bids:raw:sub-01/anat/sub-01_T1w.nii.gz"
+
+
+def test_a_subject_without_raw_anatomy_is_planned_from_ready_files():
+    ready = {"preproc": Path("/d/sub-01_desc-preproc_T1w.nii.gz")}
+    planned = plan_anatomy(SubjectJob("01", None, Anatomy(None, "T1w", ready), ()), SETTINGS)
+    assert planned.image == ""
+    assert planned.provenance["Sources"] == ["/d/sub-01_desc-preproc_T1w.nii.gz"]
+
+
+def test_linked_datasets_are_the_output_the_input_and_the_derivatives():
+    settings = replace(SETTINGS, derivatives={"manual": Path("/d")})
+    assert links(settings) == {"": OUT, "raw": RAW, "manual": Path("/d")}
