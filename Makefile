@@ -79,7 +79,8 @@ test-fast: venv
 
 test-slow: venv
 	@echo '== whole runs'
-	$(BIN)/pytest -s -m slow tests
+	# by file, two at a time: each whole run takes one process
+	$(BIN)/pytest -n 2 --dist loadfile -rA -m slow tests
 
 test: lint test-fast test-slow
 	@echo '== all passed'

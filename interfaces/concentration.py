@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from sodiumprep.sodium.concentration import (
     RegionalSignals,
     concentration_table,
     map_concentration,
+    reference_of,
     region_flags,
     region_statistics,
     uncorrected_signals,
@@ -154,8 +156,9 @@ class TabulateRegions(SimpleInterface):
         none = uncorrected_signals(image, regions.fractions, noise, spectrum, shift / voxel)
         gtm = RegionalSignals(
             regions.signals, regions.variance, regions.kernel_change, regions.registration_changes,
-            u_receive, reference,
+            u_receive,
         )  # fmt: skip
+        gtm = gtm if reference is None else reference_of(gtm, reference)
         maps = map_concentration(image, noise, regions.brain, regions.protocol, lines)
         voxel_ml = float(np.prod(voxel)) / 1e3
         flags = region_flags(
@@ -221,10 +224,12 @@ def _all_tables(
     ones = np.ones(len(regions.names))
     own = np.array([regions.protocol.factor(c) for c in regions.constants])
     mixed = maps.mean_factors(regions.fractions)
-    none = RegionalSignals(
-        none.values, none.noise_variance, none.kernel_change, none.registration_changes,
-        u_receive, gtm.reference,
-    )  # fmt: skip
+    none = replace(
+        none,
+        u_receive=u_receive,
+        reference=gtm.reference,
+        kernel_change=none.kernel_change if gtm.reference is None else np.zeros(len(own)),
+    )
     return [
         (
             pvc,

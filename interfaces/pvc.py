@@ -55,7 +55,9 @@ class CorrectPartialVolume(SimpleInterface):
             values=estimate.values,
             covariance=estimate.covariance,
             mixing=estimate.mixing,
-            kernel_change=kernel_change(image, fractions, blurred, fwhm),
+            kernel_change=kernel_change(
+                image, fractions, blurred, fwhm, known["PointSpreadUncertainty"]
+            ),
             registration_changes=registration_changes(image, fractions, estimate.mixing, shift),
         )
         self._results["signals_file"] = str(Path(runtime.cwd) / "signals.npz")

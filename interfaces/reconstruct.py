@@ -20,6 +20,8 @@ from sodiumprep.interfaces.image import load_finite_image, save_image
 from sodiumprep.interfaces.kspace import read_kspace
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.kernel import (
+    ASSUMED_WIDTH_UNCERTAINTY,
+    COMPUTED_WIDTH_UNCERTAINTY,
     Response,
     full_width_half_maximum,
     to_psf,
@@ -143,10 +145,11 @@ class ReconstructKspace(SimpleInterface):
             tissue_constants(self.inputs.tissues),
             self.inputs.kspace_filter == "hamming",
         )
-        response = done.response
+        response, width_uncertainty = done.response, COMPUTED_WIDTH_UNCERTAINTY
         if isdefined(self.inputs.psf_fwhm) and self.inputs.psf_fwhm:
             width = np.asarray(self.inputs.psf_fwhm) * 1e-3
             response = with_gaussian_kernel(response, acquisition.geometry, width)
+            width_uncertainty = ASSUMED_WIDTH_UNCERTAINTY
         out, affine = Path(runtime.cwd), acquisition.geometry.affine
         self._results["image_file"] = save_image(out / "image.nii.gz", done.image, affine)
         self._results["noise_file"] = save_image(out / "noise.nii.gz", done.noise_sd, affine)
@@ -159,6 +162,7 @@ class ReconstructKspace(SimpleInterface):
             "DensityCompensation": done.weighting,
             "KspaceFilter": self.inputs.kspace_filter,
             "NoiseSource": done.noise_source,
+            "PointSpreadUncertainty": width_uncertainty,
             "CentreStepTimesTwiceFOV": round(step, 3),
             "Warnings": _step_warnings(step),
             **describe_response(response, acquisition.geometry.voxel_size),
@@ -211,6 +215,7 @@ class DescribeImage(SimpleInterface):
         self._results["response_file"] = save_response(out / "response.npz", done.response)
         self._results["properties"] = {
             "Reconstruction": "by the scanner",
+            "PointSpreadUncertainty": ASSUMED_WIDTH_UNCERTAINTY,
             "Coils": self.inputs.coils,
             "KspaceFilter": self.inputs.kspace_filter,
             "NoiseSource": done.noise_source,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 Complexes = NDArray[np.complexfloating]
+Numbers = NDArray[np.inexact]  # real or complex
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 

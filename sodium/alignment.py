@@ -295,7 +295,7 @@ def candidate_starts(
     """
     by_mass = np.eye(4)
     by_mass[:3, 3] = centre_of_mass(sodium, affine) - centre_of_mass(target, target_affine)
-    starts = {"header": np.eye(4), "centre of mass": by_mass}
+    starts: dict[str, Floats] = {"header": np.eye(4), "centre of mass": by_mass}
     for k in range(n_perturbed):
         sign = 1 if k < 3 else -1
         turned = rotation_about(centre, k % 3, sign * np.radians(6.0))

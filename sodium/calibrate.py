@@ -227,7 +227,7 @@ def single_reference(
     Parameters
     ----------
     signal, u_signal
-        Signal of the reference and its standard uncertainty.
+        Signal of the reference and its standard uncertainty; nan where the noise is not known.
     reference
         Concentration and its standard uncertainty [mmol/L], for the corrected line times the
         relaxation factor.
@@ -245,7 +245,8 @@ def single_reference(
     if not signal > 0:
         raise ValueError(f"the reference signal is {signal:.4g}; it must be positive")
     slope = signal / reference[0]
-    relative = (u_signal / signal) ** 2 + (reference[1] / reference[0]) ** 2
+    noise = 0.0 if np.isnan(u_signal) else u_signal / signal
+    relative = noise**2 + (reference[1] / reference[0]) ** 2
     covariance = np.diag([slope**2 * relative, 0.0])
     return Calibration(slope, 0.0, covariance, None, np.zeros(1), None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,24 @@ class Protocol:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """A region whose corrected signal is the calibration's reference.
+
+    Parameters
+    ----------
+    index
+        Of the region.
+    kernel_change, registration_changes
+        Change of its signal over its signal, as in :class:`RegionalSignals`: a number, and
+        shape (3,). What changes the reference changes every concentration.
+    """
+
+    index: int
+    kernel_change: float
+    registration_changes: Floats
+
+
+@dataclass(frozen=True)
 class RegionalSignals:
     """Signals of regions by one method, with what changes them.
 
@@ -60,7 +78,7 @@ class RegionalSignals:
     u_receive
         Relative standard uncertainty of the receive profile against the reference, shape (n,).
     reference
-        Index of the region that is the calibration's reference, or None (vials).
+        The region that is the calibration's reference, or None (vials).
     """
 
     values: Floats
@@ -68,7 +86,7 @@ class RegionalSignals:
     kernel_change: Floats
     registration_changes: Floats
     u_receive: Floats
-    reference: int | None = None
+    reference: Reference | None = None
 
 
 def expected_factor(signals: Floats, blurred: Floats, factors: Floats, outside: float) -> Floats:
@@ -213,31 +231,26 @@ def concentration_table(
     gain = 1 / (calibration.slope * factors)
     mean = (signals.values - calibration.intercept) * gain
     unknown = np.full(len(mean), np.nan)
+    known = signals.reference
+    index = None if known is None else known.index
+    common = np.zeros(4) if known is None else [known.kernel_change, *known.registration_changes]
     terms = {
         "u_noise": np.sqrt(signals.noise_variance) * gain,
         "u_calibration": u_calibration(signals.values, factors, calibration),
         "u_relaxation": unknown if tissues is None
-        else u_relaxation(mean, tissues, protocol, signals.reference),
+        else u_relaxation(mean, tissues, protocol, index),
         "u_receive": np.abs(mean) * signals.u_receive,
         "u_b1": unknown,
-        "u_pvc": np.abs(_relative_to_reference(signals, signals.kernel_change)) * gain,
+        "u_pvc": np.abs(signals.kernel_change - signals.values * common[0]) * gain,
         "u_segmentation": unknown,
         "u_registration": np.sqrt(sum(
-            (_relative_to_reference(signals, change) * gain) ** 2
-            for change in signals.registration_changes
+            ((change - signals.values * shared) * gain) ** 2
+            for change, shared in zip(signals.registration_changes, common[1:], strict=True)
         )),
     }  # fmt: skip
     uncertainty = combine(terms)
     low, high = interval(mean, uncertainty)
     return {"mean": mean, **terms, "uncertainty": uncertainty, "ci_low": low, "ci_high": high}
-
-
-def _relative_to_reference(signals: RegionalSignals, change: Floats) -> Floats:
-    """Return changes of signals less what the reference's own change takes from all of them."""
-    if signals.reference is None:
-        return change
-    share = change[signals.reference] / signals.values[signals.reference]
-    return np.asarray(change - signals.values * share)
 
 
 @dataclass(frozen=True)
@@ -448,3 +461,29 @@ def region_flags(
         ]
         flags.append(",".join(words) or "n/a")
     return flags
+
+
+def reference_of(signals: RegionalSignals, index: int) -> RegionalSignals:
+    """Return signals that know which of them is the calibration's reference.
+
+    Parameters
+    ----------
+    signals
+        Corrected regional signals.
+    index
+        Of the reference.
+
+    Returns
+    -------
+    signals
+        The reference has no noise of its own: its concentration is what was assumed.
+    """
+    value = signals.values[index]
+    variance = signals.noise_variance.copy()
+    variance[index] = 0.0
+    own = Reference(
+        index,
+        float(signals.kernel_change[index] / value),
+        signals.registration_changes[:, index] / value,
+    )
+    return replace(signals, noise_variance=variance, reference=own)

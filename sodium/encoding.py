@@ -9,7 +9,7 @@ from __future__ import annotations
 import finufft
 import numpy as np
 
-from sodiumprep.sodium.acquisition import Complexes, Floats, Geometry
+from sodiumprep.sodium.acquisition import Complexes, Floats, Geometry, Numbers
 
 TOLERANCE = 1e-5
 
@@ -20,7 +20,7 @@ def _phases(trajectory: Floats, voxel_size: Floats) -> list[Floats]:
     return [np.ascontiguousarray(wrapped[:, axis], np.float32) for axis in range(3)]
 
 
-def adjoint(samples: Complexes, trajectory: Floats, geometry: Geometry) -> Complexes:
+def adjoint(samples: Numbers, trajectory: Floats, geometry: Geometry) -> Complexes:
     """Return ``sum_j samples_j exp(+i 2 pi k_j.r)`` on the voxels of a geometry.
 
     Parameters
@@ -50,7 +50,7 @@ def adjoint(samples: Complexes, trajectory: Floats, geometry: Geometry) -> Compl
     return np.asarray(image).reshape(*leading, *geometry.matrix)
 
 
-def forward(image: Complexes, trajectory: Floats, geometry: Geometry) -> Complexes:
+def forward(image: Numbers, trajectory: Floats, geometry: Geometry) -> Complexes:
     """Return ``sum_r image(r) exp(-i 2 pi k_j.r)``, the adjoint's adjoint.
 
     Parameters

@@ -12,12 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
-from sodiumprep.sodium.acquisition import Complexes, Floats, Geometry
+from sodiumprep.sodium.acquisition import Complexes, Floats, Geometry, Numbers
 from sodiumprep.sodium.density import doubled_geometry
 from sodiumprep.sodium.encoding import adjoint
 from sodiumprep.sodium.signal import Relaxation, biexponential_decay
 from sodiumprep.sodium.trajectory import density_adapted_radius
 
+# relative standard uncertainty of a kernel's width: computed from the trajectory and the decay
+# (T2* off by 10 % moves it by 1 %, imperfect gradients are not known), or assumed from a sidecar
+COMPUTED_WIDTH_UNCERTAINTY = 0.02
+ASSUMED_WIDTH_UNCERTAINTY = 0.05
 FWHM_TO_SIGMA = 1 / np.sqrt(8 * np.log(2))
 RADIAL_SHARE = {"radial": 1.0}  # share of the radius sampled at constant gradient
 DENSITY_ADAPTED_SHARE = 0.3  # Nagel 2009, doi:10.1002/mrm.22157: usual choice; also for TPI
@@ -333,7 +337,7 @@ def _line_width(line: Floats, oversampling: int) -> float:
     return float(2 * crossing / oversampling)
 
 
-def blur(image: Floats, transfer: Complexes) -> Floats:
+def blur(image: Floats, transfer: Numbers) -> Floats:
     """Return an image blurred by a kernel, without wrap-around.
 
     Parameters

@@ -201,7 +201,10 @@ def _chi_channels(mean_over_sd: float) -> float:
 
 
 def unbiased_magnitude(magnitude: Floats, mean_square: float) -> Floats:
-    """Return a magnitude without its noise bias, by the second moment.
+    """Return a magnitude whose mean square is that of the signal without noise.
+
+    Only the second moment is freed of its bias: the mean of voxels at twice the noise SD stays
+    about a quarter too low, at five times 2 %.
 
     Parameters
     ----------
@@ -213,8 +216,8 @@ def unbiased_magnitude(magnitude: Floats, mean_square: float) -> Floats:
     Returns
     -------
     signal
-        ``sqrt(M^2 - mean_square)``, with its sign kept where the square is negative, so that
-        regional means do not gain a new bias.
+        ``sqrt(M^2 - mean_square)``, with its sign kept where the square is negative: clipping
+        would bias regional means further.
 
     References
     ----------

@@ -776,8 +776,8 @@ def _coil_images(
     """Noise-free image of each coil, or of a uniform one, with the decay in time along radius."""
     times = protocol.timing.readout * np.linspace(0, 1, protocol.n_samples, endpoint=False)
     asked = np.linspace(0, target.timing.readout, 64)
-    curves = np.stack([np.interp(asked, times, c) for c in sodium_object.curves])
-    radius = np.linspace(0, target.band, 64)
+    curves: Floats = np.stack([np.interp(asked, times, c) for c in sodium_object.curves])
+    radius: Floats = np.linspace(0, target.band, 64)
     if target.timing == protocol.timing:
         curves, radius = sodium_object.curves, protocol.radius
     coils = np.ones((1, 1, 1, 1)) if uniform else sodium_object.sensitivities

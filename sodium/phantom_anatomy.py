@@ -534,11 +534,11 @@ def divide_brain(
 def _place_lesion(parts: dict[str, Floats], core: Floats, oedema: Floats) -> dict[str, Floats]:
     """Let the core replace everything and oedema replace white and part of grey matter."""
     core_share, oedema_share = border(core), border(oedema)
-    inside = {name: part * (1 - core_share) for name, part in parts.items()}
+    inside: dict[str, Floats] = {name: part * (1 - core_share) for name, part in parts.items()}
     taken = {"WM": oedema_share, "GM": 0.6 * border(oedema - 4)}
     parts_left = {n: p * (1 - taken[n]) if n in taken else p for n, p in inside.items()}
-    parts_left["core"] = sum(parts.values()) * core_share
-    parts_left["edema"] = sum(inside[n] * t for n, t in taken.items())
+    parts_left["core"] = np.sum(list(parts.values()), axis=0) * core_share
+    parts_left["edema"] = np.sum([inside[n] * t for n, t in taken.items()], axis=0)
     return parts_left
 
 

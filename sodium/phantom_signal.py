@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import finufft
 import numpy as np
 
-from sodiumprep.sodium.acquisition import Complexes, Floats
+from sodiumprep.sodium.acquisition import Complexes, Floats, Numbers
 
 BODY_TEMPERATURE = 310.15  # K
 TRANSFORM_ACCURACY = 1e-4  # relative error asked of the non-uniform Fourier transform
@@ -328,11 +328,11 @@ def _phases(positions: Floats, frequencies: Floats) -> Complexes:
     return np.exp(-2j * np.pi * np.outer(frequencies, positions)).astype(np.complex64)
 
 
-def _apply_axes(volume: Complexes, matrices: list[Complexes]) -> Complexes:
+def _apply_axes(volume: Numbers, matrices: list[Complexes]) -> Complexes:
     """Multiply a volume by one matrix per axis."""
     for matrix in matrices:
         volume = np.tensordot(volume, matrix, axes=(0, 1))  # the axes rotate, three times round
-    return volume
+    return np.asarray(volume, np.result_type(volume, np.complex64))
 
 
 @dataclass(frozen=True)
@@ -360,7 +360,7 @@ class ScannerImage:
 
 
 def image_on_grid(
-    images: Complexes, voxel: float, target: ScannerImage, curves: Floats, radius: Floats
+    images: Numbers, voxel: float, target: ScannerImage, curves: Floats, radius: Floats
 ) -> Complexes:
     """Return the object as seen through a sphere of k-space, with decay along its radius.
 

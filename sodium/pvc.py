@@ -11,7 +11,6 @@ from sodiumprep.sodium.acquisition import Floats, Geometry
 from sodiumprep.sodium.kernel import blur, gaussian_transfer
 from sodiumprep.sodium.noise import weighted_covariance
 
-KERNEL_WIDTH_UNCERTAINTY = 0.05  # relative, of the point-spread function's width
 SMALLEST_REGION = 0.5  # voxels; a smaller one has no mean of its own
 
 
@@ -185,7 +184,9 @@ def solve_mixing(means: Floats, mixing: Floats) -> Floats:
     return np.asarray(np.linalg.solve(mixing, means))
 
 
-def kernel_change(image: Floats, fractions: Floats, blurred: Floats, fwhm: Floats) -> Floats:
+def kernel_change(
+    image: Floats, fractions: Floats, blurred: Floats, fwhm: Floats, uncertainty: float
+) -> Floats:
     """Return how regional signals change where every kernel is wider by its uncertainty.
 
     Parameters
@@ -196,6 +197,8 @@ def kernel_change(image: Floats, fractions: Floats, blurred: Floats, fwhm: Float
         Shape (regions, nx, ny, nz).
     fwhm
         Width of the kernel along each axis, shape (3,) [voxels].
+    uncertainty
+        Relative standard uncertainty of that width.
 
     Returns
     -------
@@ -203,7 +206,7 @@ def kernel_change(image: Floats, fractions: Floats, blurred: Floats, fwhm: Float
         Shape (regions,).
     """
     # in the frequency domain: a third of a voxel is too narrow for a kernel sampled at voxels
-    widening = np.sqrt((1 + KERNEL_WIDTH_UNCERTAINTY) ** 2 - 1) * np.asarray(fwhm)
+    widening = np.sqrt((1 + uncertainty) ** 2 - 1) * np.asarray(fwhm)
     x, y, z = image.shape
     in_voxels = Geometry(np.zeros(3), np.eye(3), (x, y, z), (x, y, z))
     transfer = gaussian_transfer(in_voxels, widening)

@@ -189,7 +189,8 @@ def assumed_response(known: ImageProperties, tissues: Mapping[str, Relaxation]) 
         tissue's decay, or without decay where the readout is not known.
     """
     geometry = known.geometry
-    doubled = tuple(2 * n for n in geometry.matrix)
+    x, y, z = geometry.matrix
+    doubled = (2 * x, 2 * y, 2 * z)
     if known.psf_fwhm is not None:
         gaussian = gaussian_transfer(geometry, known.psf_fwhm)
         spectrum = normalized_spectrum(gaussian**2, doubled)

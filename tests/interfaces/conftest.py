@@ -90,6 +90,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "tissues": {name: asdict(constants) for name, constants in TISSUES.items()},
         "properties": {
             "PointSpreadFWHM": dict.fromkeys(TISSUES, [FWHM * 1e3] * 3),
+            "PointSpreadUncertainty": 0.05,
             "RegistrationSpread": 0.6,
             "ReceiveUncorrected": False,
             "ReceiveCorrection": "none",

@@ -9,10 +9,12 @@ from sodiumprep.sodium.calibrate import Calibration, csf_lines, single_reference
 from sodiumprep.sodium.concentration import (
     BrainRegions,
     Protocol,
+    Reference,
     RegionalSignals,
     concentration_table,
     expected_factor,
     map_concentration,
+    reference_of,
     region_flags,
     region_statistics,
     u_calibration,
@@ -175,9 +177,19 @@ def test_the_relaxation_of_the_reference_cancels_in_itself_and_enters_all_others
 
 def test_a_change_that_scales_all_signals_cancels_against_the_reference():
     scaled = 0.05 * SIGNALS
-    found = table(kernel_change=scaled, registration_changes=np.stack([scaled] * 3), reference=2)
+    own = Reference(2, 0.05, np.full(3, 0.05))
+    found = table(kernel_change=scaled, registration_changes=np.stack([scaled] * 3), reference=own)
     np.testing.assert_allclose(found["u_pvc"], 0, atol=1e-9)
     np.testing.assert_allclose(found["u_registration"], 0, atol=1e-9)
+
+
+def test_the_reference_has_no_noise_of_its_own_and_hands_its_change_to_the_others():
+    lines = csf_lines(float(SIGNALS[2]), 0.1, float(FACTORS[2]))
+    change = np.array([0.0, 0.0, 0.04 * SIGNALS[2]])
+    own = reference_of(signals(noise_variance=np.ones(3), kernel_change=change), 2)
+    found = concentration_table(own, FACTORS, TISSUES, PROTOCOL, lines["corrected"])
+    assert found["u_noise"][2] == 0 < found["u_noise"][0]
+    np.testing.assert_allclose(found["u_pvc"], [0.04 * TRUTH[0], 0.04 * TRUTH[1], 0], atol=1e-9)
 
 
 def test_constants_without_uncertainty_add_none():
@@ -187,7 +199,11 @@ def test_constants_without_uncertainty_add_none():
 
 def test_an_image_without_known_noise_still_gives_a_table():
     lines = csf_lines(float(SIGNALS[2]), float("nan"), float(FACTORS[2]))
-    found = table(lines=lines["corrected"], noise_variance=np.full(3, np.nan), reference=2)
+    found = table(
+        lines=lines["corrected"],
+        noise_variance=np.full(3, np.nan),
+        reference=Reference(2, 0.0, np.zeros(3)),
+    )
     np.testing.assert_allclose(found["mean"], TRUTH)
     assert np.isfinite(found["uncertainty"]).all()
 

@@ -9,7 +9,6 @@ from sodiumprep.sodium.acquisition import Geometry
 from sodiumprep.sodium.kernel import blur, gaussian_transfer
 from sodiumprep.sodium.noise import normalized_spectrum
 from sodiumprep.sodium.pvc import (
-    KERNEL_WIDTH_UNCERTAINTY,
     check_regions,
     geometric_transfer_matrix,
     kernel_change,
@@ -130,11 +129,11 @@ def test_solving_undoes_the_mixing():
 def test_a_wider_kernel_changes_the_values_as_a_new_correction_would():
     fwhm = np.full(3, 2.2)
     same = np.stack([blur(f, transfers()[0]) for f in fractions()])
-    wide_kernel = gaussian_transfer(GRID, fwhm * (1 + KERNEL_WIDTH_UNCERTAINTY) * 4e-3)
+    wide_kernel = gaussian_transfer(GRID, fwhm * 1.05 * 4e-3)
     wide = np.stack([blur(f, wide_kernel) for f in fractions()])
     image = np.tensordot(TRUTH, same, 1)
     expected = correct(image, spread=wide).values - correct(image, spread=same).values
-    change = kernel_change(image, fractions(), same, fwhm)
+    change = kernel_change(image, fractions(), same, fwhm, 0.05)
     np.testing.assert_allclose(change[:3], expected[:3], rtol=0.15)
     assert change[2] > 0  # more blur to undo: the bright fluid becomes brighter
     assert change[1] < 0  # and takes from the tissue beside it
