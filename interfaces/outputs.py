@@ -149,7 +149,9 @@ class SaveAnatomy(SimpleInterface):
                 continue
             target = self.inputs.outputs[port]
             save_as(source, target)
-            head = {"Description": description, "Units": units}
+            head: dict[str, Any] = {"Description": description, "Units": units}
+            if port == "preproc_file":
+                head["SkullStripped"] = False
             write_json(_sidecar(target), {**head, **self.inputs.provenance, **known})
             written.append(target)
         for name, source in self.inputs.lesion_files.items():

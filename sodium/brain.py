@@ -409,8 +409,7 @@ def refine_brain(image: Floats, brain: Mask, fluid_core: Mask, voxel_size: Float
 
 def _bone_threshold(image: Floats, distance: Floats, fluid_core: Mask) -> float | None:
     """Halve the way from bone to fluid, or to tissue if that is darker; None without contrast."""
-    # the lowest twentieth: where the mask is too small, fluid fills much of this shell
-    bone = np.percentile(image[(distance > 3) & (distance < 10)], 5)
+    bone = np.percentile(image[(distance > 3) & (distance < 8)], 20)
     tissue = np.median(image[distance < -5])
     core = image[fluid_core & (distance < -5)]
     fluid = min(np.percentile(core, 20), tissue) if core.size else bone

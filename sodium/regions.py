@@ -10,7 +10,9 @@ from scipy.ndimage import distance_transform_edt
 
 from sodiumprep.sodium.acquisition import Complexes, Floats
 
-SKULL_DEPTH = 8.0  # mm outside the brain: skull and meninges, poor in signal; beyond it scalp
+# Outer depth of each background layer [mm outside the brain mask]: a rim that takes up the fluid
+# that the mask has missed, then bone, then scalp, muscle and eyes
+LAYERS = {"rim": 5.0, "skull": 10.0, "scalp": np.inf}
 FINEST = 1.4  # mm; edge of the voxels on which fractions are sampled before they are blurred
 TISSUES = ("GM", "WM", "CSF")
 
@@ -150,10 +152,11 @@ def carve_lesions(
 def background_regions(
     brain: Floats, head: Floats, occupied: Floats, spacing: Floats
 ) -> dict[str, Floats]:
-    """Divide the head outside the brain into skull and scalp sectors.
+    """Divide the head outside the brain into sectors of rim, skull and scalp.
 
     One uniform background would put the signal of scalp, muscle and eyes into the cortex; each
-    octant of two layers has its own mean.
+    octant of three layers has its own mean. Without the rim, fluid that the brain mask has missed
+    would make the corrected CSF too bright.
 
     Parameters
     ----------
@@ -167,7 +170,7 @@ def background_regions(
     Returns
     -------
     regions
-        Fraction by name: skull-0 .. skull-7, scalp-0 .. scalp-7, those that hold anything.
+        Fraction by name: rim-0 .. rim-7, skull-0 .., scalp-0 .., those that hold anything.
     """
     distance = distance_transform_edt(brain < 0.5, sampling=spacing)
     rest = np.clip(1 - occupied, 0, 1).astype(np.float32)
@@ -179,14 +182,14 @@ def background_regions(
         (axis >= c).astype(int) << k for k, (axis, c) in enumerate(zip(axes, centre, strict=True))
     )
     regions = {}
-    for layer, where in (
-        ("skull", inside & (distance <= SKULL_DEPTH)),
-        ("scalp", inside & (distance > SKULL_DEPTH)),
-    ):
+    inner = -np.inf
+    for layer, outer in LAYERS.items():
+        where = inside & (distance > inner) & (distance <= outer)
         for k in range(8):
             fraction = rest * (where & (octant == k))
             if fraction.any():
                 regions[f"{layer}-{k}"] = fraction
+        inner = outer
     return regions
 
 

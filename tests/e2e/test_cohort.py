@@ -26,6 +26,9 @@ def call(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+PARTICIPANT = "30\tF\tcontrols"  # age, sex, group of the broken one
+
+
 class Cohort(NamedTuple):
     raw: Path
     out: Path
@@ -60,6 +63,8 @@ def _add_broken_subject(raw: Path) -> None:
             if path.is_file():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
+    with (raw / "participants.tsv").open("a") as table:
+        table.write(f"sub-03\t{PARTICIPANT}\n")
     broken = next((raw / "sourcedata" / "sub-03").rglob("*.h5"))
     broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
 

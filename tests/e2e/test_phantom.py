@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import filecmp
 import json
-import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import finufft
@@ -41,8 +41,8 @@ def image_dataset(tmp_path_factory):
 
 
 def errors_of_the_validator(folder: Path) -> list[str]:
-    command = shutil.which("bids-validator-deno")
-    if command is None:
+    command = str(Path(sys.executable).with_name("bids-validator-deno"))
+    if not Path(command).exists():
         pytest.skip("bids-validator-deno is not installed")
     told = subprocess.run(
         [command, str(folder), "--json"], capture_output=True, text=True, check=False

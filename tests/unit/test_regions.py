@@ -108,9 +108,11 @@ def test_the_background_fills_the_head_up_to_one(head):
     np.testing.assert_allclose(total[skin == 0], occupied[skin == 0], atol=1e-6)
 
 
-def test_skull_and_scalp_have_eight_sectors_of_one_size_in_a_ball(head):
+def test_rim_skull_and_scalp_have_eight_sectors_of_one_size_in_a_ball(head):
     regions = background_regions(*head, np.full(3, 6.0))
-    assert set(regions) == {f"{layer}-{k}" for layer in ("skull", "scalp") for k in range(8)}
+    assert set(regions) == {
+        f"{layer}-{k}" for layer in ("rim", "skull", "scalp") for k in range(8)
+    }
     sizes = [regions[f"scalp-{k}"].sum() for k in range(8)]
     assert max(sizes) == pytest.approx(min(sizes))
 
