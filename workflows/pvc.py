@@ -14,8 +14,8 @@ INPUTS = ["image_file", "noise_file", "response_file", "xfm_file", *ANATOMY, "pr
 OUTPUTS = ["regions_file", "signals_file", "properties"]
 DESCRIPTION = (
     "Partial-volume effects were corrected by the geometric transfer matrix (Rousset 1998) with "
-    "grey matter, white matter, CSF, lesions, vials and sectors of the head around the brain as regions, "
-    "each blurred by its own point-spread function."
+    "grey matter, white matter, CSF, lesions, vials and sectors of the head around the brain as "
+    "regions, each blurred by its own point-spread function."
 )
 
 
