@@ -16,7 +16,7 @@ from sodiumprep.bids_app.engine import Pool, Progress, read_crashes, work_folder
 from sodiumprep.bids_app.settings import Settings
 
 CRASH = """Node: sodiumprep_wf.sub_01_wf.sodium_wf.reconstruct_wf.source
-Working directory: /work/somewhere
+Working directory: /scratch/somewhere
 
 Node inputs:
 
