@@ -18,7 +18,10 @@ FLUID, SKULL, SCALP = 0.25, 0.12, 0.9  # T1-weighted, over the template's maximu
 AIR_END = 22.0  # mm from the brain surface: air that the metric sees
 SURFACE_SMOOTHING = 0.7  # mm, Gaussian SD against noise
 GROWTH, GIVE_BACK = 5.0, 3.0  # mm, how far the surface may move out and in
-BONE_CONTRAST = 0.12  # fluid above bone over tissue above bone; less is noise
+INNER_TABLE = (-2.0, 4.0)  # mm from the registered surface, where the inner table lies
+BONE_PERCENTILE = 2.0  # of what lies there: marrow, fluid, dura and brain are brighter
+BONE_CONTRAST = 0.03  # fluid above bone over tissue above bone; less is bias field
+BONE_CONTRAST_TO_NOISE = 4.0  # fluid above bone over noise
 VOLUME_RANGE_ML = (800.0, 2200.0)  # ml, children from one year to the largest adult brains
 SCALE_RANGE = (0.7, 1.35)  # size over the template along the principal axes, all ages
 
@@ -409,12 +412,17 @@ def refine_brain(image: Floats, brain: Mask, fluid_core: Mask, voxel_size: Float
 
 def _bone_threshold(image: Floats, distance: Floats, fluid_core: Mask) -> float | None:
     """Halve the way from bone to fluid, or to tissue if that is darker; None without contrast."""
-    bone = np.percentile(image[(distance > 3) & (distance < 8)], 20)
-    tissue = np.median(image[distance < -5])
     core = image[fluid_core & (distance < -5)]
-    fluid = min(np.percentile(core, 20), tissue) if core.size else bone
-    contrast = (fluid - bone) / (tissue - bone) if tissue > bone else 0.0
-    return float(bone + fluid) / 2 if contrast > BONE_CONTRAST else None
+    if not core.size:
+        return None
+    tissue = np.median(image[distance < -5])
+    table = (distance > INNER_TABLE[0]) & (distance < INNER_TABLE[1])
+    bone = np.percentile(image[table], BONE_PERCENTILE)
+    darkest, dark = np.percentile(core, [5, 20])
+    noise = (dark - darkest) / 0.80  # standard deviations between the two of a normal spread
+    contrast = min(dark, tissue) - bone
+    needed = max(BONE_CONTRAST * (tissue - bone), BONE_CONTRAST_TO_NOISE * noise)
+    return float(bone + contrast / 2) if contrast > needed else None
 
 
 def _inner_table(soft: Mask, distance: Floats, voxel_size: Floats) -> Mask:

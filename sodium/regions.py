@@ -12,7 +12,7 @@ from sodiumprep.sodium.acquisition import Complexes, Floats
 
 # Outer depth of each background layer [mm outside the brain mask]: a rim that takes up the fluid
 # that the mask has missed, then bone, then scalp, muscle and eyes
-LAYERS = {"rim": 5.0, "skull": 10.0, "scalp": np.inf}
+LAYERS = {"rim": 3.0, "skull": 8.0, "scalp": np.inf}
 FINEST = 1.4  # mm; edge of the voxels on which fractions are sampled before they are blurred
 TISSUES = ("GM", "WM", "CSF")
 
@@ -99,18 +99,27 @@ def blur_to_grid(fine: Floats, factor: int, transfer: Complexes) -> Floats:
     blurred
         Shape (nx, ny, nz), float32.
     """
-    coarse = tuple(n // factor for n in fine.shape)
-    spectrum = scipy.fft.fftn(fine.astype(np.float32))
-    kept = [np.rint(scipy.fft.fftfreq(n, 1 / n)).astype(int) for n in coarse]
-    band = spectrum[np.ix_(*kept)] / factor**3
-    for axis, (n, index) in enumerate(zip(coarse, kept, strict=True)):
-        # the coarse voxel's centre lies (factor - 1) / 2 fine voxels from its corner voxel's
-        phase = np.exp(2j * np.pi * index * (factor - 1) / 2 / (n * factor))
-        band = band * np.expand_dims(phase, [a for a in range(3) if a != axis])
-    band_limited = scipy.fft.ifftn(band).real
-    doubled = tuple(2 * n for n in coarse)
+    band_limited = _band_limited(fine, factor)
+    doubled = tuple(2 * n for n in band_limited.shape)
     blurred = scipy.fft.irfftn(scipy.fft.rfftn(band_limited, doubled) * transfer, doubled)
-    return np.asarray(blurred[: coarse[0], : coarse[1], : coarse[2]], np.float32)
+    x, y, z = band_limited.shape
+    return np.asarray(blurred[:x, :y, :z], np.float32)
+
+
+def _band_limited(fine: Floats, factor: int) -> Floats:
+    """Sample on the coarse grid what its frequencies hold; the others are dropped axis by axis."""
+    coarse = tuple(n // factor for n in fine.shape)
+    spectrum = scipy.fft.rfft(fine.astype(np.float32), axis=2)[..., : coarse[2] // 2 + 1]
+    indices = [np.rint(scipy.fft.fftfreq(n, 1 / n)).astype(int) for n in coarse[:2]]
+    indices.append(np.arange(coarse[2] // 2 + 1))
+    for axis in (1, 0):
+        spectrum = scipy.fft.fft(spectrum, axis=axis).take(indices[axis], axis=axis)
+    for axis, (n, index) in enumerate(zip(coarse, indices, strict=True)):
+        # the coarse voxel's centre lies (factor - 1) / 2 fine voxels from its corner voxel's
+        phase = np.exp(2j * np.pi * index * (factor - 1) / 2 / (n * factor)).astype(np.complex64)
+        phase[2 * np.abs(index) == n] = 0  # its sign is not known on the coarse grid
+        spectrum *= np.expand_dims(phase, [a for a in range(3) if a != axis])
+    return np.asarray(scipy.fft.irfftn(spectrum, coarse) / factor**3, np.float32)
 
 
 def carve_lesions(
