@@ -20,11 +20,12 @@ export NO_ET := 1
 export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test test-fast test-slow lint lock clean
+.PHONY: help venv bench demo test test-fast test-slow lint lock clean
 
 help:
 	@echo 'make demo       simulate a cohort and process it (results in $(DEMO)/)'
 	echo 'make test       what CI runs: lint, then all tests'
+	echo 'make bench      speed and accuracy against other tools'
 	echo 'make test-fast  unit, interface and graph tests'
 	echo 'make lint       ruff, mypy, codespell'
 	echo 'make lock       write requirements.lock anew'
@@ -63,6 +64,12 @@ $(VENV)/.installed: $(VENV)/.locked pyproject.toml README.md LICENSE $(SOURCES)
 
 demo: venv
 	@$(BIN)/python -m sodiumprep.bids_app.demo $(DEMO)
+
+bench: venv
+	@for case in operators iterative noise; do
+		echo "== bench/$$case.py"
+		OMP_NUM_THREADS= $(BIN)/python bench/$$case.py
+	done
 
 lint: venv
 	@echo '== ruff'

@@ -16,9 +16,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sodiumprep.bids_app.metadata import UserError, load_relaxation, load_vials, read_json
-from sodiumprep.bids_app.settings import DEFAULT_SEED, Settings, available_processors
+from sodiumprep.bids_app.settings import (
+    DEFAULT_RECON,
+    DEFAULT_SEED,
+    Settings,
+    available_processors,
+)
 
 EXIT_USAGE = 2
+LARGEST_DELAY = 50e-6  # s; a longer one is a mistake of unit
 VALIDATOR = "bids-validator-deno"
 FILTER_GROUPS = ("sodium", "anat", "fmap")
 MEMORY_UNITS = {"K": 1e-6, "M": 1e-3, "G": 1.0, "T": 1e3}  # in GB
@@ -136,10 +142,30 @@ def build_parser() -> argparse.ArgumentParser:
 
     science = parser.add_argument_group("sodium")
     science.add_argument(
+        "--recon",
+        choices=("gridding", "cg", "tv"),
+        default=DEFAULT_RECON,
+        help="reconstruction of raw k-space: density-weighted adjoint, CG-SENSE with an L2 term, "
+        f"or total variation (default: {DEFAULT_RECON})",
+    )
+    science.add_argument(
+        "--coil-sensitivities",
+        choices=("centre", "espirit"),
+        default="centre",
+        help="of cg and tv: from the centre of k-space, or by ESPIRiT (default: centre)",
+    )
+    science.add_argument(
+        "--gradient-delay",
+        nargs="+",
+        metavar="US",
+        help="delay of the read, phase and slice gradients [us] to correct: three numbers, or "
+        "'estimate' for what the data suggest (default: none; the estimate is always reported)",
+    )
+    science.add_argument(
         "--kspace-filter",
         choices=("none", "hamming"),
         default="none",
-        help="filter of the reconstruction (default: none)",
+        help="window over k-space, with --recon gridding (default: none)",
     )
     science.add_argument(
         "--psf-fwhm",
@@ -186,6 +212,9 @@ def build_parser() -> argparse.ArgumentParser:
         type=_memory,
         metavar="SIZE",
         help="upper bound of the memory, as 8GB; a plain number counts MB",
+    )
+    engine.add_argument(
+        "--low-mem", action="store_true", help="iterative reconstruction with less memory, slower"
     )
     engine.add_argument("--nipype-plugin-file", type=Path, metavar="FILE", help="YAML or JSON")
     engine.add_argument(
@@ -343,13 +372,40 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         stop_on_first_crash=options.stop_on_first_crash,
         sloppy=options.sloppy,
         verbose=options.verbose,
-        kspace_filter=options.kspace_filter,
+        recon=options.recon,
+        coil_sensitivities=options.coil_sensitivities,
+        **_read_delay(options.gradient_delay),
+        low_mem=options.low_mem,
+        kspace_filter=_read_filter(options.kspace_filter, options.recon),
         psf_fwhm=_read_psf(options.psf_fwhm),
         reference=options.reference,
         vials_file=_absolute(options.vials),
         relaxation_file=_absolute(options.relaxation),
         nipype_plugin=_read_plugin(options.nipype_plugin_file),
     )
+
+
+def _read_filter(window: str, recon: str) -> str:
+    if window != "none" and recon != "gridding":
+        raise UserError(f"--kspace-filter {window} goes with --recon gridding, not {recon}")
+    return window
+
+
+def _read_delay(given: Sequence[str] | None) -> dict[str, Any]:
+    if given is None:
+        return {}
+    if list(given) == ["estimate"]:
+        return {"estimate_delay": True}
+    try:
+        delays = tuple(float(text) * 1e-6 for text in given)
+    except ValueError:
+        delays = ()
+    if len(delays) != 3 or not all(abs(delay) <= LARGEST_DELAY for delay in delays):
+        raise UserError(
+            f"--gradient-delay {' '.join(given)}: accepted: three numbers [us] between "
+            f"{-LARGEST_DELAY * 1e6:g} and {LARGEST_DELAY * 1e6:g}, or 'estimate'"
+        )
+    return {"gradient_delay": delays}
 
 
 def _absolute(path: Path | None) -> Path | None:

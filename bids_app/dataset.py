@@ -19,6 +19,7 @@ from sodiumprep.bids_app.index import (
     without_part,
 )
 from sodiumprep.bids_app.metadata import (
+    HYDROGEN,
     SODIUM,
     Protocol,
     UserError,
@@ -68,6 +69,8 @@ class SodiumRun:
         Label image and the space it lies in, ``sodium`` or ``T1w``.
     receive_array, receive_volume, receive_map
         Images of the array and of the volume coil, and a receive map.
+    fieldmap, fieldmap_nucleus
+        Field map [Hz] and the nucleus whose frequency it tells.
     sodium_to_anat
         The user's transform, ITK text.
     warnings
@@ -88,6 +91,8 @@ class SodiumRun:
     receive_array: tuple[Path, ...] = ()
     receive_volume: tuple[Path, ...] = ()
     receive_map: Path | None = None
+    fieldmap: Path | None = None
+    fieldmap_nucleus: str = SODIUM
     sodium_to_anat: Path | None = None
     warnings: tuple[str, ...] = ()
 
@@ -377,6 +382,7 @@ def _build_run(
     vials = _read_source_vials(settings, source)
     labels, space = find_vial_labels(source, ready)
     receive = _find_receive(settings, source, fmaps)
+    fieldmap, nucleus, told = _find_fieldmap(settings, source, fmaps)
     return SodiumRun(
         subject,
         source.parts.get("ses"),
@@ -392,8 +398,10 @@ def _build_run(
         receive["array"],
         receive["volume"],
         next(iter(receive["map"]), None),
+        fieldmap,
+        nucleus,
         find_transform(source, ready),
-        (*notes, *_fmap_notes(fmaps)),
+        (*notes, *told, *_fmap_notes(fmaps)),
     )
 
 
@@ -470,6 +478,25 @@ def _find_receive(
             check_image(file.path)
             found[kind].append(file.path)
     return {kind: tuple(paths) for kind, paths in found.items()}
+
+
+def _find_fieldmap(
+    settings: Settings, source: RawFile, fmaps: Sequence[RawFile]
+) -> tuple[Path | None, str, list[str]]:
+    """Return the field map of raw k-space, its nucleus, and what must be said of it."""
+    filters = settings.bids_filters.get("fmap", {})
+    found = [f for f in fmaps if f.suffix == "fieldmap" and passes(f, filters)]
+    usable = [f for f in found if _intended(f, source)]
+    if not usable:
+        return None, SODIUM, []
+    file = usable[0]
+    if not source.is_kspace:
+        return None, SODIUM, [f"{file.path.name}: not used, the image is already reconstructed"]
+    if file.metadata.get("Units") != "Hz":
+        raise UserError(f"{file.path}: Units is {file.metadata.get('Units')!r}; accepted: 'Hz'")
+    check_image(file.path)
+    ignored = [f"{other.path.name}: not used, {file.path.name} is" for other in usable[1:]]
+    return file.path, SODIUM if file.is_sodium else HYDROGEN, ignored
 
 
 def _receive_kind(file: RawFile) -> str | None:

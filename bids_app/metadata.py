@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from typing import Protocol as Interface
 
-SODIUM = "23Na"
+SODIUM, HYDROGEN = "23Na", "1H"
 TRAJECTORY_TYPES = ("radial", "density-adapted radial", "tpi", "cones", "floret", "cartesian")
 KSPACE_FILTERS = ("none", "hamming")
 ASSUMED_CONCENTRATION_UNCERTAINTY = 0.01  # relative, where a vial states none

@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from sodiumprep.bids_app.phantom_files import (
+    DEFAULT_TRAJECTORY,
     FOV,
     T1W_SHAPE,
     Place,
@@ -23,7 +24,9 @@ from sodiumprep.bids_app.phantom_files import (
     Writer,
     write_anatomy,
     write_dataset_files,
+    write_field,
     write_manual,
+    write_motion,
     write_receive_pair,
     write_sodium,
     write_transmit,
@@ -35,12 +38,15 @@ from sodiumprep.sodium.phantom import (
     VIALS,
     Placement,
     Protocol,
+    SodiumObject,
     build_object,
     draw_concentrations,
     draw_geometry,
+    draw_motion,
     draw_rigid,
     fov_to_scanner,
     place_vials,
+    rigid,
     sodium_content,
 )
 from sodiumprep.sodium.phantom_anatomy import (
@@ -52,12 +58,17 @@ from sodiumprep.sodium.phantom_anatomy import (
     prepare_template,
 )
 from sodiumprep.sodium.phantom_signal import Timing
-from sodiumprep.sodium.trajectory import density_adapted_radial
+from sodiumprep.sodium.trajectory import TrajectoryProtocol, analytic_trajectory, centre_step
 
 T1W_ORIGIN = (-88.0, -124.0, -102.0)  # mm, of the first voxel, before the head's pose
 HEAD_MIDDLE = np.array([0.0, -18.0, 6.0])  # mm, of the brain
 K0_FRACTION = 0.3  # share of the k-space radius at constant gradient
 FEWEST_SAMPLES = 256  # of a readout
+FINEST_STEP = 0.95  # of a readout near the centre of k-space, over 1 / (2 FOV)
+TRAJECTORIES = {  # by option
+    "density-adapted-radial": DEFAULT_TRAJECTORY, "radial": "radial", "tpi": "tpi",
+    "cones": "cones", "floret": "floret",
+}  # fmt: skip
 
 
 def load_template() -> Template:
@@ -195,12 +206,34 @@ def samples_needed(k_max: float) -> int:
     (256, 495)
     """
     path = K0_FRACTION + (1 - K0_FRACTION**3) / (3 * K0_FRACTION**2)  # over k_max, first speed
-    return max(FEWEST_SAMPLES, int(np.ceil(path * k_max * 2 * FOV / 0.95)) + 1)
+    return max(FEWEST_SAMPLES, int(np.ceil(path * k_max * 2 * FOV / FINEST_STEP)) + 1)
+
+
+def trajectory_protocol(options: argparse.Namespace) -> TrajectoryProtocol:
+    """Return the numbers from which the trajectory follows.
+
+    Parameters
+    ----------
+    options
+        With ``trajectory``, ``spokes`` and ``voxel_size``.
+
+    Returns
+    -------
+    protocol
+        With as many samples as keep the step near the centre below 1 / (2 FOV).
+    """
+    k_max, kind = 0.5e3 / options.voxel_size, TRAJECTORIES[options.trajectory]
+    if kind in (DEFAULT_TRAJECTORY, "tpi"):
+        return TrajectoryProtocol(kind, options.spokes, samples_needed(k_max), k_max, K0_FRACTION)
+    few = TrajectoryProtocol(kind, min(options.spokes, 300), FEWEST_SAMPLES, k_max)
+    step = centre_step(analytic_trajectory(few)) * 2 * FOV / FINEST_STEP
+    samples = max(FEWEST_SAMPLES, int(np.ceil((FEWEST_SAMPLES - 1) * step)) + 1)
+    return TrajectoryProtocol(kind, options.spokes, samples, k_max)
 
 
 def make_protocol(options: argparse.Namespace) -> Protocol:
     """Return the sodium protocol that the options ask for."""
-    k_max = 0.5e3 / options.voxel_size
+    x, y, z = (1e-6 * delay for delay in options.gradient_delay)
     return Protocol(
         timing=Timing(
             options.echo_time * 1e-3,
@@ -211,10 +244,10 @@ def make_protocol(options: argparse.Namespace) -> Protocol:
         field_strength=options.field_strength,
         n_coils=options.coils,
         snr=options.snr,
-        trajectory=density_adapted_radial(
-            options.spokes, samples_needed(k_max), k_max, K0_FRACTION
-        ),
+        trajectory=analytic_trajectory(trajectory_protocol(options)),
         transmit_spread=options.transmit_spread,
+        gradient_delay=(x, y, z),
+        off_resonance=options.off_resonance,
     )
 
 
@@ -280,8 +313,10 @@ def simulate_session(
     placement, places = _place(rng, head, affine, pose, round(FOV * 1e3 / options.voxel_size))
     session = str(number + 1) if options.sessions > 1 else None
     place = Place(options.out_dir, subject.label, session)
-    protocol = make_protocol(options)
-    return Scan(place, subject.anatomy, head, content, placement, places, protocol), rng
+    return Scan(
+        place, subject.anatomy, head, content, placement, places,
+        make_protocol(options), trajectory_protocol(options),
+    ), rng  # fmt: skip
 
 
 def write_session(
@@ -305,15 +340,33 @@ def write_session(
     write_truth(scan, writer)
     write_manual(scan, writer)
     write_anatomy(scan, writer, rng)
-    vials = list(zip(VIALS, scan.places, strict=True))
-    grey = scan.head.fractions["GM"]
-    scanned = build_object(scan.content, grey, scan.placement, scan.protocol, vials)
+    motion = draw_motion(
+        np.random.default_rng(subject.seeds[number].spawn(1)[0]),
+        options.repetitions, options.motion, scan.placement.centre,
+    )  # fmt: skip
+    scanned = _moved_objects(scan, motion)
     intended = write_sodium(scan, scanned, rng, options)
     if options.coils > 1:
-        write_receive_pair(scan, scanned, rng, intended)
+        write_receive_pair(scan, scanned[0], rng, intended)
     if options.transmit_spread:
         write_transmit(scan, intended)
+    if options.off_resonance:
+        write_field(scan, scanned[0], rng, intended)
+    if options.repetitions > 1:
+        write_motion(scan, motion)
     writer.finish()
+
+
+def _moved_objects(scan: Scan, motion: Sequence[tuple[Floats, Floats]]) -> list[SodiumObject]:
+    """Object in the pose of each repetition: the head moves, vials and coils stay."""
+    vials = list(zip(VIALS, scan.places, strict=True))
+    grey, made = scan.head.fractions["GM"], []
+    for angles, shift in motion:
+        moved = rigid(angles, shift, scan.placement.centre) @ scan.placement.t1w_to_sodium
+        where = replace(scan.placement, t1w_to_sodium=moved) if made else scan.placement
+        built = build_object(scan.content, grey, where, scan.protocol, vials)
+        made.append(replace(built, sensitivities=made[0].sensitivities) if made else built)
+    return made
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -345,16 +398,29 @@ def build_parser() -> argparse.ArgumentParser:
     add("--repetition-time", type=float, default=120.0, help="[ms]")
     add("--flip-angle", type=float, default=90.0, help="[degree]")
     add("--transmit-spread", type=float, default=0.0, help="range of the flip angle, relative")
+    add("--trajectory", choices=list(TRAJECTORIES), default="density-adapted-radial",
+        help="of the readouts")  # fmt: skip
+    add("--gradient-delay", type=float, nargs=3, default=[0.0] * 3, metavar=("X", "Y", "Z"),
+        help="of the read, phase and slice gradients, unknown to the file [us]")  # fmt: skip
+    add("--off-resonance", type=float, default=0.0, metavar="HZ",
+        help="peak of a smooth map, of 23Na")  # fmt: skip
+    add("--repetitions", type=int, default=1, help="of all readouts, kept apart in the file")
+    add("--motion", type=float, default=0.0, metavar="MM",
+        help="largest shift of the head between repetitions")  # fmt: skip
     return parser
 
 
 def _check(options: argparse.Namespace) -> None:
     """Complete the options and refuse what cannot be simulated."""
     positive = ("subjects", "sessions", "coils", "snr", "voxel_size", "spokes", "readout",
-                "echo_time", "repetition_time", "flip_angle")  # fmt: skip
+                "echo_time", "repetition_time", "flip_angle", "repetitions")  # fmt: skip
     for name in positive:
         if not getattr(options, name) > 0:
             raise ValueError(f"--{name.replace('_', '-')} must be positive")
+    if options.motion < 0 or (options.motion and options.repetitions == 1):
+        raise ValueError("--motion must not be negative, and needs --repetitions of at least 2")
+    if options.format == "image" and (options.repetitions > 1 or any(options.gradient_delay)):
+        raise ValueError("--repetitions and --gradient-delay need --format kspace")
     options.tissue = parse_values(options.tissue)
     options.session_change = _parse_pairs(options.session_change) if options.session_change else {}
     unknown = set(options.session_change) - set(CONCENTRATIONS)

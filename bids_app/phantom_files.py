@@ -24,6 +24,7 @@ from sodiumprep.sodium.phantom import (
     SodiumObject,
     acquire,
     bias_field,
+    field_map,
     noisy_magnitude,
     scanner_image,
     shifted_levels,
@@ -42,6 +43,7 @@ from sodiumprep.sodium.phantom_anatomy import (
     t1_weighted,
 )
 from sodiumprep.sodium.phantom_signal import ScannerImage, Timing
+from sodiumprep.sodium.trajectory import SIDECAR_KEYS, TrajectoryProtocol
 
 BIDS_VERSION = "1.10.0"
 T1W_SHAPE = (176, 216, 196)
@@ -51,6 +53,7 @@ FOV = 0.24  # m
 TISSUES = ("GM", "WM", "CSF")
 PAIR_MATRIX = 36  # voxels of the receive pair: 6.7 mm
 SLOPE_BYTES = slice(112, 120)  # scl_slope and scl_inter of a NIfTI-1 header
+DEFAULT_TRAJECTORY = "density-adapted radial"
 T1W_WHITE = 850.0  # brightness of white matter in the T1w image
 
 
@@ -216,7 +219,9 @@ def vial_sidecar(places: Floats) -> list[dict[str, Any]]:
     ]
 
 
-def sodium_sidecar(protocol: Protocol, timing: Timing) -> dict[str, Any]:
+def sodium_sidecar(
+    protocol: Protocol, timing: Timing, trajectory: TrajectoryProtocol
+) -> dict[str, Any]:
     """Return the keys that every sodium image carries.
 
     Parameters
@@ -225,19 +230,33 @@ def sodium_sidecar(protocol: Protocol, timing: Timing) -> dict[str, Any]:
         Field strength and coils.
     timing
         Of this image.
+    trajectory
+        Whose kind is told.
     """
     return {
         "ResonantNucleus": "23Na",
         "MagneticFieldStrength": protocol.field_strength,
         "ImagingFrequency": round(protocol.field_strength * SODIUM_LARMOR, 3),
-        "PulseSequenceType": "3D density-adapted radial UTE",
+        "PulseSequenceType": f"3D {trajectory.kind} UTE",
         "EchoTime": round(timing.echo_time, 9),
         "RepetitionTime": round(timing.repetition_time, 9),
         "FlipAngle": round(float(np.degrees(timing.flip_angle)), 6),
         "ReadoutDuration": round(timing.readout, 9),
-        "TrajectoryType": "density-adapted radial",
+        "TrajectoryType": trajectory.kind,
         "ReceiveCoilName": f"simulated {protocol.n_coils}-channel 23Na array",
     }
+
+
+def trajectory_sidecar(trajectory: TrajectoryProtocol) -> dict[str, Any]:
+    """Return the keys from which the trajectory of raw data can be computed again.
+
+    Parameters
+    ----------
+    trajectory
+        Numbers of the protocol.
+    """
+    return {key: value for field, key in SIDECAR_KEYS.items()
+            if (value := getattr(trajectory, field)) is not None}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -258,6 +277,8 @@ class Scan:
         Of the vials, shape (vials, 3) [mm, RAS].
     protocol
         Of the sodium scan.
+    trajectory
+        Numbers from which the trajectory of the protocol follows.
     """
 
     place: Place
@@ -267,6 +288,7 @@ class Scan:
     placement: Placement
     places: Floats
     protocol: Protocol
+    trajectory: TrajectoryProtocol
 
 
 def write_anatomy(scan: Scan, writer: Writer, rng: np.random.Generator) -> None:
@@ -374,7 +396,10 @@ def _geometry_of(scan: Scan, matrix: int) -> Geometry:
 
 
 def write_sodium(
-    scan: Scan, scanned: SodiumObject, rng: np.random.Generator, options: argparse.Namespace
+    scan: Scan,
+    scanned: Sequence[SodiumObject],
+    rng: np.random.Generator,
+    options: argparse.Namespace,
 ) -> str:
     """Write raw k-space, or the image a scanner would deliver, with its sidecar.
 
@@ -383,7 +408,7 @@ def write_sodium(
     scan
         What is written.
     scanned
-        Object on its own grid.
+        Object on its own grid, in the pose of each repetition.
     rng
         Source of the noise.
     options
@@ -395,16 +420,19 @@ def write_sodium(
         BIDS URI of the sodium file.
     """
     protocol, place = scan.protocol, scan.place
-    sidecar = sodium_sidecar(protocol, protocol.timing)
+    sidecar = sodium_sidecar(protocol, protocol.timing, scan.trajectory)
     sidecar["CalibrationVials"] = vial_sidecar(scan.places)
     if options.format == "kspace":
         target = place.path("acq-23Na_PDw.h5", "sourcedata")
-        write_kspace(target, acquire(rng, scanned, protocol, scan.placement.geometry))
+        first, *later = scanned
+        write_kspace(target, acquire(rng, first, protocol, scan.placement.geometry, later))
+        if scan.trajectory.kind != DEFAULT_TRAJECTORY:
+            sidecar |= trajectory_sidecar(scan.trajectory)
     else:
         target = place.path("acq-23Na_PDw.nii.gz")
         geometry = scan.placement.geometry
         grid = ScannerImage(geometry.matrix[0], FOV, protocol.timing)
-        image = scanner_image(rng, scanned, grid, protocol, protocol.snr)
+        image = scanner_image(rng, scanned[0], grid, protocol, protocol.snr)
         _write_image(target, image, geometry.affine, None)
         voxel = [round(float(v) * 1e3, 4) for v in geometry.voxel_size]
         sidecar |= {"KspaceFilter": "none", "AcquisitionVoxelSize": voxel}
@@ -435,10 +463,73 @@ def write_receive_pair(
         name = f"acq-23Na{coil}_RB1COR"
         target = scan.place.path(f"{name}.nii.gz", folder="fmap")
         _write_image(target, image, geometry.affine, None)
-        sidecar = sodium_sidecar(scan.protocol, timing) | {"IntendedFor": [intended]}
+        sidecar = sodium_sidecar(scan.protocol, timing, scan.trajectory)
+        sidecar |= {"IntendedFor": [intended]}
         if snr is None:
             sidecar["ReceiveCoilName"] = "simulated 23Na volume coil"
         _write_json(scan.place.path(f"{name}.json", folder="fmap"), sidecar)
+
+
+def _from_head(scan: Scan, geometry: Geometry) -> Floats:
+    """Places of the voxels from the centre of the head, shape (3, x, y, z) [m, RAS]."""
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in geometry.matrix], indexing="ij"))
+    offset = geometry.affine[:3, 3] - scan.placement.centre
+    away = np.tensordot(geometry.affine[:3, :3], index, 1) + offset[:, None, None, None]
+    return np.asarray(away * 1e-3)
+
+
+def write_field(
+    scan: Scan, scanned: SodiumObject, rng: np.random.Generator, intended: str
+) -> None:
+    """Write the map of off-resonance [Hz of 23Na] and the magnitude that belongs to it.
+
+    Parameters
+    ----------
+    scan
+        What is written.
+    scanned
+        Object on its own grid.
+    rng
+        Source of the noise of the magnitude.
+    intended
+        BIDS URI of the image it corrects.
+    """
+    geometry, protocol = _geometry_of(scan, PAIR_MATRIX), scan.protocol
+    hertz = field_map(_from_head(scan, geometry), protocol.off_resonance)
+    timing = replace(protocol.timing, readout=0.5 * protocol.timing.readout)
+    magnitude = scanner_image(rng, scanned, ScannerImage(PAIR_MATRIX, FOV, timing), protocol, None)
+    sidecar = {"ResonantNucleus": "23Na", "Units": "Hz", "IntendedFor": [intended]}
+    for name, values in (("fieldmap", hertz.astype(np.float32)), ("magnitude", magnitude)):
+        target = scan.place.path(f"acq-23Na_{name}.nii.gz", folder="fmap")
+        _write_image(target, values, geometry.affine, None)
+        _write_json(scan.place.path(f"acq-23Na_{name}.json", folder="fmap"), sidecar)
+        sidecar = sodium_sidecar(protocol, timing, scan.trajectory)
+
+
+def write_motion(scan: Scan, motion: Sequence[tuple[Floats, Floats]]) -> None:
+    """Write where the head truly lay in each repetition.
+
+    Parameters
+    ----------
+    scan
+        What is written.
+    motion
+        Angles [rad] and shift [mm] of each repetition from the first.
+    """
+    columns = ("repetition", "trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z",
+               "displacement")  # fmt: skip
+    rows = [
+        (i, *(f"{v:.6f}" for v in (*shift, *angles, np.linalg.norm(shift))))
+        for i, (angles, shift) in enumerate(motion)
+    ]
+    part, name = "derivatives/truth", "acq-23Na_desc-truth_motion"
+    _write_table(scan.place.path(f"{name}.tsv", part), columns, rows)
+    middle = ", ".join(f"{v:.4f}" for v in scan.placement.centre)
+    told = (
+        "Motion of the head from repetition 0: rotation about x, then y, then z [rad] around "
+        f"({middle}), then shift [mm], RAS of sodium space; displacement of that point [mm]"
+    )
+    _write_json(scan.place.path(f"{name}.json", part), {"Description": told})
 
 
 def write_transmit(scan: Scan, intended: str) -> None:
@@ -452,10 +543,7 @@ def write_transmit(scan: Scan, intended: str) -> None:
         BIDS URI of the image it corrects.
     """
     geometry = _geometry_of(scan, PAIR_MATRIX)
-    index = np.stack(np.meshgrid(*[np.arange(n) for n in geometry.matrix], indexing="ij"))
-    offset = geometry.affine[:3, 3] - scan.placement.centre
-    away = np.tensordot(geometry.affine[:3, :3], index, 1) + offset[:, None, None, None]
-    percent = 100 * transmit_field(away * 1e-3, scan.protocol.transmit_spread)
+    percent = 100 * transmit_field(_from_head(scan, geometry), scan.protocol.transmit_spread)
     target = scan.place.path("acq-23Na_TB1map.nii.gz", folder="fmap")
     _write_image(target, percent.astype(np.float32), geometry.affine, None)
     sidecar = {"ResonantNucleus": "23Na", "Units": "percent", "IntendedFor": [intended]}

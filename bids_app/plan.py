@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from sodiumprep.bids_app.dataset import Anatomy, SodiumRun, SubjectJob
-from sodiumprep.bids_app.metadata import UserError, Vial, load_relaxation
+from sodiumprep.bids_app.metadata import SODIUM, UserError, Vial, load_relaxation
 from sodiumprep.bids_app.names import DerivativeNames, bids_uri
-from sodiumprep.bids_app.settings import Settings
+from sodiumprep.bids_app.settings import DEFAULT_RECON, Settings
 from sodiumprep.sodium.relaxation import relaxation_of
 from sodiumprep.sodium.signal import Relaxation
 from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan
 
+SODIUM_OVER_PROTON = 11.262 / 42.577  # frequency of 23Na over that of 1H in the same field
 TEMPLATE = "MNI152NLin2009aSym"  # nilearn's embedded template
 FIELDS = {  # key of the relaxation file -> field
     "T1": "t1",
@@ -111,7 +112,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
     reference, warnings = _choose_reference(run, settings)
     vials = _plain_vials(run.vials) if reference == "vials" else ()
     inputs = [run.source, run.phase, run.vial_labels, run.receive_map, run.sodium_to_anat]
-    inputs += [*run.receive_array, *run.receive_volume]
+    inputs += [*run.receive_array, *run.receive_volume, run.fieldmap]
     notes = (*job.anatomy.warnings, *run.warnings, *warnings)
     return SodiumPlan(
         name=f"sodium_{run.acquisition}_run_{run.run or 1}_wf",
@@ -174,8 +175,7 @@ def _plain_vials(vials: tuple[Vial, ...]) -> tuple[dict[str, Any], ...]:
 def _source(run: SodiumRun, settings: Settings) -> dict[str, Any]:
     width = {"psf_fwhm": list(settings.psf_fwhm)} if settings.psf_fwhm else {}
     if run.is_kspace:
-        kspace = {"kspace_file": str(run.source), "kspace_filter": settings.kspace_filter}
-        return {**kspace, **width}
+        return {**_kspace(run, settings), **width}
     known = {
         "image_file": str(run.source),
         "phase_file": str(run.phase) if run.phase else None,
@@ -185,6 +185,27 @@ def _source(run: SodiumRun, settings: Settings) -> dict[str, Any]:
         "nominal_voxel": list(run.protocol.acquisition_voxel_size or ()) or None,
     }
     return {**{key: value for key, value in known.items() if value is not None}, **width}
+
+
+def _kspace(run: SodiumRun, settings: Settings) -> dict[str, Any]:
+    stated = ("echo_time", "repetition_time", "flip_angle", "field_strength")
+    known = {name: getattr(run.protocol, name) for name in stated}
+    options: dict[str, Any] = {
+        "kspace_file": str(run.source),
+        "stated": {name: value for name, value in known.items() if value is not None},
+        "recon": settings.recon,
+        "kspace_filter": settings.kspace_filter,
+        "sensitivities": settings.coil_sensitivities,
+        "estimate_delay": settings.estimate_delay,
+        "low_mem": settings.low_mem,
+        "random_seed": settings.random_seed,
+    }
+    if settings.gradient_delay:
+        options["gradient_delay"] = list(settings.gradient_delay)
+    if run.fieldmap is not None:
+        options["fieldmap_file"] = str(run.fieldmap)
+        options["fieldmap_scale"] = 1.0 if run.fieldmap_nucleus == SODIUM else SODIUM_OVER_PROTON
+    return options
 
 
 def _receive(run: SodiumRun) -> dict[str, Any]:
@@ -268,6 +289,7 @@ def _outputs(job: SubjectJob, run: SodiumRun, settings: Settings) -> dict[str, s
         job.session,
         run=run.run,
         acquisition=run.acquisition,
+        rec=settings.recon if run.is_kspace and settings.recon != DEFAULT_RECON else None,
         anat_suffix=job.anatomy.suffix,
     )
     paths = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 DEFAULT_SEED = 23
+DEFAULT_RECON = "gridding"  # results of another method carry its name
 THREAD_VARIABLES = (
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
     "OMP_NUM_THREADS",
@@ -58,6 +59,16 @@ class Settings:
         0 or more: how much is said; from 1 on with tracebacks.
     kspace_filter
         ``none`` or ``hamming``; what is applied to k-space in the reconstruction.
+    recon
+        ``gridding``, ``cg`` or ``tv``: how raw k-space becomes an image.
+    coil_sensitivities
+        ``centre`` or ``espirit``: how iterative reconstruction finds coil sensitivities.
+    gradient_delay
+        Of the read, phase and slice axes [s]; empty for none.
+    estimate_delay
+        Whether the delay that the data suggest is corrected.
+    low_mem
+        Slower with less memory.
     psf_fwhm
         Full width at half maximum along the three axes [mm], None to compute it.
     reference
@@ -94,6 +105,11 @@ class Settings:
     sloppy: bool = False
     verbose: int = 0
     kspace_filter: str = "none"
+    recon: str = DEFAULT_RECON
+    coil_sensitivities: str = "centre"
+    gradient_delay: tuple[float, ...] = ()
+    estimate_delay: bool = False
+    low_mem: bool = False
     psf_fwhm: tuple[float, float, float] | None = None
     reference: str | None = None
     vials_file: Path | None = None

@@ -1,12 +1,9 @@
-"""Raw k-space in the ISMRMRD format: read with every check of the contract, and written.
-
-The acquisitions are read and written as one table, since the format's own library appends them
-one by one (3 ms each).
-"""
+"""Raw k-space in the ISMRMRD format: read with every check of the contract, and written."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,271 +13,56 @@ import ismrmrd.xsd
 import numpy as np
 from ismrmrd.hdf5 import acquisition_dtype
 
-from sodiumprep.sodium.acquisition import Acquisition, Complexes, Floats, Geometry
-
-NOISE = 1 << (ismrmrd.ACQ_IS_NOISE_MEASUREMENT - 1)
-NOT_IMAGING = sum(
-    1 << (flag - 1)
-    for flag in (
-        ismrmrd.ACQ_IS_NAVIGATION_DATA,
-        ismrmrd.ACQ_IS_PHASECORR_DATA,
-        ismrmrd.ACQ_IS_DUMMYSCAN_DATA,
-        ismrmrd.ACQ_IS_PHASE_STABILIZATION,
-    )
+from sodiumprep.interfaces.kspace_file import (
+    BLOCK,
+    NOISE,
+    Encoding,
+    KspaceFile,
+    KspaceHeader,
+    check_equal,
+    protocol_numbers,
+    read_encoding,
+    read_kspace_header,
+    sort_readouts,
 )
+from sodiumprep.sodium.acquisition import (
+    PROTON_GAMMA_BAR,
+    Acquisition,
+    Complexes,
+    Floats,
+    Geometry,
+    Integers,
+    average_averages,
+    join_noise,
+)
+
+__all__ = ["KspaceHeader", "read_kspace", "read_kspace_header", "write_kspace"]
+
 PLAUSIBLE_MAXIMUM = (0.25, 0.55)  # largest |component|, cycles per voxel of the encoded matrix
-PROTON_GAMMA_BAR = 42.577e6  # Hz/T
+SAME_IN_ALL = ("sample_time_us", "discard_pre", "discard_post",
+               "position", "read_dir", "phase_dir", "slice_dir")  # fmt: skip
+TAKEN_TOGETHER = ("set", "phase", "slice")  # counters that make no image of their own here
+COUNTER = 65536  # values of a counter of the format
 
 
-@dataclass(frozen=True)
-class KspaceHeader:
-    """Protocol numbers of a raw file; None where the file does not tell.
+def read_kspace(
+    path: Path | str, echo: int = 1, stated: Mapping[str, float | None] | None = None
+) -> Acquisition:
+    """Read one echo of a raw file.
 
-    Parameters
-    ----------
-    echo_time, repetition_time
-        [s].
-    flip_angle
-        [rad].
-    field_strength
-        [T].
-    geometry_matrix
-        Matrix of the reconstructed image.
-    fov
-        Field of view of the reconstructed image [m].
-    encoded_voxel
-        Voxel edge of the encoded matrix [m].
-    trajectory_units
-        "normalized", "1/m" or None.
-    """
-
-    echo_time: float | None
-    repetition_time: float | None
-    flip_angle: float | None
-    field_strength: float | None
-    geometry_matrix: tuple[int, int, int]
-    fov: tuple[float, float, float]
-    encoded_voxel: tuple[float, float, float]
-    trajectory_units: str | None
-
-
-def _first(values: Any, scale: float = 1.0) -> float | None:
-    return float(values[0]) * scale if values else None
-
-
-def _xyz(item: Any, scale: float = 1.0) -> tuple[Any, Any, Any]:
-    return tuple(value * scale if scale != 1.0 else value for value in (item.x, item.y, item.z))
-
-
-def _trajectory_units(encoding: Any) -> str | None:
-    description = encoding.trajectoryDescription
-    if description is None:
-        return None
-    named = {p.name: p.value.strip() for p in description.userParameterString}
-    return named.get("units")
-
-
-def _open(path: Path) -> h5py.File:
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path}: not a complete HDF5 file ({error})") from None
-    if "dataset" not in file or "data" not in file["dataset"] or "xml" not in file["dataset"]:
-        file.close()
-        raise ValueError(f"{path}: no ISMRMRD group 'dataset' with 'xml' and 'data' in it")
-    return file
-
-
-def _parse_header(path: Path, xml: Any) -> KspaceHeader:
-    try:
-        header = ismrmrd.xsd.CreateFromDocument(xml)
-    except Exception as error:  # the XML binding raises types of its own, all mean the same
-        raise ValueError(f"{path}: the ISMRMRD header cannot be read ({error})") from None
-    if not header.encoding:
-        raise ValueError(f"{path}: the ISMRMRD header has no 'encoding'")
-    encoding, sequence = header.encoding[0], header.sequenceParameters
-    system = header.acquisitionSystemInformation
-    field = getattr(system, "systemFieldStrength_T", None)
-    if field is None and header.experimentalConditions is not None:
-        field = header.experimentalConditions.H1resonanceFrequency_Hz / PROTON_GAMMA_BAR
-    encoded = encoding.encodedSpace
-    fov, matrix = _xyz(encoded.fieldOfView_mm, 1e-3), _xyz(encoded.matrixSize)
-    return KspaceHeader(
-        echo_time=_first(getattr(sequence, "TE", None), 1e-3),
-        repetition_time=_first(getattr(sequence, "TR", None), 1e-3),
-        flip_angle=_first(getattr(sequence, "flipAngle_deg", None), np.pi / 180),
-        field_strength=None if field is None else float(field),
-        geometry_matrix=_xyz(encoding.reconSpace.matrixSize),
-        fov=_xyz(encoding.reconSpace.fieldOfView_mm, 1e-3),
-        encoded_voxel=tuple(f / n for f, n in zip(fov, matrix, strict=True)),
-        trajectory_units=_trajectory_units(encoding),
-    )
-
-
-def read_kspace_header(path: Path | str) -> KspaceHeader:
-    """Read the protocol numbers of a raw file.
+    Averages are averaged inside their repetition, the repetitions stay apart (see
+    :func:`~sodiumprep.sodium.acquisition.average_repetitions`). Navigators, dummy scans and the
+    like are passed over, with a warning that counts them.
 
     Parameters
     ----------
     path
-        ISMRMRD file.
-
-    Returns
-    -------
-    header
-        Numbers in SI units.
-
-    Raises
-    ------
-    ValueError
-        If the file is truncated or is not ISMRMRD; the message names it.
-    """
-    path = Path(path)
-    with _open(path) as file:
-        return _parse_header(path, file["dataset"]["xml"][0])
-
-
-def _scale_to_per_metre(path: Path, raw: Floats, header: KspaceHeader) -> Floats:
-    voxel = np.asarray(header.encoded_voxel)
-    largest = {
-        "normalized": float(np.abs(raw).max()),
-        "1/m": float(np.abs(raw * voxel).max()),
-    }
-    low, high = PLAUSIBLE_MAXIMUM
-    units = header.trajectory_units
-    if units not in (None, *largest):
-        raise ValueError(f"{path}: trajectory units '{units}'; accepted: {', '.join(largest)}")
-    candidates = [units] if units else list(largest)
-    plausible = [u for u in candidates if low < largest[u] <= high]
-    if len(plausible) != 1:
-        found = ", ".join(f"{largest[u]:.4g} read as {u}" for u in candidates)
-        raise ValueError(
-            f"{path}: the largest trajectory component is {found} (cycles per voxel of the "
-            f"encoded matrix); it must lie in ({low}, {high}]. Check the trajectory's units and "
-            "encodedSpace"
-        )
-    scale = 1 / voxel if plausible[0] == "normalized" else np.ones(3)
-    return (raw * scale).astype(np.float32)
-
-
-def _check_lengths(path: Path, table: Any, indices: Any) -> None:
-    head = table["head"]
-    first = head[indices[0]]
-    for i in indices:
-        one = head[i]
-        n, coils = int(one["number_of_samples"]), int(one["active_channels"])
-        expected = int(first["number_of_samples"]), int(first["active_channels"])
-        if (n, coils) != expected or table["data"][i].size != 2 * n * coils:
-            raise ValueError(
-                f"{path}: readout {i} has {n} samples of {coils} coils ({table['data'][i].size} "
-                f"numbers); readout {indices[0]} has {expected[0]} of {expected[1]}"
-            )
-        if one["trajectory_dimensions"] != 3 or table["traj"][i].size != 3 * n:
-            raise ValueError(
-                f"{path}: readout {i} has no 3D trajectory ({table['traj'][i].size} numbers, "
-                f"{3 * n} expected); every acquisition must carry its own"
-            )
-
-
-def _stack_samples(path: Path, table: Any, indices: Any) -> Complexes:
-    head = table["head"][indices[0]]
-    shape = (len(indices), int(head["active_channels"]), int(head["number_of_samples"]))
-    samples = np.stack([table["data"][i] for i in indices]).view(np.complex64).reshape(shape)
-    bad = ~np.isfinite(samples).all(axis=(1, 2))
-    if bad.any():
-        raise ValueError(f"{path}: readout {indices[int(np.argmax(bad))]} holds NaN or infinity")
-    return samples
-
-
-def _stack_trajectory(path: Path, table: Any, indices: Any) -> Floats:
-    stacked = np.stack([table["traj"][i] for i in indices]).reshape(len(indices), -1, 3)
-    bad = ~np.isfinite(stacked).all(axis=(1, 2))
-    if bad.any():
-        raise ValueError(
-            f"{path}: the trajectory of readout {indices[int(np.argmax(bad))]} holds NaN"
-        )
-    return np.asarray(stacked, np.float32)
-
-
-def _average_repeats(
-    samples: Complexes, trajectory: Floats, repeat: Any
-) -> tuple[Complexes, Floats]:
-    """Average the repeats that share a trajectory; repeats with their own stand side by side."""
-    members = [np.flatnonzero(repeat == r) for r in np.unique(repeat)]
-    same_length = len({len(m) for m in members}) == 1
-    tolerance = 1e-5 * float(np.abs(trajectory).max())
-    if not same_length or any(
-        np.abs(trajectory[m] - trajectory[members[0]]).max() > tolerance for m in members
-    ):
-        return samples, trajectory
-    return np.mean([samples[m] for m in members], axis=0), trajectory[members[0]]
-
-
-def _geometry(path: Path, heads: Any, header: KspaceHeader) -> Geometry:
-    for key in ("position", "read_dir", "phase_dir", "slice_dir"):
-        if np.ptp(heads[key], axis=0).max() > 1e-3:
-            raise ValueError(f"{path}: '{key}' differs between the readouts of one image")
-    directions = np.stack([heads[0][k] for k in ("read_dir", "phase_dir", "slice_dir")])
-    directions = directions.astype(np.float64)
-    if np.abs(directions @ directions.T - np.eye(3)).max() > 1e-3:
-        raise ValueError(
-            f"{path}: read_dir, phase_dir and slice_dir are not orthogonal unit vectors: "
-            f"{directions.round(4).tolist()}"
-        )
-    position = heads[0]["position"].astype(np.float64)
-    return Geometry(position, directions, header.fov, header.geometry_matrix)
-
-
-def _required(path: Path, name: str, value: float | None) -> float:
-    if value is None:
-        raise ValueError(f"{path}: '{name}' is missing from the ISMRMRD header")
-    return value
-
-
-def _read_noise(
-    path: Path, table: Any, coils: int, dwell: float
-) -> tuple[Complexes | None, float | None]:
-    rows = np.flatnonzero(table["head"]["flags"] & NOISE)
-    if not len(rows):
-        return None, None
-    for i in rows:
-        one, size = table["head"][i], table["data"][i].size
-        if one["active_channels"] != coils or size != 2 * coils * int(one["number_of_samples"]):
-            raise ValueError(
-                f"{path}: readout {i} (noise) has {one['number_of_samples']} samples of "
-                f"{one['active_channels']} coils ({size} numbers); the imaging readouts have "
-                f"{coils} coils"
-            )
-    parts = [_stack_samples(path, table, rows[i : i + 1])[0] for i in range(len(rows))]
-    own_dwell = float(table["head"]["sample_time_us"][rows[0]]) * 1e-6
-    return np.concatenate(parts, axis=-1), own_dwell or dwell
-
-
-def _kept_samples(path: Path, head: Any) -> slice:
-    pre, post = int(head["discard_pre"]), int(head["discard_post"])
-    n = int(head["number_of_samples"])
-    if pre + post > n - 2:
-        raise ValueError(
-            f"{path}: discard_pre {pre} and discard_post {post} leave fewer than 2 of {n} samples"
-        )
-    return slice(pre, n - post)
-
-
-def _imaging_rows(path: Path, heads: Any) -> Any:
-    imaging = np.flatnonzero((heads["flags"] & (NOISE | NOT_IMAGING)) == 0)
-    if not len(imaging):
-        raise ValueError(f"{path}: no imaging readout in the file")
-    contrast = heads["idx"]["contrast"][imaging]
-    return imaging[contrast == contrast.min()]
-
-
-def read_kspace(path: Path | str) -> Acquisition:
-    """Read the first echo of a raw file; repetitions and averages of one trajectory are averaged.
-
-    Parameters
-    ----------
-    path
-        ISMRMRD file with the trajectory inside.
+        ISMRMRD file, trajectory with every readout.
+    echo
+        Number of the echo, from 1.
+    stated
+        Numbers of the sidecar that stand in where the header is silent: ``echo_time`` [s],
+        ``repetition_time`` [s], ``flip_angle`` [rad], ``field_strength`` [T].
 
     Returns
     -------
@@ -290,135 +72,515 @@ def read_kspace(path: Path | str) -> Acquisition:
     Raises
     ------
     ValueError
-        If the file is truncated, has NaN, readouts of unequal length, no trajectory, or a
-        trajectory outside the plausible range; the message names file and readout.
+        If the file is truncated, has NaN, readouts of unequal length, no trajectory, a
+        trajectory outside the plausible range, or lacks a number; the message names file and
+        readout.
     """
-    path = Path(path)
-    with _open(path) as file:
-        header = _parse_header(path, file["dataset"]["xml"][0])
-        try:
-            table = file["dataset"]["data"][:]
-        except OSError as error:
-            raise ValueError(f"{path}: truncated, the readouts cannot be read ({error})") from None
-    rows = _imaging_rows(path, table["head"])
-    _check_lengths(path, table, rows)
-    heads = table["head"][rows]
-    kept = _kept_samples(path, heads[0])
-    repeat = heads["idx"]["repetition"].astype(int) * 65536 + heads["idx"]["average"]
-    samples, trajectory = _average_repeats(
-        _stack_samples(path, table, rows)[:, :, kept],
-        _scale_to_per_metre(path, _stack_trajectory(path, table, rows)[:, kept], header),
-        repeat,
-    )
-    dwell = float(heads["sample_time_us"][0]) * 1e-6
-    if not dwell > 0:
-        raise ValueError(f"{path}: sample_time_us is {dwell * 1e6:g}; it must be positive")
-    noise, noise_dwell = _read_noise(path, table, samples.shape[1], dwell)
-    return Acquisition(
-        samples=np.ascontiguousarray(samples.transpose(1, 0, 2)),
-        trajectory=trajectory,
-        dwell_time=dwell,
-        echo_time=_required(path, "TE", header.echo_time),
-        repetition_time=_required(path, "TR", header.repetition_time),
-        flip_angle=_required(path, "flipAngle_deg", header.flip_angle),
-        field_strength=_required(path, "systemFieldStrength_T", header.field_strength),
-        geometry=_geometry(path, heads, header),
+    with KspaceFile(path) as file:
+        root, heads = file.header(), file.heads()
+        rows, noise_rows, skipped = sort_readouts(file.path, heads)
+        rows, contrast = _rows_of_echo(file.path, heads, rows, echo)
+        rows, number, left_out = _rows_of_encoding(file.path, heads, rows)
+        encoding, warning = read_encoding(file.path, root, number)
+        header = protocol_numbers(file.path, root)
+        geometry = _check_heads(file.path, heads, rows, encoding)
+        samples, trajectory = _read_readouts(file, heads, rows)
+        noise, noise_dwell = _read_noise(file, heads, noise_rows, rows[0])
+    _check_noise(file.path, samples, noise)
+    acquisition = Acquisition(
+        samples=samples,
+        trajectory=to_per_metre(file.path, trajectory, encoding),
+        dwell_time=float(heads["sample_time_us"][rows[0]]) * 1e-6,
+        **_protocol(file.path, header, contrast, stated or {}),
+        geometry=geometry,
         noise=noise,
         noise_dwell_time=noise_dwell,
+        warnings=_warnings([*skipped, *left_out], warning, *_other_counters(heads["idx"][rows])),
+    )
+    return _with_averages(acquisition, heads["idx"][rows])
+
+
+def _warnings(skipped: Sequence[str], *others: str) -> tuple[str, ...]:
+    text = f"readouts that are no image data were passed over: {', '.join(skipped)}"
+    return tuple(filter(None, (text if skipped else "", *others)))
+
+
+def _other_counters(counters: Any) -> list[str]:
+    """Warn where readouts are told apart by what this reader takes together."""
+    counts = {name: len(np.unique(counters[name])) for name in TAKEN_TOGETHER}
+    return [
+        f"the readouts have {count} values of the counter '{name}': they are taken as one image"
+        for name, count in counts.items()
+        if count > 1
+    ]
+
+
+def _rows_of_echo(
+    path: Path, heads: Any, rows: Integers, echo: int
+) -> tuple[Integers, tuple[int, int, int]]:
+    """Return the readouts of one echo, and its counter, its rank and the number of echoes."""
+    contrasts = heads["idx"]["contrast"][rows]
+    present = np.unique(contrasts)
+    if not 1 <= echo <= len(present):
+        raise ValueError(f"{path}: echo {echo} was asked for; accepted: 1 to {len(present)}")
+    contrast = int(present[echo - 1])
+    return rows[contrasts == contrast], (contrast, echo - 1, len(present))
+
+
+def _rows_of_encoding(path: Path, heads: Any, rows: Integers) -> tuple[Integers, int, list[str]]:
+    """Return the readouts of the encoding that has a trajectory in three dimensions."""
+    references = heads["encoding_space_ref"][rows]
+    present = np.unique(references)
+    if len(present) == 1:
+        return rows, int(present[0]), []
+    spatial = heads["trajectory_dimensions"][rows] == 3
+    candidates = [number for number in present if spatial[references == number].all()]
+    if len(candidates) != 1:
+        raise ValueError(
+            f"{path}: its imaging readouts belong to {len(present)} encodings, {len(candidates)} "
+            "of them with a 3D trajectory; accepted: one. Convert the sodium data alone"
+        )
+    mine = references == candidates[0]
+    return rows[mine], int(candidates[0]), [f"{int((~mine).sum())} of other encodings"]
+
+
+def _check_heads(path: Path, heads: Any, rows: Integers, encoding: Encoding) -> Geometry:
+    first = rows[0]
+    sizes = [heads[key][rows] for key in ("number_of_samples", "active_channels")]
+    differs = (sizes[0] != sizes[0][0]) | (sizes[1] != sizes[1][0])
+    if differs.any():
+        i = int(np.argmax(differs))
+        raise ValueError(
+            f"{path}: readout {rows[i]} has {sizes[0][i]} samples of {sizes[1][i]} coils; "
+            f"readout {first} has {sizes[0][0]} of {sizes[1][0]}; accepted: the same in all"
+        )
+    if not sizes[1][0]:
+        raise ValueError(f"{path}: readout {first} has no coil (active_channels is 0)")
+    flat = heads["trajectory_dimensions"][rows] != 3
+    if flat.any():
+        _refuse_trajectory(path, heads, rows, int(np.argmax(flat)))
+    check_equal(path, heads, rows, SAME_IN_ALL)
+    dwell = float(heads["sample_time_us"][first])
+    if not 0 < dwell < 1e4:
+        raise ValueError(
+            f"{path}: sample_time_us is {dwell:g}; it must be positive, and below 10000"
+        )
+    return _geometry(path, heads[first], encoding)
+
+
+def _refuse_trajectory(path: Path, heads: Any, rows: Integers, i: int) -> None:
+    dimensions = int(heads["trajectory_dimensions"][rows[i]])
+    many = int((heads["trajectory_dimensions"][rows] != 3).sum())
+    raise ValueError(
+        f"{path}: readout {rows[i]} has no 3D trajectory (trajectory_dimensions is {dimensions}; "
+        f"{many} of {len(rows)} readouts lack one); accepted: (samples, 3) with every readout. "
+        "sodiumprep-trajectory adds one from the protocol"
     )
 
 
-def _space(geometry: Geometry) -> ismrmrd.xsd.encodingSpaceType:
-    return ismrmrd.xsd.encodingSpaceType(
-        matrixSize=ismrmrd.xsd.matrixSizeType(
-            **{axis: int(n) for axis, n in zip("xyz", geometry.matrix, strict=True)}
-        ),
-        fieldOfView_mm=ismrmrd.xsd.fieldOfViewMm(
-            **{axis: float(f) * 1e3 for axis, f in zip("xyz", geometry.fov, strict=True)}
-        ),
-    )
+def _geometry(path: Path, head: Any, encoding: Encoding) -> Geometry:
+    directions = np.stack([head[key] for key in ("read_dir", "phase_dir", "slice_dir")])
+    directions = directions.astype(np.float64)
+    if not np.abs(directions @ directions.T - np.eye(3)).max() <= 1e-3:
+        raise ValueError(
+            f"{path}: read_dir, phase_dir and slice_dir are not orthogonal unit vectors: "
+            f"{directions.round(4).tolist()}; the converter must write the orientation"
+        )
+    position = head["position"].astype(np.float64)
+    if not np.abs(position).max() <= 1000:
+        raise ValueError(
+            f"{path}: position is {position.tolist()}; accepted: -1000 to 1000 mm along each axis"
+        )
+    return Geometry(position, directions, encoding.fov, encoding.matrix)
 
 
-def _header_xml(acquisition: Acquisition) -> str:
-    xsd = ismrmrd.xsd
-    space = _space(acquisition.geometry)
-    description = xsd.trajectoryDescriptionType(
-        identifier="sampled",
-        userParameterString=[xsd.userParameterStringType(name="units", value="1/m")],
-    )
-    limit = xsd.limitType(maximum=int(acquisition.trajectory.shape[0] - 1))
-    encoding = xsd.encodingType(
-        encodedSpace=space,
-        reconSpace=space,
-        encodingLimits=xsd.encodingLimitsType(kspace_encoding_step_1=limit),
-        trajectory=xsd.trajectoryType("other"),
-        trajectoryDescription=description,
-    )
-    header = xsd.ismrmrdHeader(
-        experimentalConditions=xsd.experimentalConditionsType(
-            H1resonanceFrequency_Hz=int(acquisition.field_strength * PROTON_GAMMA_BAR)
-        ),
-        acquisitionSystemInformation=xsd.acquisitionSystemInformationType(
-            systemFieldStrength_T=float(acquisition.field_strength),
-            receiverChannels=int(acquisition.samples.shape[0]),
-        ),
-        encoding=[encoding],
-        sequenceParameters=xsd.sequenceParametersType(
-            TR=[acquisition.repetition_time * 1e3],
-            TE=[acquisition.echo_time * 1e3],
-            flipAngle_deg=[float(np.degrees(acquisition.flip_angle))],
-        ),
-    )
-    return str(xsd.ToXML(header))
+def kept_samples(path: Path, head: Any) -> slice:
+    """Return the samples of a readout that are not discarded.
+
+    Parameters
+    ----------
+    path
+        For messages.
+    head
+        Of the readout.
+
+    Returns
+    -------
+    kept
+        From the first to behind the last one.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two are kept.
+    """
+    pre, post, n = (int(head[key]) for key in ("discard_pre", "discard_post", "number_of_samples"))
+    if pre + post > n - 2:
+        raise ValueError(
+            f"{path}: discard_pre {pre} and discard_post {post} leave fewer than 2 of {n} samples"
+        )
+    return slice(pre, n - post)
 
 
-def _fill_heads(table: Any, acquisition: Acquisition, n_noise: int) -> None:
-    head, geometry = table["head"], acquisition.geometry
-    coils, _, n = acquisition.samples.shape
-    head["version"], head["available_channels"], head["active_channels"] = 1, coils, coils
-    head["scan_counter"] = np.arange(len(head))
-    head["number_of_samples"], head["trajectory_dimensions"] = n, 3
-    head["sample_time_us"] = acquisition.dwell_time * 1e6
-    head["position"] = geometry.position
-    for key, direction in zip(
-        ("read_dir", "phase_dir", "slice_dir"), geometry.directions, strict=True
-    ):
-        head[key] = direction
-    head["idx"]["kspace_encode_step_1"][n_noise:] = np.arange(len(head) - n_noise)
-    if n_noise and acquisition.noise is not None:
-        head["flags"][:n_noise] = NOISE
-        head["number_of_samples"][:n_noise] = acquisition.noise.shape[-1]
-        head["trajectory_dimensions"][:n_noise] = 0
-        head["sample_time_us"][:n_noise] = (acquisition.noise_dwell_time or 0) * 1e6
+def _read_readouts(file: KspaceFile, heads: Any, rows: Integers) -> tuple[Complexes, Floats]:
+    """Read samples (coils, readouts, n) and trajectory (readouts, n, 3) of equal readouts."""
+    kept = kept_samples(file.path, heads[rows[0]])
+    n, shape = int(heads["number_of_samples"][rows[0]]), (len(rows), kept.stop - kept.start)
+    samples = np.empty((int(heads["active_channels"][rows[0]]), *shape), np.complex64)
+    trajectory = np.empty((*shape, 3), np.float32)
+    for i, entry in file.blocks(rows):
+        readout = _samples_of(file.path, heads, int(rows[i]), entry)[:, kept]
+        if not np.isfinite(readout).all():
+            raise ValueError(_not_finite(file.path, f"readout {rows[i]}"))
+        samples[:, i] = readout
+        if entry["traj"].size != 3 * n:
+            raise ValueError(
+                f"{file.path}: readout {rows[i]} has no 3D trajectory ({entry['traj'].size} "
+                f"numbers, {3 * n} expected); every acquisition must carry its own"
+            )
+        trajectory[i] = entry["traj"].reshape(n, 3)[kept]
+        if not np.isfinite(trajectory[i]).all():
+            raise ValueError(_not_finite(file.path, f"the trajectory of readout {rows[i]}"))
+    return samples, trajectory
 
 
-def write_kspace(path: Path | str, acquisition: Acquisition) -> None:
-    """Write an acquisition as ISMRMRD, trajectory in 1/m with every readout.
+def _not_finite(path: Path, what: str) -> str:
+    return f"{path}: {what} holds NaN or infinity; accepted: finite numbers"
+
+
+def _samples_of(path: Path, heads: Any, row: int, entry: Any) -> Complexes:
+    coils, n = (int(heads[key][row]) for key in ("active_channels", "number_of_samples"))
+    if entry["data"].size != 2 * n * coils:
+        raise ValueError(
+            f"{path}: readout {row} has {n} samples of {coils} coils in its head and "
+            f"{entry['data'].size} numbers; accepted: {2 * n * coils}"
+        )
+    return entry["data"].view(np.complex64).reshape(coils, n)
+
+
+def _read_noise(
+    file: KspaceFile, heads: Any, noise_rows: Integers, first: int
+) -> tuple[Complexes | None, float | None]:
+    """Read the noise readouts, of any length and dwell time; None where there are none."""
+    if not len(noise_rows):
+        return None, None
+    coils = int(heads["active_channels"][first])
+    differs = heads["active_channels"][noise_rows] != coils
+    if differs.any():
+        row = noise_rows[int(np.argmax(differs))]
+        raise ValueError(
+            f"{file.path}: readout {row} (noise) has {heads['active_channels'][row]} coils; the "
+            f"imaging readouts have {coils}; accepted: the same"
+        )
+    own = heads["sample_time_us"].astype(np.float64) * 1e-6
+    parts, dwell_times = [], []
+    for i, entry in file.blocks(noise_rows):
+        row = int(noise_rows[i])
+        parts.append(_samples_of(file.path, heads, row, entry))
+        dwell_times.append(float(own[row] if own[row] > 0 else own[first]))
+        if not np.isfinite(parts[-1]).all():
+            raise ValueError(_not_finite(file.path, f"readout {row} (noise)"))
+    return join_noise(parts, dwell_times)
+
+
+def _check_noise(path: Path, samples: Complexes, noise: Complexes | None) -> None:
+    if noise is None:
+        return
+    silent = ~noise.any(axis=1)
+    wrong = np.flatnonzero(silent & samples.any(axis=(1, 2)))
+    if silent.all() or len(wrong):
+        which = "all coils" if silent.all() else f"coil {wrong[0]}"
+        raise ValueError(
+            f"{path}: the noise readouts hold only zeros in {which}; accepted: samples of noise, "
+            "or no noise readouts"
+        )
+
+
+def to_per_metre(path: Path, raw: Floats, encoding: Encoding) -> Floats:
+    """Scale a trajectory to 1/m, with the unit that its label and its plausible range tell.
+
+    Parameters
+    ----------
+    path
+        For messages.
+    raw
+        Shape (readouts, n, 3), float32; changed in place.
+    encoding
+        Its units, and the encoded matrix that normalized units refer to.
+
+    Returns
+    -------
+    trajectory
+        Same shape [1/m].
+
+    Raises
+    ------
+    ValueError
+        If the label is unknown, or the largest component lies outside the plausible range.
+    """
+    voxel = encoding.encoded_voxel.astype(np.float32)
+    components = np.maximum(raw.max(axis=(0, 1)), -raw.min(axis=(0, 1)))
+    largest = {
+        "normalized": float(components.max()),
+        "1/m": float((components * voxel).max()),
+    }
+    units = encoding.trajectory_units
+    if units not in (None, *largest):
+        raise ValueError(f"{path}: trajectory units '{units}'; accepted: {', '.join(largest)}")
+    low, high = PLAUSIBLE_MAXIMUM
+    candidates = [units] if units else list(largest)
+    plausible = [u for u in candidates if low < largest[u] <= high]
+    if len(plausible) != 1:
+        found = ", ".join(f"{largest[u]:.4g} read as {u}" for u in candidates)
+        raise ValueError(
+            f"{path}: the largest trajectory component is {found} (cycles per voxel of the "
+            f"encoded matrix); it must lie in ({low}, {high}]. {_hint(largest, encoding)}"
+        )
+    if plausible[0] == "normalized":
+        raw /= voxel
+    return raw
+
+
+def _hint(largest: Mapping[str, float], encoding: Encoding) -> str:
+    """Tell which other unit would make a trajectory plausible."""
+    normalized, per_metre = largest["normalized"], largest["1/m"]
+    readings = {
+        "as 'normalized'": normalized,
+        "as '1/m'": per_metre,
+        "in radians per voxel: divide it by 2 pi": normalized / (2 * np.pi),
+        "in radians per metre: divide it by 2 pi": per_metre / (2 * np.pi),
+        "in cycles per field of view: divide it by the encoded matrix": normalized
+        / max(encoding.encoded_matrix),
+        "in 1/mm: multiply it by 1000": per_metre * 1e3,
+        "in 1/cm: multiply it by 100": per_metre * 1e2,
+    }
+    low, high = PLAUSIBLE_MAXIMUM
+    fitting = [name for name, value in readings.items() if low < value <= high]
+    likely = f" (it would be plausible {' or '.join(fitting)})" if fitting else ""
+    return f"Check the trajectory's units and encodedSpace{likely}"
+
+
+def _protocol(
+    path: Path,
+    header: KspaceHeader,
+    contrast: tuple[int, int, int],
+    stated: Mapping[str, float | None],
+) -> dict[str, float]:
+    """Return the numbers that an acquisition needs, from the header or what stands in."""
+    found: dict[str, float | None] = {
+        "echo_time": _echo_time(path, header, *contrast),
+        "repetition_time": header.repetition_time,
+        "flip_angle": header.flip_angle,
+        "field_strength": header.field_strength,
+    }
+    numbers = {key: stated.get(key) if value is None else value for key, value in found.items()}
+    for key, value in numbers.items():
+        if value is None or not np.isfinite(value) or value < 0:
+            element, sidecar, unit = IN_HEADER[key]
+            what = "is missing from" if value is None else f"is {value:g} in"
+            raise ValueError(
+                f"{path}: '{element}' {what} the ISMRMRD header; accepted: a number [{unit}], or "
+                f"{sidecar} in the sidecar"
+            )
+    return {key: value for key, value in numbers.items() if value is not None}
+
+
+IN_HEADER = {
+    "echo_time": ("TE", "EchoTime", "ms"),
+    "repetition_time": ("TR", "RepetitionTime", "ms"),
+    "flip_angle": ("flipAngle_deg", "FlipAngle", "degrees"),
+    "field_strength": ("systemFieldStrength_T", "MagneticFieldStrength", "T"),
+}
+
+
+def _echo_time(
+    path: Path, header: KspaceHeader, contrast: int, rank: int, echoes: int
+) -> float | None:
+    """Return the echo time that belongs to a contrast counter."""
+    times = header.echo_times
+    place = rank if len(times) == echoes else contrast
+    if place < len(times):
+        return times[place]
+    if times:
+        raise ValueError(
+            f"{path}: the ISMRMRD header has {len(times)} 'TE' for {echoes} echoes (counter "
+            f"{contrast}); accepted: one for each"
+        )
+    return None
+
+
+def _with_averages(acquisition: Acquisition, counters: Any) -> Acquisition:
+    labels = counters["repetition"].astype(np.int64)
+    if len(np.unique(labels)) > 1:
+        acquisition = replace(acquisition, repetition=labels)
+    return average_averages(acquisition, counters["average"].astype(np.int64))
+
+
+def write_kspace(path: Path | str, echoes: Acquisition | Sequence[Acquisition]) -> None:
+    """Write an acquisition, or several echoes of one, as ISMRMRD.
+
+    The trajectory goes with every readout, in 1/m; the repetitions keep their numbers.
 
     Parameters
     ----------
     path
         File to write; an existing one is replaced.
-    acquisition
-        What to write; its noise becomes one noise readout in front.
+    echoes
+        What to write; the noise of the first one goes in front.
+
+    Raises
+    ------
+    ValueError
+        If there is no echo, or the echoes differ in field of view or coils.
     """
-    n_noise = 0 if acquisition.noise is None else 1
-    n_readouts = acquisition.trajectory.shape[0]
-    table = np.zeros(n_readouts + n_noise, acquisition_dtype)
-    _fill_heads(table, acquisition, n_noise)
-    if acquisition.noise is not None:
-        table["data"][0] = _as_floats(acquisition.noise)
-        table["traj"][0] = np.zeros(0, np.float32)
-    for i in range(n_readouts):
-        table["data"][i + n_noise] = _as_floats(acquisition.samples[:, i])
-        table["traj"][i + n_noise] = acquisition.trajectory[i].astype(np.float32).ravel()
+    echoes = [echoes] if isinstance(echoes, Acquisition) else list(echoes)
+    _check_echoes(echoes)
+    noise = _noise_readouts(echoes[0].noise)
     with h5py.File(path, "w") as file:
         group = file.create_group("dataset")
         xml = group.create_dataset("xml", (1,), dtype=h5py.special_dtype(vlen=bytes))
-        xml[0] = _header_xml(acquisition).encode()
-        chunk = min(256, len(table))
-        group.create_dataset("data", data=table, maxshape=(None,), chunks=(chunk,))
+        xml[0] = _header_xml(echoes).encode()
+        length = len(noise) + sum(echo.samples.shape[1] for echo in echoes)
+        table = group.create_dataset(
+            "data", (length,), acquisition_dtype, maxshape=(None,), chunks=(min(BLOCK, length),)
+        )
+        start = 0
+        for block in _tables(echoes, noise):
+            block["head"]["scan_counter"] = start + np.arange(len(block))
+            table[start : start + len(block)] = block
+            start += len(block)
+
+
+def _check_echoes(echoes: Sequence[Acquisition]) -> None:
+    if not echoes:
+        raise ValueError("no echo to write; at least one is needed")
+    first = echoes[0]
+    for number, echo in enumerate(echoes, start=1):
+        same_place = np.allclose(echo.geometry.affine, first.geometry.affine)
+        if not same_place or echo.geometry.matrix != first.geometry.matrix:
+            raise ValueError(f"echo {number} has another field of view than echo 1")
+        if len(echo.samples) != len(first.samples):
+            raise ValueError(
+                f"echo {number} has {len(echo.samples)} coils, echo 1 has {len(first.samples)}"
+            )
+
+
+def _noise_readouts(noise: Complexes | None) -> list[Complexes]:
+    if noise is None:
+        return []
+    longest = COUNTER - 1  # samples of one readout
+    return [noise[:, i : i + longest] for i in range(0, noise.shape[1], longest)]
+
+
+def _tables(echoes: Sequence[Acquisition], noise: Sequence[Complexes]) -> Iterator[Any]:
+    """Yield blocks of the table of acquisitions: noise first, then echo after echo."""
+    for part in noise:
+        yield _noise_table(echoes[0], part)
+    for contrast, echo in enumerate(echoes):
+        order = _order_in_repetition(echo.repetition_labels)
+        for start in range(0, echo.samples.shape[1], BLOCK):
+            rows = np.arange(start, min(start + BLOCK, echo.samples.shape[1]))
+            yield _readout_table(echo, rows, order[rows], contrast)
+
+
+def _order_in_repetition(labels: Integers) -> Integers:
+    order = np.zeros(len(labels), np.int64)
+    for label in np.unique(labels):
+        mine = labels == label
+        order[mine] = np.arange(np.count_nonzero(mine))
+    return order
+
+
+def _empty_table(acquisition: Acquisition, length: int) -> Any:
+    table, geometry = np.zeros(length, acquisition_dtype), acquisition.geometry
+    head = table["head"]
+    head["version"] = 1
+    head["available_channels"] = head["active_channels"] = len(acquisition.samples)
+    head["position"] = geometry.position
+    for key, direction in zip(
+        ("read_dir", "phase_dir", "slice_dir"), geometry.directions, strict=True
+    ):
+        head[key] = direction
+    return table
+
+
+def _noise_table(acquisition: Acquisition, noise: Complexes) -> Any:
+    table = _empty_table(acquisition, 1)
+    table["head"]["flags"] = NOISE
+    table["head"]["number_of_samples"] = noise.shape[1]
+    table["head"]["sample_time_us"] = (acquisition.noise_dwell_time or 0) * 1e6
+    table["data"][0], table["traj"][0] = _as_floats(noise), np.zeros(0, np.float32)
+    return table
+
+
+def _readout_table(
+    acquisition: Acquisition, rows: Integers, order: Integers, contrast: int
+) -> Any:
+    table = _empty_table(acquisition, len(rows))
+    head = table["head"]
+    head["number_of_samples"], head["trajectory_dimensions"] = acquisition.samples.shape[2], 3
+    head["sample_time_us"] = acquisition.dwell_time * 1e6
+    head["idx"]["kspace_encode_step_1"] = order % COUNTER
+    head["idx"]["kspace_encode_step_2"] = order // COUNTER
+    head["idx"]["repetition"] = acquisition.repetition_labels[rows]
+    head["idx"]["contrast"] = contrast
+    for i, row in enumerate(rows):
+        table["data"][i] = _as_floats(acquisition.samples[:, row])
+        table["traj"][i] = acquisition.trajectory[row].astype(np.float32).ravel()
+    return table
 
 
 def _as_floats(samples: Complexes) -> Floats:
     return np.ascontiguousarray(samples, np.complex64).view(np.float32).ravel()
+
+
+def _header_xml(echoes: Sequence[Acquisition]) -> str:
+    xsd, first = ismrmrd.xsd, echoes[0]
+    header = xsd.ismrmrdHeader(
+        experimentalConditions=xsd.experimentalConditionsType(
+            H1resonanceFrequency_Hz=int(first.field_strength * PROTON_GAMMA_BAR)
+        ),
+        acquisitionSystemInformation=xsd.acquisitionSystemInformationType(
+            systemFieldStrength_T=float(first.field_strength),
+            receiverChannels=int(first.samples.shape[0]),
+        ),
+        encoding=[_encoding(echoes)],
+        sequenceParameters=xsd.sequenceParametersType(
+            TR=[first.repetition_time * 1e3],
+            TE=[echo.echo_time * 1e3 for echo in echoes],
+            flipAngle_deg=[float(np.degrees(first.flip_angle))],
+        ),
+    )
+    return str(xsd.ToXML(header))
+
+
+def _encoding(echoes: Sequence[Acquisition]) -> Any:
+    xsd, space = ismrmrd.xsd, _space(echoes[0].geometry)
+    labels = echoes[0].repetition_labels
+    readouts = min(int(_order_in_repetition(labels).max()), COUNTER - 1)
+    return xsd.encodingType(
+        encodedSpace=space,
+        reconSpace=space,
+        encodingLimits=xsd.encodingLimitsType(
+            kspace_encoding_step_1=xsd.limitType(maximum=readouts),
+            repetition=xsd.limitType(maximum=int(labels.max())),
+            contrast=xsd.limitType(maximum=len(echoes) - 1),
+        ),
+        trajectory=xsd.trajectoryType("other"),
+        trajectoryDescription=xsd.trajectoryDescriptionType(
+            identifier="sampled",
+            userParameterString=[xsd.userParameterStringType(name="units", value="1/m")],
+        ),
+    )
+
+
+def _space(geometry: Geometry) -> Any:
+    xsd = ismrmrd.xsd
+    return xsd.encodingSpaceType(
+        matrixSize=xsd.matrixSizeType(
+            **{axis: int(n) for axis, n in zip("xyz", geometry.matrix, strict=True)}
+        ),
+        fieldOfView_mm=xsd.fieldOfViewMm(
+            **{axis: float(f) * 1e3 for axis, f in zip("xyz", geometry.fov, strict=True)}
+        ),
+    )

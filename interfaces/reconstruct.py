@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from nipype.interfaces.base import (
 
 from sodiumprep.interfaces.image import load_finite_image, save_image
 from sodiumprep.interfaces.kspace import read_kspace
-from sodiumprep.sodium.acquisition import Floats
+from sodiumprep.sodium.acquisition import Acquisition, Floats
+from sodiumprep.sodium.alignment import index_map, resample
+from sodiumprep.sodium.delays import GradientDelays, estimate_delays
 from sodiumprep.sodium.kernel import (
     ASSUMED_WIDTH_UNCERTAINTY,
     COMPUTED_WIDTH_UNCERTAINTY,
@@ -27,14 +29,22 @@ from sodiumprep.sodium.kernel import (
     to_psf,
     with_gaussian_kernel,
 )
+from sodiumprep.sodium.measurement import Measurement, measurement_of
+from sodiumprep.sodium.model_based import SENSITIVITIES, MeasurementModel, cg_sense, penalized
 from sodiumprep.sodium.reconstruct import (
     ImageProperties,
+    Reconstruction,
     gridding,
     magnitude_image,
     phase_corrected_image,
 )
+from sodiumprep.sodium.segments import Evolution, Segments, adequate_segments
 from sodiumprep.sodium.signal import Relaxation
 from sodiumprep.sodium.trajectory import centre_step
+
+Constants = Mapping[str, Relaxation]
+SMALL_DELAY = 1e-6  # s; less moves a sample by less than the kernel's own uncertainty
+SEGMENT_ERROR = 0.01  # of a voxel's signal, at the worst sample
 
 
 def tissue_constants(tissues: Mapping[str, Mapping[str, Any]]) -> dict[str, Relaxation]:
@@ -118,6 +128,45 @@ def describe_response(response: Response, voxel_size: Floats) -> dict[str, Any]:
     return {"PointSpreadFWHM": widths, "PointSpreadGain": gains}
 
 
+def _gridding(
+    measurement: Measurement, tissues: Constants, segments: Segments | None, inputs: Any
+) -> Reconstruction:
+    return gridding(measurement, tissues, inputs.kspace_filter == "hamming", segments)
+
+
+def _model(measurement: Measurement, segments: Segments | None, inputs: Any) -> MeasurementModel:
+    return MeasurementModel(measurement, segments, inputs.sensitivities, inputs.low_mem)
+
+
+def _cg(
+    measurement: Measurement, tissues: Constants, segments: Segments | None, inputs: Any
+) -> Reconstruction:
+    rng = np.random.default_rng(inputs.random_seed)
+    return cg_sense(_model(measurement, segments, inputs), tissues, rng)
+
+
+def _tv(
+    measurement: Measurement, tissues: Constants, segments: Segments | None, inputs: Any
+) -> Reconstruction:
+    rng = np.random.default_rng(inputs.random_seed)
+    return penalized(_model(measurement, segments, inputs), tissues, rng)
+
+
+METHODS: dict[str, Callable[..., Reconstruction]] = {
+    "gridding": _gridding,
+    "cg": _cg,
+    "tv": _tv,
+}
+REASONS = {
+    "gridding": "linear and the same everywhere: its noise and its kernels are exact, which "
+    "partial-volume correction rests on",
+    "cg": "chosen by --recon: linear; noise by probing its covariance, kernels of the middle of "
+    "the head",
+    "tv": "chosen by --recon: not linear; noise by pseudo-replicas, kernels local to the middle "
+    "of the head",
+}
+
+
 class _ReconstructOutput(TraitedSpec):
     image_file = File(exists=True, desc="sodium image [signal, arbitrary unit]")
     noise_file = File(exists=True, desc="its noise SD [same unit]")
@@ -127,56 +176,217 @@ class _ReconstructOutput(TraitedSpec):
 
 class _ReconstructKspaceInput(BaseInterfaceInputSpec):
     kspace_file = File(exists=True, mandatory=True, desc="raw data (ISMRMRD)")
+    stated = traits.Dict(desc="what the sidecar states where the file is silent [s, rad, T]")
     tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue [s]")
-    kspace_filter = traits.Enum("none", "hamming", usedefault=True, desc="window over k-space")
+    recon = traits.Enum(*METHODS, usedefault=True, desc="method")
+    kspace_filter = traits.Enum("none", "hamming", usedefault=True, desc="window, gridding only")
+    sensitivities = traits.Enum(
+        *SENSITIVITIES, usedefault=True, desc="how cg and tv find coil sensitivities"
+    )
+    gradient_delay = traits.List(traits.Float, desc="of the three axes [s]; absent: none")
+    estimate_delay = traits.Bool(False, usedefault=True, desc="correct the estimated delay")
+    fieldmap_file = File(exists=True, desc="field map [Hz], any grid in scanner space")
+    fieldmap_scale = traits.Float(1.0, usedefault=True, desc="Hz of 23Na per Hz of the map")
+    low_mem = traits.Bool(False, usedefault=True, desc="slower with less memory")
+    random_seed = traits.Int(0, usedefault=True, desc="of the probes and replicas of the noise")
     psf_fwhm = traits.List(traits.Float, desc="Gaussian kernel instead of the computed one [mm]")
 
 
 class ReconstructKspace(SimpleInterface):
-    """Reconstruct raw k-space by the weighted adjoint (see ``sodium.reconstruct.gridding``)."""
+    """Reconstruct raw k-space (see ``sodium.reconstruct`` and ``sodium.model_based``)."""
 
     input_spec = _ReconstructKspaceInput
     output_spec = _ReconstructOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        acquisition = read_kspace(self.inputs.kspace_file)
-        done = gridding(
-            acquisition,
-            tissue_constants(self.inputs.tissues),
-            self.inputs.kspace_filter == "hamming",
+        acquisition = read_kspace(self.inputs.kspace_file, stated=_given(self.inputs.stated) or {})
+        delays, told = gradient_delays(
+            acquisition, _given(self.inputs.gradient_delay), self.inputs.estimate_delay
         )
-        response, width_uncertainty = done.response, COMPUTED_WIDTH_UNCERTAINTY
-        if isdefined(self.inputs.psf_fwhm) and self.inputs.psf_fwhm:
-            width = np.asarray(self.inputs.psf_fwhm) * 1e-3
-            response = with_gaussian_kernel(response, acquisition.geometry, width)
-            width_uncertainty = ASSUMED_WIDTH_UNCERTAINTY
-        out, affine = Path(runtime.cwd), acquisition.geometry.affine
-        self._results["image_file"] = save_image(out / "image.nii.gz", done.image, affine)
-        self._results["noise_file"] = save_image(out / "noise.nii.gz", done.noise_sd, affine)
-        self._results["response_file"] = save_response(out / "response.npz", response)
-        step = centre_step(acquisition.trajectory) * 2 * max(acquisition.geometry.fov)
-        self._results["properties"] = {
-            "Reconstruction": "gridding",
-            "Coils": int(acquisition.samples.shape[0]),
-            "Readouts": int(acquisition.samples.shape[1]),
-            "DensityCompensation": done.weighting,
+        measurement = measurement_of(acquisition, delays)
+        segments, field = off_resonance_segments(
+            acquisition, _given(self.inputs.fieldmap_file), self.inputs.fieldmap_scale
+        )
+        constants = tissue_constants(self.inputs.tissues)
+        done = METHODS[self.inputs.recon](measurement, constants, segments, self.inputs)
+        properties = {
+            "Reconstruction": self.inputs.recon,
+            "ReconstructionReason": REASONS[self.inputs.recon],
             "KspaceFilter": self.inputs.kspace_filter,
-            "NoiseSource": done.noise_source,
-            "PointSpreadUncertainty": width_uncertainty,
-            "CentreStepTimesTwiceFOV": round(step, 3),
-            "Warnings": _step_warnings(step),
-            **describe_response(response, acquisition.geometry.voxel_size),
+            **measurement.describe(),
+            **told,
+            **field,
         }
+        self._results.update(
+            save_reconstruction(
+                Path(runtime.cwd), done, acquisition, properties, _given(self.inputs.psf_fwhm)
+            )
+        )
         return runtime
 
 
-def _step_warnings(step: float) -> list[str]:
-    if step <= 1:
+def _given(value: Any) -> Any:
+    return value if isdefined(value) and value else None
+
+
+def save_reconstruction(
+    folder: Path,
+    done: Reconstruction,
+    acquisition: Acquisition,
+    properties: Mapping[str, Any],
+    psf_fwhm: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """Write an image, its noise and its response.
+
+    Parameters
+    ----------
+    folder
+        Where to write.
+    done
+        What to write.
+    acquisition
+        As read; its trajectory and place.
+    properties
+        What is known of the reconstruction, for the QC file.
+    psf_fwhm
+        Gaussian kernel that replaces the computed one [mm], or None.
+
+    Returns
+    -------
+    results
+        ``image_file``, ``noise_file``, ``response_file`` and the completed ``properties``.
+    """
+    geometry, response = acquisition.geometry, done.response
+    width_uncertainty = COMPUTED_WIDTH_UNCERTAINTY
+    if psf_fwhm is not None:
+        response = with_gaussian_kernel(response, geometry, np.asarray(psf_fwhm) * 1e-3)
+        width_uncertainty = ASSUMED_WIDTH_UNCERTAINTY
+    step = centre_step(acquisition.trajectory) * 2 * max(geometry.fov)
+    sampling = _sampling_warnings(step, properties)
+    return {
+        "image_file": save_image(folder / "image.nii.gz", done.image, geometry.affine),
+        "noise_file": save_image(folder / "noise.nii.gz", done.noise_sd, geometry.affine),
+        "response_file": save_response(folder / "response.npz", response),
+        "properties": {
+            **properties,
+            "NoiseSource": done.noise_source,
+            "PointSpreadUncertainty": width_uncertainty,
+            "PointSpreadLocalAt": response.local_at and list(response.local_at),
+            "CentreStepTimesTwiceFOV": round(step, 3),
+            "Course": dict(done.course),
+            "Warnings": [*done.warnings, *properties.get("Warnings", ()), *sampling],
+            **describe_response(response, geometry.voxel_size),
+        },
+    }
+
+
+def gradient_delays(
+    acquisition: Acquisition, given: Sequence[float] | None, estimate: bool
+) -> tuple[Floats | None, dict[str, Any]]:
+    """Return the gradient delays to correct, and what the QC file says of them.
+
+    Parameters
+    ----------
+    acquisition
+        As read.
+    given
+        Delays of the three axes [s], or None.
+    estimate
+        Whether the estimated ones are corrected where none are given.
+
+    Returns
+    -------
+    delays
+        Shape (3,) [s], or None.
+    told
+        ``GradientDelay``: corrected, estimated (of what the trajectory still lacks) and their
+        uncertainty [us]; ``Warnings`` where a delay stands out and is not corrected.
+    """
+    try:
+        found = estimate_delays(acquisition)
+    except ValueError as error:
+        known = None if given is None else np.asarray(given, float)
+        return known, {"GradientDelay": {"Corrected": given and list(given), "Why": str(error)}}
+    applied = given if given is not None else found.delays if estimate else None
+    delays = None if applied is None else np.asarray(applied, float)
+    told = {
+        "Corrected_us": None if delays is None else _microseconds(delays),
+        "Estimated_us": _microseconds(found.delays),
+        "EstimatedUncertainty_us": _microseconds(found.uncertainty),
+    }
+    return delays, {"GradientDelay": told, "Warnings": _delay_warnings(found, delays)}
+
+
+def _microseconds(times: Floats) -> list[float]:
+    return [round(float(time) * 1e6, 3) for time in times]
+
+
+def _delay_warnings(found: GradientDelays, applied: Floats | None) -> list[str]:
+    left = found.delays - (0 if applied is None else applied)
+    if not np.any(np.abs(left) > np.maximum(SMALL_DELAY, 4 * found.uncertainty)):
         return []
+    shown = ", ".join(f"{delay * 1e6:+.1f}" for delay in found.delays)
     return [
-        f"the readout's steps near the centre of k-space are {step:.2f}/(2 FOV); above 1/(2 FOV) "
-        "they inflate the image"
+        f"the data suggest gradient delays of {shown} us along read, phase and slice; "
+        + ("another delay was given" if applied is not None else "see --gradient-delay")
     ]
+
+
+def off_resonance_segments(
+    acquisition: Acquisition, fieldmap_file: str | None, scale: float
+) -> tuple[Segments | None, dict[str, Any]]:
+    """Return the time segments of a field map, brought to the sodium grid.
+
+    Parameters
+    ----------
+    acquisition
+        As read.
+    fieldmap_file
+        [Hz] of the map's nucleus, or None.
+    scale
+        Hz of 23Na per Hz of the map.
+
+    Returns
+    -------
+    segments
+        Accurate to ``SEGMENT_ERROR`` of a voxel's signal, or None without a map.
+    told
+        ``OffResonance``: range [Hz], segments and their error.
+    """
+    if fieldmap_file is None:
+        return None, {}
+    values, own = load_finite_image(fieldmap_file)
+    geometry = acquisition.geometry
+    mapping = index_map(geometry.affine, own, np.eye(4))
+    hertz = resample(values * np.float32(scale), mapping, geometry.matrix, 1, outside=0.0)
+    evolution = Evolution(
+        acquisition.sample_times, off_resonance=hertz, echo_time=acquisition.echo_time
+    )
+    segments = adequate_segments(evolution, SEGMENT_ERROR)
+    return segments, {
+        "OffResonance": {
+            "Minimum_Hz": round(float(hertz.min()), 2),
+            "Maximum_Hz": round(float(hertz.max()), 2),
+            "Segments": len(segments.supports),
+            "SegmentError": float(f"{segments.error:.2g}"),
+        }
+    }
+
+
+def _sampling_warnings(step: float, properties: Mapping[str, Any]) -> list[str]:
+    warnings = []
+    if step > 1:
+        warnings.append(
+            f"the readout's steps near the centre of k-space are {step:.2f}/(2 FOV); above "
+            "1/(2 FOV) they inflate the image"
+        )
+    ratio = properties.get("VoxelsPerSample", 0.0)
+    if ratio > 1 and properties["Reconstruction"] == "gridding":
+        warnings.append(
+            f"{ratio:.2f} voxels per sample of k-space; above 1, gridding shows aliasing: "
+            "consider --recon cg"
+        )
+    return warnings
 
 
 class _DescribeImageInput(BaseInterfaceInputSpec):

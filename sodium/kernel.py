@@ -6,7 +6,7 @@ blurring does not wrap around; only the non-redundant half is kept (``scipy.fft.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,14 +34,41 @@ class Response:
     Parameters
     ----------
     transfers
-        Transfer function by tissue, each of shape (2 nx, 2 ny, ny + 1), 1 where the tissue's
+        Transfer function by tissue, each of shape (2 nx, 2 ny, nz + 1), 1 where the tissue's
         density at the echo time passes unchanged.
     noise_spectrum
         Power spectrum of the noise, same shape, scaled so that the correlation at lag 0 is 1.
+    local_at
+        Voxel for which the transfer functions were found; None where they hold everywhere.
     """
 
     transfers: Mapping[str, Complexes]
     noise_spectrum: Floats
+    local_at: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class LocalResponse:
+    """How a reconstruction answers to a small point in one voxel; elsewhere it may differ.
+
+    Parameters
+    ----------
+    transfer
+        Transfer function of the kernel, shape (2 nx, 2 ny, nz + 1), 1 at k = 0.
+    gain
+        Sum of the image of a point over its density: what the reconstruction does to the mean.
+    voxel
+        Where the point lies.
+    """
+
+    transfer: Complexes
+    gain: float
+    voxel: tuple[int, int, int]
+
+    @property
+    def passed(self) -> Complexes:
+        """Transfer function with the gain in it, as in :class:`Response`."""
+        return np.asarray(self.transfer * np.float32(self.gain), self.transfer.dtype)
 
 
 def point_spread(weights: Floats, decay: Floats, trajectory: Floats, geometry: Geometry) -> Floats:
@@ -134,6 +161,146 @@ def tissue_transfers(
         psf = point_spread(weights, decay, trajectory, geometry)
         transfers[name] = to_transfer(psf).astype(np.complex64)
     return transfers
+
+
+def point_samples(
+    voxel: tuple[int, int, int],
+    decay: Floats,
+    sensitivity: Complexes,
+    trajectory: Floats,
+    geometry: Geometry,
+) -> Complexes:
+    """Return the k-space of one voxel that is filled with density 1.
+
+    Parameters
+    ----------
+    voxel
+        Index of the voxel; the density stands in its middle.
+    decay
+        Signal of the tissue along the readout, 1 at its start, shape (n,).
+    sensitivity
+        Of each coil in that voxel, shape (coils,).
+    trajectory
+        Shape (readouts, n, 3) [1/m].
+    geometry
+        Voxel grid of the image.
+
+    Returns
+    -------
+    samples
+        Shape (coils, readouts, n), complex64 [density times m^3].
+    """
+    offset = (np.asarray(voxel) - np.asarray(geometry.matrix) // 2) * geometry.voxel_size
+    phase = np.exp(-2j * np.pi * (np.asarray(trajectory, np.float64) @ offset))
+    one_coil = (float(np.prod(geometry.voxel_size)) * phase * decay).astype(np.complex64)
+    return np.asarray(sensitivity, np.complex64)[:, None, None] * one_coil
+
+
+def local_response(
+    reconstruct: Callable[[Complexes], Numbers],
+    samples: Complexes,
+    point: Complexes,
+    voxel: tuple[int, int, int],
+    amplitude: float,
+    baseline: Numbers | None = None,
+) -> LocalResponse:
+    """Return the response of any reconstruction to a small point on top of the data.
+
+    For a linear method it does not depend on the data, nor on the amplitude. For another it holds
+    for this object, this place and a contrast of about this amplitude.
+
+    Parameters
+    ----------
+    reconstruct
+        From samples, shape (coils, readouts, n), to an image, shape (nx, ny, nz).
+    samples
+        The data, shape (coils, readouts, n).
+    point
+        K-space of the voxel filled with density 1 of the tissue (:func:`point_samples`).
+    voxel
+        Index of that voxel.
+    amplitude
+        Density of the point, in units of the image; a tenth of the tissue's is small enough, and
+        large against the rounding of single precision.
+    baseline
+        Image of the data without the point, where it is known already.
+
+    Returns
+    -------
+    response
+        Of the real part of the image, marked by its voxel.
+
+    Raises
+    ------
+    ValueError
+        If the amplitude is not positive, or the point leaves nothing in the image.
+
+    References
+    ----------
+    Fessler & Rogers 1996, doi:10.1109/83.535846
+    """
+    if not amplitude > 0:
+        raise ValueError(f"the amplitude of the point is {amplitude}; it must be positive")
+    before = reconstruct(samples) if baseline is None else baseline
+    after = reconstruct((samples + np.float32(amplitude) * point).astype(samples.dtype))
+    return response_at(np.real(after - before) / amplitude, voxel)
+
+
+def response_at(image: Floats, voxel: tuple[int, int, int]) -> LocalResponse:
+    """Return the response that the image of one voxel of density 1 shows.
+
+    Parameters
+    ----------
+    image
+        Shape (nx, ny, nz). Of a linear method it may come from its normal operator:
+        ``(A^H W A + R)^-1 A^H W A_t`` on the voxel, where ``A_t`` has the tissue's decay in it.
+    voxel
+        Where the density stands.
+
+    Returns
+    -------
+    response
+        Kernel with transfer 1 at k = 0, and gain.
+
+    Raises
+    ------
+    ValueError
+        If the image sums to nothing.
+
+    Examples
+    --------
+    >>> image = np.zeros((4, 4, 4))
+    >>> image[1, 2, 3] = 0.9
+    >>> response_at(image, (1, 2, 3)).gain
+    0.9
+    """
+    gain = float(image.sum(dtype=np.float64))
+    if not gain > 0:
+        raise ValueError(f"the image of a point sums to {gain:.3g}; it must be positive")
+    transfer = to_transfer(on_doubled_grid(image, voxel) / gain).astype(np.complex64)
+    return LocalResponse(transfer, gain, voxel)
+
+
+def on_doubled_grid(image: Floats, voxel: tuple[int, int, int]) -> Floats:
+    """Put an image on twice its field of view, with one of its voxels in the centre.
+
+    Parameters
+    ----------
+    image
+        Shape (nx, ny, nz).
+    voxel
+        Index of the voxel that goes to (nx, ny, nz).
+
+    Returns
+    -------
+    doubled
+        Shape (2 nx, 2 ny, 2 nz), 0 where the image does not reach.
+    """
+    doubled = np.zeros([2 * n for n in image.shape], image.dtype)
+    starts = [n - v for n, v in zip(image.shape, voxel, strict=True)]
+    place = tuple(slice(s, s + n) for s, n in zip(starts, image.shape, strict=True))
+    doubled[place] = image
+    return doubled
 
 
 def decay_from_first_sample(relaxation: Relaxation, sample_times: Floats) -> Floats:

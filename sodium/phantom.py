@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from sodiumprep.sodium.acquisition import LPS_TO_RAS, Acquisition, Complexes, Floats, Geometry
+from sodiumprep.sodium.acquisition import (
+    LPS_TO_RAS,
+    Acquisition,
+    Complexes,
+    Floats,
+    Geometry,
+    Numbers,
+)
 from sodiumprep.sodium.phantom_anatomy import CLASSES, Head, border
 from sodiumprep.sodium.phantom_signal import (
     AGAR_3_PERCENT,
@@ -27,15 +34,23 @@ from sodiumprep.sodium.phantom_signal import (
     kspace_along_readouts,
     magnetization,
     relaxation_of,
+    share_radii,
     shell_weights,
     transverse_decay,
+    turning_basis,
 )
+from sodiumprep.sodium.trajectory import delayed
 
 VOLUME_COIL_SNR = 20.0  # grey matter in the low-resolution image of the volume coil
 ARRAY_SNR = 50.0  # the same of the array
 OBJECT_SIZE = 0.25  # m, edge of the cube that holds head and vials
 FINEST_VOXEL = 2e-3  # m, of the object, or half the nominal voxel if that is smaller
 NOISE_SAMPLES = 8192  # of the noise-only readout
+FIELD_NODES = 257  # frequencies between which the signal of an off-resonant voxel is interpolated
+FIELD_WIDTH = 0.03  # m, standard deviation of the disturbances of the field
+FIELD_SOURCES = (  # m from the centre of the head [RAS], and share: sinuses and both ear canals
+    ((0.0, 0.065, -0.03), 1.0), ((0.065, -0.01, -0.045), -0.6), ((-0.065, -0.01, -0.045), -0.6),
+)  # fmt: skip
 SPREAD = 0.1  # largest departure of a concentration from its mean within a tissue
 FLUID_SPREAD = 0.03  # the same in fluid, which mixes
 CONCENTRATIONS: Mapping[str, float] = {  # mmol/L
@@ -103,6 +118,10 @@ class Protocol:
         Shape (readouts, n, 3) [1/m].
     transmit_spread
         Range of the flip angle over the field of view, relative; 0 is uniform.
+    gradient_delay
+        By which the gradients come late along the axes of the trajectory [s].
+    off_resonance
+        Frequency of 23Na where the field departs most from the nominal one [Hz].
     """
 
     timing: Timing
@@ -111,6 +130,8 @@ class Protocol:
     snr: float
     trajectory: Floats
     transmit_spread: float = 0.0
+    gradient_delay: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    off_resonance: float = 0.0
 
     @property
     def n_samples(self) -> int:
@@ -119,8 +140,21 @@ class Protocol:
 
     @property
     def radius(self) -> Floats:
-        """Distance of the samples of a readout from the centre of k-space, shape (n,) [1/m]."""
-        return np.linalg.norm(self.trajectory[0].astype(np.float64), axis=-1)
+        """Distance of the samples from the centre of k-space, shape (n,) [1/m].
+
+        That of a readout where all share it, else the mean over the readouts.
+        """
+        if share_radii(self.trajectory):
+            return np.linalg.norm(self.trajectory[0].astype(np.float64), axis=-1)
+        return np.linalg.norm(self.trajectory, axis=-1).mean(axis=0, dtype=np.float64)
+
+    @property
+    def sampled_trajectory(self) -> Floats:
+        """Where the samples are taken with the delays, shape (readouts, n, 3) [1/m]."""
+        if not any(self.gradient_delay):
+            return self.trajectory
+        dwell = self.timing.readout / self.n_samples
+        return delayed(self.trajectory, np.asarray(self.gradient_delay), dwell)
 
     @property
     def sample_times(self) -> Floats:
@@ -471,13 +505,38 @@ class SodiumObject:
         Shape (coils, n, n, n), complex; root sum of squares 1 on average over grey matter.
     voxel
         [m].
+    field
+        Frequency of 23Na over the nominal one, shape (n, n, n) [Hz], or None.
     """
 
-    images: Floats
-    curves: Floats
+    images: Numbers
+    curves: Numbers
     grey: Floats
     sensitivities: Complexes
     voxel: float
+    field: Floats | None = None
+
+    def turned(self, protocol: Protocol) -> SodiumObject:
+        """Return the object with what its field does to the signal along the readout.
+
+        Parameters
+        ----------
+        protocol
+            When the samples are taken.
+        """
+        if self.field is None:
+            return self
+        reach = float(np.abs(self.field).max())
+        nodes: Floats = np.linspace(-reach, reach, FIELD_NODES)
+        amplitudes, courses = turning_basis(self.curves, nodes, protocol.sample_times)
+        images = [
+            sum(
+                image * np.interp(self.field, nodes, share).astype(np.complex64)
+                for image, share in zip(self.images, shares, strict=True)
+            )
+            for shares in np.moveaxis(amplitudes, -1, 0)
+        ]
+        return replace(self, images=np.stack(images), curves=courses, field=None)
 
 
 def _fine_grid(nominal: float) -> tuple[int, float]:
@@ -568,6 +627,66 @@ def transmit_field(position: Floats, spread: float) -> Floats:
     return 1 + spread * (0.5 - square / 0.1**2)
 
 
+def field_map(position: Floats, peak: float) -> Floats:
+    """Return how far the frequency departs from the nominal one: above sinuses and ear canals.
+
+    Parameters
+    ----------
+    position
+        From the centre of the head, shape (3, ...) [m, RAS].
+    peak
+        Of the frequency [Hz].
+
+    Returns
+    -------
+    frequency
+        Shape (...) [Hz].
+
+    Examples
+    --------
+    >>> place = np.array([[0.0, 0.065], [0.065, -0.01], [-0.03, -0.045]])
+    >>> field_map(place, 50.0).round()
+    array([ 50., -30.])
+    """
+    total = np.zeros(position.shape[1:], position.dtype)
+    for place, share in FIELD_SOURCES:
+        square = sum((axis - x) ** 2 for axis, x in zip(position, place, strict=True))
+        total += share * np.exp(-square / (2 * FIELD_WIDTH**2))
+    return peak * total
+
+
+def draw_motion(
+    rng: np.random.Generator, repetitions: int, largest: float, centre: Floats
+) -> list[tuple[Floats, Floats]]:
+    """Draw where the head lies in each repetition.
+
+    Parameters
+    ----------
+    rng
+        Source of randomness.
+    repetitions
+        How many.
+    largest
+        Shift of the head's centre [mm]; each repetition has at least half of it, and a rotation
+        about each axis of at most half as many degrees.
+    centre
+        Of the head, shape (3,) [mm, RAS].
+
+    Returns
+    -------
+    motion
+        Angles [rad] and shift [mm] of each repetition, as :func:`rigid` takes them; none in the
+        first.
+    """
+    motion: list[tuple[Floats, Floats]] = [(np.zeros(3), np.zeros(3))]
+    for _ in range(1, repetitions):
+        towards = rng.standard_normal(3)
+        length = largest * rng.uniform(0.5, 1) / np.linalg.norm(towards)
+        angles = np.radians(rng.uniform(-0.5, 0.5, 3) * largest)
+        motion.append((angles, towards * length))
+    return motion
+
+
 def _head_decays(protocol: Protocol, vials: Sequence[Vial]) -> tuple[Floats, Floats]:
     relaxations = [relaxation_of(n, protocol.field_strength) for n in CLASSES]
     relaxations += [v.relaxation for v in vials]
@@ -639,19 +758,24 @@ def build_object(
         angle = transmit_field((place - placement.centre) * 1e-3, protocol.transmit_spread)
         gain = vial.strength * float(magnetization(vial.relaxation, protocol.timing, angle))
         images[:, *box] += row.astype(np.float32)[:, None, None, None] * gain * inside
-    sensitivities = _scaled_sensitivities(placement, protocol.n_coils, maps[-1], voxel)
-    return SodiumObject(images, curves, maps[-1], sensitivities, voxel)
+    position = _from_head_centre(placement, n, voxel)
+    sensitivities = _scaled_sensitivities(position, protocol.n_coils, maps[-1])
+    field = field_map(position, protocol.off_resonance) if protocol.off_resonance else None
+    return SodiumObject(images, curves, maps[-1], sensitivities, voxel, field)
 
 
-def _scaled_sensitivities(
-    placement: Placement, n_coils: int, grey: Floats, voxel: float
-) -> Complexes:
-    axis = _fine_positions(len(grey), voxel, 1).astype(np.float32)
+def _from_head_centre(placement: Placement, n: int, voxel: float) -> Floats:
+    """Places of the object's voxels, shape (3, n, n, n) [m, RAS]."""
+    axis = _fine_positions(n, voxel, 1).astype(np.float32)
     p = np.stack(np.meshgrid(axis, axis, axis, indexing="ij", sparse=False))
     scanner = fov_to_scanner(placement.geometry).astype(np.float32)
     offset = (scanner[:3, 3] - placement.centre).astype(np.float32)
     position = np.tensordot(scanner[:3, :3], p, 1) + offset[:, None, None, None]
-    maps = coil_sensitivities(position * np.float32(1e-3), n_coils)
+    return position * np.float32(1e-3)
+
+
+def _scaled_sensitivities(position: Floats, n_coils: int, grey: Floats) -> Complexes:
+    maps = coil_sensitivities(position, n_coils)
     mean = float((root_sum_of_squares(maps) * grey).sum() / grey.sum())
     return maps / np.float32(mean)
 
@@ -726,12 +850,17 @@ def kspace_noise(sodium_object: SodiumObject, protocol: Protocol, geometry: Geom
         Of the real and of the imaginary part of a sample.
     """
     weights = shell_weights(protocol.trajectory)
-    gain = np.sqrt(len(protocol.trajectory) * np.sum(weights**2))
+    times = len(protocol.trajectory) if weights.ndim == 1 else 1
+    gain = np.sqrt(times * np.sum(weights**2))
     return grey_matter_mean(sodium_object, protocol, geometry) / (protocol.snr * gain)
 
 
 def acquire(
-    rng: np.random.Generator, sodium_object: SodiumObject, protocol: Protocol, geometry: Geometry
+    rng: np.random.Generator,
+    sodium_object: SodiumObject,
+    protocol: Protocol,
+    geometry: Geometry,
+    later: Sequence[SodiumObject] = (),
 ) -> Acquisition:
     """Sample the object with every coil and add noise.
 
@@ -745,38 +874,51 @@ def acquire(
         How it is scanned.
     geometry
         Place of the field of view.
+    later
+        What is scanned in further repetitions; the mean of all has the wanted SNR.
 
     Returns
     -------
     acquisition
         In arbitrary units, with a noise readout of half the dwell time, hence twice the variance.
+        The trajectory is the nominal one, the samples lie on the one with delays.
     """
-    sd = kspace_noise(sodium_object, protocol, geometry)
+    n = 1 + len(later)
+    sd = kspace_noise(sodium_object, protocol, geometry) * np.sqrt(n)
     gain = np.float32(rng.uniform(0.5, 2.0) * 1e4)  # the receiver's, unknown to whoever calibrates
-    with ThreadPoolExecutor(2) as pool:
-        samples = np.stack(list(pool.map(
-            lambda coil: kspace_along_readouts(
-                sodium_object.images * coil, sodium_object.voxel, protocol.trajectory,
-                sodium_object.curves,
-            ), sodium_object.sensitivities,
-        )))  # fmt: skip
+    blocks = [_sample(o, protocol) for o in (sodium_object, *later)]
+    samples: Complexes = np.concatenate(blocks, axis=1)
     samples += complex_noise(rng, samples.shape, sd)
     noise = complex_noise(rng, (len(samples), NOISE_SAMPLES), np.sqrt(2) * sd)
     dwell = protocol.timing.readout / protocol.n_samples
     timing = protocol.timing
+    repetition = np.repeat(np.arange(n), len(protocol.trajectory)) if later else None
     return Acquisition(
-        samples * gain, protocol.trajectory, dwell, timing.echo_time, timing.repetition_time,
-        timing.flip_angle, protocol.field_strength, geometry, noise * gain, dwell / 2,
+        samples * gain, np.tile(protocol.trajectory, (n, 1, 1)), dwell, timing.echo_time,
+        timing.repetition_time, timing.flip_angle, protocol.field_strength, geometry,
+        noise * gain, dwell / 2, repetition,
     )  # fmt: skip
+
+
+def _sample(sodium_object: SodiumObject, protocol: Protocol) -> Complexes:
+    """Noise-free samples of each coil, shape (coils, readouts, n)."""
+    turned, trajectory = sodium_object.turned(protocol), protocol.sampled_trajectory
+    with ThreadPoolExecutor(2) as pool:
+        return np.stack(list(pool.map(
+            lambda coil: kspace_along_readouts(
+                turned.images * coil, turned.voxel, trajectory, turned.curves
+            ), turned.sensitivities,
+        )))  # fmt: skip
 
 
 def _coil_images(
     sodium_object: SodiumObject, target: ScannerImage, protocol: Protocol, uniform: bool
 ) -> Complexes:
     """Noise-free image of each coil, or of a uniform one, with the decay in time along radius."""
+    sodium_object = sodium_object.turned(protocol)
     times = protocol.timing.readout * np.linspace(0, 1, protocol.n_samples, endpoint=False)
     asked = np.linspace(0, target.timing.readout, 64)
-    curves: Floats = np.stack([np.interp(asked, times, c) for c in sodium_object.curves])
+    curves: Numbers = np.stack([np.interp(asked, times, c) for c in sodium_object.curves])
     radius: Floats = np.linspace(0, target.band, 64)
     if target.timing == protocol.timing:
         curves, radius = sodium_object.curves, protocol.radius

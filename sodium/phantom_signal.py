@@ -16,6 +16,7 @@ from sodiumprep.sodium.acquisition import Complexes, Floats, Numbers
 
 BODY_TEMPERATURE = 310.15  # K
 TRANSFORM_ACCURACY = 1e-4  # relative error asked of the non-uniform Fourier transform
+TURNING_ACCURACY = 1e-4  # relative size of what is left out of decays that turn
 WEAK = 0.03  # share of the strongest curve below which a coarser transform does
 
 
@@ -202,6 +203,45 @@ def decay_basis(decays: Floats, rank: int = 4) -> tuple[Floats, Floats]:
     return left[:, :rank] * size[:rank], right[:rank]
 
 
+def turning_basis(
+    curves: Numbers, frequencies: Floats, times: Floats
+) -> tuple[Complexes, Complexes]:
+    """Span decays that turn at any frequency of a range by a few curves.
+
+    A higher field is a positive frequency and turns the signal by ``exp(-i 2 pi f t)``.
+
+    Parameters
+    ----------
+    curves
+        Decays, shape (rank, times).
+    frequencies
+        Shape (frequencies,) [Hz].
+    times
+        After the excitation, shape (times,) [s].
+
+    Returns
+    -------
+    amplitudes
+        Share of each new curve, shape (rank, frequencies, turning).
+    courses
+        Shape (turning, times); ``amplitudes @ courses`` is ``curve * exp(-i 2 pi f t)``.
+
+    Examples
+    --------
+    >>> times, frequencies = np.linspace(0, 0.01, 40), np.linspace(-50, 50, 21)
+    >>> amplitudes, courses = turning_basis(np.ones((1, 40)), frequencies, times)
+    >>> expected = np.exp(-2j * np.pi * frequencies[:, None] * times)
+    >>> bool(np.allclose(amplitudes[0] @ courses, expected, atol=1e-3)), len(courses) < 10
+    (True, True)
+    """
+    turns = np.exp(-2j * np.pi * np.outer(frequencies, times))
+    rows = curves[:, None, :] * turns
+    left, size, right = np.linalg.svd(rows.reshape(-1, len(times)), full_matrices=False)
+    kept = int(np.sum(size > TURNING_ACCURACY * size[0]))
+    amplitudes = (left[:, :kept] * size[:kept]).reshape(*rows.shape[:2], kept)
+    return amplitudes, np.asarray(right[:kept])
+
+
 def coil_centres(n_coils: int, radius: float = 0.14) -> Floats:
     """Return where the receive loops stand around the head.
 
@@ -266,7 +306,7 @@ def _transform_plan(shape: tuple[int, ...], phases: Floats, fine: bool) -> finuf
 
 
 def kspace_along_readouts(
-    images: Complexes, voxel: float, trajectory: Floats, curves: Floats
+    images: Complexes, voxel: float, trajectory: Floats, curves: Numbers
 ) -> Complexes:
     """Return the samples of an object whose signal decays along each readout.
 
@@ -319,7 +359,8 @@ def kspace_along_readouts(
         plan = _transform_plan(images.shape[1:], 2 * np.pi * voxel * points, fine)
         for i in chosen:
             samples = plan.execute(np.ascontiguousarray(images[i], np.complex64))
-            total += samples.reshape(total.shape) * curves[i].astype(np.float32)
+            course = np.complex64 if np.iscomplexobj(curves) else np.float32
+            total += samples.reshape(total.shape) * curves[i].astype(course)
     averaged = np.prod(np.sinc((points * voxel).astype(np.float32)), axis=1)  # over a voxel
     return total * (np.float32(voxel**3) / averaged).reshape(total.shape)
 
@@ -360,7 +401,7 @@ class ScannerImage:
 
 
 def image_on_grid(
-    images: Numbers, voxel: float, target: ScannerImage, curves: Floats, radius: Floats
+    images: Numbers, voxel: float, target: ScannerImage, curves: Numbers, radius: Floats
 ) -> Complexes:
     """Return the object as seen through a sphere of k-space, with decay along its radius.
 
@@ -399,18 +440,42 @@ def image_on_grid(
     return _apply_axes(spectrum.astype(np.complex64), [_phases(place, frequency).conj().T] * 3)
 
 
+def share_radii(trajectory: Floats) -> bool:
+    """Tell whether all readouts pass the same radii of k-space.
+
+    Parameters
+    ----------
+    trajectory
+        Shape (readouts, n, 3) [1/m].
+
+    Returns
+    -------
+    shared
+        Whether they do, to a thousandth of the largest radius.
+
+    Examples
+    --------
+    >>> line = np.linspace(0, 1, 5)[None, :, None] * np.array([1.0, 0, 0])
+    >>> share_radii(np.concatenate([line, line**2]))
+    False
+    """
+    radius = np.linalg.norm(trajectory, axis=-1)
+    return bool(np.abs(radius - radius[0]).max() < 1e-3 * radius.max())
+
+
 def shell_weights(trajectory: Floats) -> Floats:
     """Return the volume of k-space that each sample of a centre-out trajectory stands for.
 
     Parameters
     ----------
     trajectory
-        Shape (readouts, n, 3) [1/m], each readout with the same radii.
+        Shape (readouts, n, 3) [1/m].
 
     Returns
     -------
     weights
-        Shape (n,) [1/m^3]: the shell between the midpoints to its neighbours, over the readouts.
+        Shape (n,) [1/m^3] of a readout where all share the same radii, else (readouts, n): the
+        shell between the midpoints to its neighbours, over the readouts.
 
     Examples
     --------
@@ -418,9 +483,11 @@ def shell_weights(trajectory: Floats) -> Floats:
     >>> round(float(shell_weights(line).sum() / (4 / 3 * np.pi)), 3)
     1.0
     """
-    radius = np.linalg.norm(trajectory[0].astype(np.float64), axis=-1)
-    edges = np.concatenate([[0.0], (radius[1:] + radius[:-1]) / 2, radius[-1:]])
-    return 4 / 3 * np.pi * np.diff(edges**3) / len(trajectory)
+    shown = trajectory[0] if share_radii(trajectory) else trajectory
+    radius = np.linalg.norm(shown.astype(np.float64), axis=-1)
+    middle = (radius[..., 1:] + radius[..., :-1]) / 2
+    edges = np.concatenate([0 * radius[..., :1], middle, radius[..., -1:]], axis=-1)
+    return 4 / 3 * np.pi * np.diff(edges**3, axis=-1) / len(trajectory)
 
 
 def complex_noise(rng: np.random.Generator, shape: tuple[int, ...], sd: float) -> Complexes:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from sodiumprep.sodium.acquisition import Acquisition, Complexes, Floats, Geometry
+from sodiumprep.sodium.acquisition import Floats, Geometry
 from sodiumprep.sodium.coils import combine_coils
-from sodiumprep.sodium.density import density_weights, hamming_filter
-from sodiumprep.sodium.encoding import adjoint
+from sodiumprep.sodium.density import hamming_filter
 from sodiumprep.sodium.kernel import (
     Response,
     gaussian_transfer,
@@ -19,6 +19,7 @@ from sodiumprep.sodium.kernel import (
     spherical_transfer,
     tissue_transfers,
 )
+from sodiumprep.sodium.measurement import Measurement
 from sodiumprep.sodium.noise import (
     adjoint_noise_gain,
     adjoint_noise_spectrum,
@@ -28,6 +29,8 @@ from sodiumprep.sodium.noise import (
     normalized_spectrum,
     unbiased_magnitude,
 )
+from sodiumprep.sodium.operators import encoding
+from sodiumprep.sodium.segments import Segments
 from sodiumprep.sodium.signal import Relaxation
 
 
@@ -43,74 +46,64 @@ class Reconstruction:
         Standard deviation of its noise, same shape and unit.
     response
         Transfer function by tissue, and the noise spectrum.
-    weighting
-        How the density weights were found.
     noise_source
         Where the noise level comes from.
     warnings
         What a reader of the image must know.
+    course
+        Of the iterations, as plain values for the quality figures; empty without iterations.
     """
 
     image: Floats
     noise_sd: Floats
     response: Response
-    weighting: str
     noise_source: str
     warnings: tuple[str, ...] = ()
+    course: Mapping[str, Any] = field(default_factory=dict)
 
 
 def gridding(
-    acquisition: Acquisition, tissues: Mapping[str, Relaxation], hamming: bool = False
+    measurement: Measurement,
+    tissues: Mapping[str, Relaxation],
+    hamming: bool = False,
+    segments: Segments | None = None,
 ) -> Reconstruction:
     """Reconstruct by the density-weighted adjoint of the encoding.
 
     Parameters
     ----------
-    acquisition
-        Raw data.
+    measurement
+        Raw data, made ready.
     tissues
         Relaxation constants by name: one transfer function is computed for each.
     hamming
         Whether a Hamming window is laid over k-space.
+    segments
+        Change along the readout whose conjugate is applied (off-resonance), or None.
 
     Returns
     -------
     reconstruction
-        Image, noise, response.
-
-    Raises
-    ------
-    ValueError
-        If noise samples are given but useless.
+        Image, noise, response; all exact, since the method is linear and the same everywhere.
 
     References
     ----------
     Nagel et al. 2009, doi:10.1002/mrm.22157
     """
+    acquisition, weights = measurement.acquisition, measurement.weights
     geometry, trajectory = acquisition.geometry, acquisition.trajectory
-    weights, weighting = density_weights(trajectory, geometry)
     if hamming:
         weights = (weights * hamming_filter(trajectory)).astype(np.float32)
-    coil_images = np.stack(
-        [adjoint(c * weights, trajectory, geometry) for c in acquisition.samples]
-    )
-    covariance, source = _image_covariance(acquisition, coil_images, weights)
+    back = encoding(trajectory, geometry, segments=segments).H
+    coil_images = np.stack([back(c * weights) for c in acquisition.samples])
+    covariance = measurement.covariance * adjoint_noise_gain(weights) ** 2
     image, noise_sd = combine_coils(coil_images, covariance)
     transfers = tissue_transfers(tissues, weights, acquisition.sample_times, trajectory, geometry)
     spectrum = adjoint_noise_spectrum(weights, trajectory, geometry)
-    return Reconstruction(image, noise_sd, Response(transfers, spectrum), weighting, source)
-
-
-def _image_covariance(
-    acquisition: Acquisition, coil_images: Complexes, weights: Floats
-) -> tuple[Complexes, str]:
-    """Return the covariance of the complex coil images, from noise readouts or the corners."""
-    if acquisition.noise is None:
-        corners = coil_images[:, corner_mask(coil_images.shape[1:])]
-        return noise_covariance(corners, 1.0), "corners of the image (no noise readouts)"
-    ratio = (acquisition.noise_dwell_time or acquisition.dwell_time) / acquisition.dwell_time
-    covariance = noise_covariance(acquisition.noise, ratio)
-    return covariance * adjoint_noise_gain(weights) ** 2, "noise readouts"
+    return Reconstruction(
+        image, noise_sd, Response(transfers, spectrum), measurement.noise_source,
+        measurement.warnings,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -243,11 +236,11 @@ def magnitude_image(
     except ValueError as error:
         unknown = np.full(magnitude.shape, np.nan, np.float32)
         told = (f"the noise cannot be measured: {error}",)
-        return Reconstruction(magnitude, unknown, response, "unknown", "none", told)
+        return Reconstruction(magnitude, unknown, response, "none", told)
     image = unbiased_magnitude(magnitude, mean_square)
     level = np.full(magnitude.shape, noise_sd, np.float32)
     source = f"corners of the magnitude image ({channels:.1f} effective channels)"
-    return Reconstruction(image, level, response, "unknown", source)
+    return Reconstruction(image, level, response, source)
 
 
 def phase_corrected_image(
@@ -287,4 +280,4 @@ def phase_corrected_image(
     corners = complex_image[:, corner_mask(magnitude.shape)]
     image, noise_sd = combine_coils(complex_image, noise_covariance(corners, 1.0))
     response = assumed_response(known, tissues)
-    return Reconstruction(image, noise_sd, response, "unknown", "corners of the complex image")
+    return Reconstruction(image, noise_sd, response, "corners of the complex image")

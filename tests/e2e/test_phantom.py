@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from sodiumprep.bids_app.phantom import main
 from sodiumprep.interfaces.kspace import read_kspace
+from sodiumprep.sodium.delays import estimate_delays
 
 pytestmark = pytest.mark.slow
 ANAT = "sub-01/anat/sub-01"
@@ -40,6 +41,15 @@ def image_dataset(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def imperfect_dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("imperfect") / "data"
+    extra = ["--trajectory", "cones", "--spokes", "900", "--off-resonance", "60"]
+    extra += ["--gradient-delay", "3", "-2", "5", "--repetitions", "2", "--motion", "4"]
+    assert main([str(folder), "--subjects", "1", "--groups", "one", "--coils", "1", *extra]) == 0
+    return folder
+
+
 def errors_of_the_validator(folder: Path) -> list[str]:
     command = str(Path(sys.executable).with_name("bids-validator-deno"))
     if not Path(command).exists():
@@ -57,6 +67,32 @@ def test_a_dataset_of_kspace_is_valid(kspace_dataset):
 
 def test_a_dataset_of_images_is_valid(image_dataset):
     assert errors_of_the_validator(image_dataset) == []
+
+
+def test_a_dataset_of_an_imperfect_scan_is_valid(imperfect_dataset):
+    assert errors_of_the_validator(imperfect_dataset) == []
+
+
+def test_repetitions_and_delays_are_in_the_raw_data(imperfect_dataset):
+    taken = read_kspace(imperfect_dataset / "sourcedata" / f"{ANAT}_acq-23Na_PDw.h5")
+    assert np.bincount(taken.repetition).tolist() == [900, 900]
+    found = estimate_delays(taken)
+    np.testing.assert_allclose(found.delays, [3e-6, -2e-6, 5e-6], atol=0.4e-6)
+
+
+def test_the_true_displacement_of_each_repetition_is_told(imperfect_dataset):
+    table = next((imperfect_dataset / "derivatives/truth").rglob("*_motion.tsv")).read_text()
+    still, moved = (float(line.split("\t")[-1]) for line in table.splitlines()[1:])
+    assert still == 0
+    assert 2 <= moved <= 4
+
+
+def test_the_field_map_is_in_hertz_of_sodium(imperfect_dataset):
+    stem = imperfect_dataset / "sub-01/fmap/sub-01_acq-23Na_fieldmap"
+    told = json.loads(stem.with_name(stem.name + ".json").read_text())
+    assert (told["Units"], told["ResonantNucleus"]) == ("Hz", "23Na")
+    hertz = nib.load(stem.with_name(stem.name + ".nii.gz")).get_fdata()
+    assert hertz.max() == pytest.approx(60, rel=0.05)
 
 
 def adjoint(samples, acquisition, matrix=60):

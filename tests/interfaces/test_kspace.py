@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sodiumprep.interfaces.kspace import read_kspace, read_kspace_header, write_kspace
-from sodiumprep.sodium.reconstruct import gridding
+from sodiumprep.sodium.acquisition import average_repetitions
+from sodiumprep.sodium.encoding import adjoint
 
 PLACE = np.array([-9.0, 13.0, 41.0])  # mm, LPS
 NOISE_FLAG = 1 << (ismrmrd.ACQ_IS_NOISE_MEASUREMENT - 1)
@@ -56,9 +57,34 @@ def edit_header(path, *replacements):
     return path
 
 
-def refused(path, *words):
+def without_element(path, name):
+    """Take an element of the header, and all that is in it, away."""
+    with h5py.File(path, "r+") as file:
+        text = file["dataset"]["xml"][0].decode()
+        start, end = text.index(f"<{name}>"), text.index(f"</{name}>") + len(name) + 3
+        file["dataset"]["xml"][0] = (text[:start] + text[end:]).encode()
+    return path
+
+
+def repeated(path, times, **counters):
+    """Append the imaging readouts again, each time multiplied, with a counter that goes up."""
+
+    def change(table):
+        parts = [table]
+        for number in range(1, times):
+            again = table[1:].copy()
+            for counter in counters:
+                again["head"]["idx"][counter] = number
+            again["data"] = [(1 + 2 * number) * readout for readout in again["data"]]
+            parts.append(again)
+        return np.concatenate(parts)
+
+    return edit(path, change)
+
+
+def refused(path, *words, **options):
     with pytest.raises(ValueError, match=".*".join(words)) as caught:
-        read_kspace(path)
+        read_kspace(path, **options)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
 
@@ -86,7 +112,7 @@ def test_the_header_alone_tells_the_protocol(written):
     header = read_kspace_header(written)
     assert header.echo_time == pytest.approx(0.3e-3)
     assert header.flip_angle == pytest.approx(np.pi / 2)
-    assert header.trajectory_units == "1/m"
+    assert header.repetition_time == pytest.approx(0.12)
 
 
 def test_the_formats_own_library_reads_what_we_write(small, written):
@@ -127,7 +153,9 @@ def test_a_blob_lands_where_it_was_put_in_every_unit(
     elif units is None:
         edit_header(path, ("<value>1/m</value>", "<value></value>"), (">units<", ">other<"))
     read = read_kspace(path)
-    image = np.clip(gridding(read, {}).image, 0.1, None) - 0.1
+    weights = np.gradient(np.linalg.norm(read.trajectory, axis=-1) ** 3, axis=-1)
+    image = np.abs(adjoint(read.samples[0] * weights, read.trajectory, read.geometry))
+    image = np.clip(image, 0.1 * image.max(), None) - 0.1 * image.max()
     index = [np.average(np.arange(16), weights=image.sum(axis=tuple({0, 1, 2} - {a})))
              for a in range(3)]  # fmt: skip
     found = (read.geometry.affine @ [*index, 1])[:3]
@@ -153,7 +181,18 @@ def test_a_wrong_label_of_the_units_is_refused_with_the_number_found(written):
 
 def test_a_trajectory_in_radians_per_metre_is_refused(written):
     edit(written, lambda t: t["traj"].__setitem__(slice(None), t["traj"] * np.float32(2 * np.pi)))
-    refused(written, "3.02", "must lie in")
+    refused(written, "3.02", "must lie in", "in radians per metre: divide it by 2 pi")
+
+
+@pytest.mark.parametrize(
+    ("factor", "words"),
+    [(0.16, "in cycles per field of view"), (1e-3, "in 1/mm: multiply it by 1000"),
+     (0.01 * 2 * np.pi, "in radians per voxel"), (0.003, "encodedSpace$"), (0.0, "encodedSpace$")],
+)  # fmt: skip
+def test_an_unlabelled_trajectory_outside_the_nyquist_box_is_refused(written, factor, words):
+    edit(written, lambda t: t["traj"].__setitem__(slice(None), t["traj"] * np.float32(factor)))
+    edit_header(written, (">units<", ">other<"))
+    refused(written, "read as normalized", "read as 1/m", "must lie in .0.25, 0.55", words)
 
 
 def test_unknown_units_are_refused(written):
@@ -185,6 +224,32 @@ def test_a_header_that_is_no_header_is_named(written):
     refused(written, "header cannot be read")
 
 
+def test_a_file_without_readouts_is_refused(written):
+    refused(edit(written, lambda table: table[:0]), "no imaging readout among 0")
+
+
+def test_compressed_readouts_are_refused(written):
+    def change(table):
+        table["head"]["flags"][2] = 1 << (ismrmrd.ACQ_COMPRESSION2 - 1)
+
+    refused(edit(written, change), "readout 2 is compressed")
+
+
+def test_a_table_that_is_none_is_named(written):
+    with h5py.File(written, "r+") as file:
+        del file["dataset"]["data"]
+        file["dataset"]["data"] = np.zeros(3)
+    refused(written, "'dataset/data' has no head, traj, data")
+
+
+def test_a_missing_trajectory_is_named_with_the_command_that_adds_one(written):
+    def change(table):
+        table["traj"] = [np.zeros(0, np.float32)] * len(table)
+        table["head"]["trajectory_dimensions"] = 0
+
+    refused(edit(written, change), "readout 1", "12 of 12", "sodiumprep-trajectory adds one")
+
+
 def test_a_missing_trajectory_is_named_with_its_readout(written):
     def change(table):
         table["traj"][7] = np.zeros(0, np.float32)
@@ -197,7 +262,14 @@ def test_a_flat_trajectory_is_refused(written):
     def change(table):
         table["head"]["trajectory_dimensions"] = 2
 
-    refused(edit(written, change), "readout 1 has no 3D trajectory")
+    refused(edit(written, change), "readout 1 has no 3D trajectory", "dimensions is 2")
+
+
+def test_a_trajectory_of_too_few_samples_is_named_with_its_readout(written):
+    def change(table):
+        table["traj"][5] = table["traj"][5][:-3]
+
+    refused(edit(written, change), "readout 5 has no 3D trajectory .213 numbers, 216 expected")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -212,7 +284,7 @@ def test_a_noise_sample_that_is_no_number_is_named(written):
     def change(table):
         table["data"][0][3] = np.nan
 
-    refused(edit(written, change), "readout 0 holds NaN")
+    refused(edit(written, change), "readout 0 .noise. holds NaN")
 
 
 def test_a_trajectory_that_is_no_number_is_named_with_its_readout(written):
@@ -234,7 +306,7 @@ def test_a_readout_that_lost_samples_without_saying_so_is_named(written):
     def change(table):
         table["data"][3] = table["data"][3][:-8]
 
-    refused(edit(written, change), "readout 3 has 72 samples of 2 coils .280 numbers")
+    refused(edit(written, change), "readout 3 has 72 samples of 2 coils", "280 numbers")
 
 
 def test_a_readout_of_fewer_coils_is_named(written):
@@ -243,6 +315,42 @@ def test_a_readout_of_fewer_coils_is_named(written):
         table["head"]["active_channels"][3] = 1
 
     refused(edit(written, change), "readout 3 has 72 samples of 1 coils")
+
+
+def test_several_noise_readouts_of_other_lengths_are_joined(small, written):
+    def change(table):
+        more = table[[0, 0]].copy()
+        more["head"]["number_of_samples"][1] = 20
+        more["data"][1] = np.ones(80, np.float32)
+        more["head"]["sample_time_us"][1] = 4 * more["head"]["sample_time_us"][0]
+        return np.concatenate([table[:5], more, table[5:]])
+
+    read = read_kspace(edit(written, change))
+    assert read.noise.shape == (2, 64 + 64 + 20)
+    np.testing.assert_allclose(read.noise[:, -20:], 2 + 2j)  # four times the dwell time
+    np.testing.assert_array_equal(read.samples, small.samples)
+
+
+def test_noise_of_more_samples_than_a_readout_may_have_is_written_in_parts(small, tmp_path):
+    noise = noise_samples(n=70000)
+    write_kspace(tmp_path / "a.h5", replace(small, noise=noise))
+    np.testing.assert_array_equal(read_kspace(tmp_path / "a.h5").noise, noise)
+
+
+@pytest.mark.parametrize(("coils", "words"), [(2, "all coils"), (1, "coil 0")])
+def test_noise_readouts_of_zeros_are_refused(written, coils, words):
+    def change(table):
+        table["data"][0][: coils * 128] = 0
+
+    refused(edit(written, change), "only zeros in " + words)
+
+
+def test_a_coil_that_is_silent_everywhere_is_read(small, tmp_path):
+    silent = np.array([1, 0])[:, None]
+    write_kspace(tmp_path / "a.h5", replace(
+        small, samples=small.samples * silent[..., None], noise=small.noise * silent,
+    ))  # fmt: skip
+    assert not read_kspace(tmp_path / "a.h5").samples[1].any()
 
 
 def test_noise_of_fewer_coils_is_named(written):
@@ -274,58 +382,139 @@ def test_no_noise_readouts_are_no_error(written):
     assert read.samples.shape == (2, 12, 72)
 
 
-@pytest.mark.parametrize("counter", ["repetition", "average"])
-def test_repeats_of_one_trajectory_are_averaged(small, written, counter):
-    def change(table):
-        again = table[1:].copy()
-        again["head"]["idx"][counter] = 1
-        again["data"] = [3 * readout for readout in again["data"]]
-        return np.concatenate([table, again])
-
-    read = read_kspace(edit(written, change))
+def test_averages_of_one_trajectory_are_averaged(small, written):
+    read = read_kspace(repeated(written, 2, average=0))
     np.testing.assert_allclose(read.samples, 2 * small.samples, rtol=1e-5)
     assert read.trajectory.shape == small.trajectory.shape
+    assert read.repetition is None
 
 
-def test_interleaved_averages_are_averaged_too(small, written):
+def test_the_noise_is_scaled_with_the_averaging(small, written):
+    read = read_kspace(repeated(written, 2, average=0))
+    np.testing.assert_allclose(read.noise, small.noise / np.sqrt(2), rtol=1e-5)
+
+
+def test_repetitions_are_kept_apart(small, written):
+    read = read_kspace(repeated(written, 3, repetition=0))
+    np.testing.assert_array_equal(read.repetition, np.repeat([0, 1, 2], 12))
+    np.testing.assert_allclose(read.samples[:, 24:], 5 * small.samples, rtol=1e-5)
+    np.testing.assert_array_equal(read.noise, small.noise)
+    averaged = average_repetitions(read)
+    np.testing.assert_allclose(averaged.samples, 3 * small.samples, rtol=1e-5)
+
+
+def test_interleaved_averages_are_averaged_inside_their_repetitions(small, written):
     def change(table):
-        both = np.repeat(table[1:], 2)
-        both["head"]["idx"]["average"] = np.arange(24) % 2
-        return np.concatenate([table[:1], both])
+        many = np.repeat(table[1:], 4)
+        many["head"]["idx"]["average"] = np.arange(48) % 2
+        many["head"]["idx"]["repetition"] = np.arange(48) // 24
+        return np.concatenate([table[:1], many])
 
     read = read_kspace(edit(written, change))
-    np.testing.assert_allclose(read.samples, small.samples, rtol=1e-5)
+    np.testing.assert_allclose(read.samples[:, ::2], small.samples, rtol=1e-5)
+    np.testing.assert_array_equal(read.repetition, np.repeat([0, 1], 12))
 
 
-def test_repeats_with_trajectories_of_their_own_stand_side_by_side(small, written):
+def test_a_broken_off_average_stands_beside_the_others_with_a_warning(written):
+    read = read_kspace(edit(repeated(written, 2, average=0), lambda table: table[:-5]))
+    assert read.samples.shape == (2, 19, 72)
+    assert "the averages have 7 to 12 readouts" in read.warnings[-1]
+
+
+def test_repetitions_with_trajectories_of_their_own_stand_side_by_side(small, written):
     def change(table):
-        again = table[1:].copy()
-        again["head"]["idx"]["repetition"] = 1
-        again["traj"] = [-readout for readout in again["traj"]]
-        return np.concatenate([table, again])
+        table["traj"][13:] = [-readout for readout in table["traj"][13:]]
 
-    read = read_kspace(edit(written, change))
+    read = average_repetitions(read_kspace(edit(repeated(written, 2, repetition=0), change)))
     assert read.samples.shape == (2, 24, 72)
     np.testing.assert_allclose(read.trajectory[12:], -small.trajectory, rtol=1e-5)
 
 
-def test_the_second_echo_is_left_out(small, written):
-    def change(table):
-        second = table[1:].copy()
-        second["head"]["idx"]["contrast"] = 1
-        second["data"] = [100 * readout for readout in second["data"]]
-        return np.concatenate([table, second])
-
-    read = read_kspace(edit(written, change))
+def test_what_was_written_in_repetitions_is_read(small, tmp_path):
+    order = np.array([5] * 6 + [7] * 6)
+    write_kspace(tmp_path / "a.h5", replace(small, repetition=order))
+    read = read_kspace(tmp_path / "a.h5")
+    np.testing.assert_array_equal(read.repetition, order)
     np.testing.assert_array_equal(read.samples, small.samples)
 
 
-def test_navigators_and_dummies_are_left_out(small, written):
+@pytest.fixture
+def two_echoes(small, tmp_path):
+    late = replace(small, samples=100 * small.samples, echo_time=4e-3, dwell_time=2e-4)
+    write_kspace(tmp_path / "echoes.h5", [small, late])
+    return tmp_path / "echoes.h5"
+
+
+def test_each_echo_is_read_with_its_time(small, two_echoes):
+    first, second = read_kspace(two_echoes), read_kspace(two_echoes, echo=2)
+    np.testing.assert_array_equal(first.samples, small.samples)
+    np.testing.assert_allclose(second.samples, 100 * small.samples)
+    assert (first.echo_time, second.echo_time) == pytest.approx((0.3e-3, 4e-3))
+    assert (first.dwell_time, second.dwell_time) == pytest.approx((1e-4, 2e-4))
+    assert read_kspace_header(two_echoes).echo_times == pytest.approx((0.3e-3, 4e-3))
+
+
+@pytest.mark.parametrize("echo", [0, 3])
+def test_an_echo_that_is_not_there_is_refused(two_echoes, echo):
+    refused(two_echoes, f"echo {echo} was asked for; accepted: 1 to 2", echo=echo)
+
+
+def test_an_echo_without_a_time_of_its_own_is_refused(two_echoes):
+    edit_header(two_echoes, ("<TE>4.0</TE>", ""))
+    assert read_kspace(two_echoes).echo_time == pytest.approx(0.3e-3)
+    refused(two_echoes, "1 'TE' for 2 echoes", echo=2)
+
+
+def test_a_file_of_the_second_echo_alone_has_its_time(two_echoes):
+    edit(two_echoes, lambda table: table[table["head"]["idx"]["contrast"] == 1])
+    assert read_kspace(two_echoes).echo_time == pytest.approx(4e-3)
+
+
+def test_no_echo_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="no echo to write"):
+        write_kspace(tmp_path / "a.h5", [])
+
+
+def test_echoes_of_different_places_or_coils_are_not_written_together(small, oblique, tmp_path):
+    moved = replace(small, geometry=oblique(16, -1))
+    with pytest.raises(ValueError, match="echo 2 has another field of view"):
+        write_kspace(tmp_path / "a.h5", [small, moved])
+    with pytest.raises(ValueError, match="echo 2 has 1 coils, echo 1 has 2"):
+        write_kspace(tmp_path / "a.h5", [small, replace(small, samples=small.samples[:1])])
+
+
+@pytest.mark.parametrize("flag", [
+    "NAVIGATION_DATA", "PHASECORR_DATA", "DUMMYSCAN_DATA", "PHASE_STABILIZATION",
+    "PHASE_STABILIZATION_REFERENCE", "RTFEEDBACK_DATA", "HPFEEDBACK_DATA", "PARALLEL_CALIBRATION",
+    "SURFACECOILCORRECTIONSCAN_DATA",
+])  # fmt: skip
+def test_readouts_of_another_purpose_are_counted_and_left_out(small, written, flag):
     def change(table):
-        extra = table[1:3].copy()
-        flags = (ismrmrd.ACQ_IS_NAVIGATION_DATA, ismrmrd.ACQ_IS_DUMMYSCAN_DATA)
-        extra["head"]["flags"] = [1 << (flag - 1) for flag in flags]
+        extra = table[1:4].copy()
+        extra["head"]["flags"] = 1 << (getattr(ismrmrd, f"ACQ_IS_{flag}") - 1)
+        extra["head"]["number_of_samples"] = 3  # of no concern
         return np.concatenate([extra, table])
+
+    read = read_kspace(edit(written, change))
+    np.testing.assert_array_equal(read.samples, small.samples)
+    assert len(read.warnings) == 1
+    assert "passed over: 3 " in read.warnings[0]
+
+
+@pytest.mark.parametrize("counter", ["set", "phase", "slice"])
+def test_counters_that_make_no_image_of_their_own_are_named(small, written, counter):
+    def change(table):
+        table["head"]["idx"][counter][7:] = 1
+
+    read = read_kspace(edit(written, change))
+    np.testing.assert_array_equal(read.samples, small.samples)
+    assert f"2 values of the counter '{counter}'" in read.warnings[0]
+
+
+def test_calibration_that_is_imaging_too_is_kept(small, written):
+    def change(table):
+        flag = ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING
+        table["head"]["flags"][1:] |= np.uint64(1 << (flag - 1))
 
     np.testing.assert_array_equal(read_kspace(edit(written, change)).samples, small.samples)
 
@@ -367,6 +556,32 @@ def test_a_position_that_changes_between_readouts_is_refused(written):
     refused(edit(written, change), "'position' differs")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("sample_time_us", 50), ("discard_pre", 4), ("read_dir", 0.0)]
+)
+def test_a_readout_that_differs_is_named(written, key, value):
+    def change(table):
+        table["head"][key][6] = value
+
+    refused(edit(written, change), f"'{key}' differs", "readout 6 has", "readout 1 has")
+
+
+@pytest.mark.parametrize("value", [np.nan, 4e4])
+def test_a_position_that_is_none_is_refused(written, value):
+    def change(table):
+        table["head"]["position"][:, 2] = value
+
+    refused(edit(written, change), "position")
+
+
+def test_directions_that_the_converter_left_empty_are_refused(written):
+    def change(table):
+        for key in ("read_dir", "phase_dir", "slice_dir"):
+            table["head"][key] = 0
+
+    refused(edit(written, change), "not orthogonal unit vectors", "must write the orientation")
+
+
 def test_directions_that_are_no_orthogonal_set_are_refused(written):
     def change(table):
         table["head"]["read_dir"] = table["head"]["phase_dir"]
@@ -375,23 +590,109 @@ def test_directions_that_are_no_orthogonal_set_are_refused(written):
 
 
 @pytest.mark.parametrize(
-    ("key", "name"), [("TE", "TE"), ("TR", "TR"), ("flipAngle_deg", "flipAngle_deg")]
+    ("element", "sidecar"),
+    [("TE", "EchoTime"), ("TR", "RepetitionTime"), ("flipAngle_deg", "FlipAngle")],
 )
-def test_a_missing_number_of_the_protocol_is_named(written, key, name):
-    with h5py.File(written, "r+") as file:
-        text = file["dataset"]["xml"][0].decode()
-        start, end = text.index(f"<{key}>"), text.index(f"</{key}>") + len(key) + 3
-        file["dataset"]["xml"][0] = (text[:start] + text[end:]).encode()
-    refused(written, f"'{name}' is missing")
+def test_a_missing_number_of_the_protocol_is_named(written, element, sidecar):
+    refused(without_element(written, element), f"'{element}' is missing", sidecar)
 
 
-def test_without_a_nominal_field_strength_the_proton_frequency_tells_it(written):
-    with h5py.File(written, "r+") as file:
-        text = file["dataset"]["xml"][0].decode()
-        start = text.index("<systemFieldStrength_T>")
-        end = text.index("</systemFieldStrength_T>") + len("</systemFieldStrength_T>")
-        file["dataset"]["xml"][0] = (text[:start] + text[end:]).encode()
+def test_a_number_that_the_header_lacks_may_stand_in_the_sidecar(written):
+    without_element(written, "TE")
+    assert read_kspace(written, stated={"echo_time": 5e-4}).echo_time == 5e-4
+    refused(written, "'TE' is missing", stated={"echo_time": None})
+
+
+def test_what_the_header_states_is_not_replaced(written):
+    read = read_kspace(written, stated={"echo_time": 5e-4})
+    assert read.echo_time == pytest.approx(0.3e-3)
+
+
+def test_a_header_without_sequence_parameters_is_named(written):
+    refused(without_element(written, "sequenceParameters"), "'TE' is missing")
+
+
+@pytest.mark.parametrize("text", ["fast", "nan", ""])
+def test_a_number_of_the_protocol_that_is_none_is_named(written, text):
+    edit_header(written, ("<TR>120.0</TR>", f"<TR>{text}</TR>"))
+    refused(written, f"sequenceParameters/TR is '{text}'", "accepted: a number")
+
+
+def test_a_negative_time_is_refused(written):
+    edit_header(written, ("<TR>120.0</TR>", "<TR>-120.0</TR>"))
+    refused(written, "'TR' is -0.12")
+
+
+@pytest.mark.parametrize("gamma_bar", [42.577e6, 11.262e6])
+def test_without_a_nominal_field_strength_the_frequency_tells_it(written, gamma_bar):
+    without_element(written, "systemFieldStrength_T")
+    mine = f"<H1resonanceFrequency_Hz>{int(3.0 * gamma_bar)}<"
+    edit_header(written, ("<H1resonanceFrequency_Hz>127731000<", mine))
     assert read_kspace(written).field_strength == pytest.approx(3.0, rel=1e-4)
+
+
+def test_without_field_strength_and_frequency_it_is_named(written):
+    without_element(written, "systemFieldStrength_T")
+    without_element(written, "H1resonanceFrequency_Hz")
+    refused(written, "'systemFieldStrength_T' is missing", "MagneticFieldStrength")
+
+
+def test_without_a_recon_space_the_encoded_space_is_the_grid(small, written):
+    read = read_kspace(without_element(written, "reconSpace"))
+    assert read.geometry.matrix == small.geometry.matrix
+    assert "no reconSpace" in read.warnings[0]
+
+
+@pytest.mark.parametrize("element", ["encoding", "encodedSpace", "matrixSize"])
+def test_a_header_without_encoding_or_grid_is_refused(written, element):
+    refused(without_element(written, element), "encod", "header")
+
+
+def test_a_flat_grid_is_refused(written):
+    with h5py.File(written, "r+") as file:
+        text = file["dataset"]["xml"][0].decode()
+        file["dataset"]["xml"][0] = text.replace("<z>16</z>", "<z>1</z>").encode()
+    refused(written, "matrixSize of .*Space is 16 x 16 x 1; accepted: 2 to 4096")
+
+
+def test_a_field_of_view_in_metres_is_refused(written):
+    with h5py.File(written, "r+") as file:
+        text = file["dataset"]["xml"][0].decode()
+        file["dataset"]["xml"][0] = text.replace("160.0<", "0.16<").encode()
+    refused(written, "fieldOfView_mm of .*Space is 0.16 x 0.16 x 0.16; accepted: 10 to 2000 mm")
+
+
+def second_encoding(path, dimensions):
+    """Add an encoding to which six more readouts refer, with trajectories of so many axes."""
+
+    def change(table):
+        extra = table[1:7].copy()
+        extra["head"]["encoding_space_ref"] = 1
+        extra["head"]["trajectory_dimensions"] = dimensions
+        return np.concatenate([extra, table])
+
+    with h5py.File(path, "r+") as file:
+        text = file["dataset"]["xml"][0].decode()
+        first = text[text.index("<encoding>") : text.index("</encoding>") + len("</encoding>")]
+        file["dataset"]["xml"][0] = text.replace(first, 2 * first).encode()
+    return edit(path, change)
+
+
+def test_of_several_encodings_the_one_with_a_trajectory_is_read(small, written):
+    read = read_kspace(second_encoding(written, dimensions=0))
+    np.testing.assert_array_equal(read.samples, small.samples)
+    assert "6 of other encodings" in read.warnings[0]
+
+
+def test_several_encodings_with_trajectories_are_refused(written):
+    refused(second_encoding(written, dimensions=3), "2 encodings, 2 of them with a 3D trajectory")
+
+
+def test_readouts_of_an_encoding_that_is_not_there_are_refused(written):
+    def change(table):
+        table["head"]["encoding_space_ref"] = 4
+
+    refused(edit(written, change), "no encoding 4")
 
 
 def test_an_existing_file_is_replaced(small, written):

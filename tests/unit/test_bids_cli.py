@@ -76,6 +76,11 @@ def written(tmp_path):
         (["--psf-fwhm", "6"], "psf_fwhm", (6.0, 6.0, 6.0)),
         (["--psf-fwhm", "5", "6", "7"], "psf_fwhm", (5.0, 6.0, 7.0)),
         (["--reference", "csf"], "reference", "csf"),
+        (["--recon", "cg"], "recon", "cg"),
+        (["--coil-sensitivities", "espirit"], "coil_sensitivities", "espirit"),
+        (["--gradient-delay", "2", "0", "-1"], "gradient_delay", (2e-6, 0.0, -1e-6)),
+        (["--gradient-delay", "estimate"], "estimate_delay", True),
+        (["--low-mem"], "low_mem", True),
     ],
 )
 def test_an_option_reaches_its_setting(parse, options, field, value):
@@ -174,7 +179,11 @@ def test_a_wrong_configuration_file_is_named(parse, written, text):
         ["--nipype-plugin-file", "gone.yml"],
         ["--config-file", "gone.toml"],
         ["-d", "anat=gone"],
-        ["--recon", "cg"],
+        ["--recon", "grappa"],
+        ["--recon", "tv", "--kspace-filter", "hamming"],
+        ["--gradient-delay", "2", "0"],
+        ["--gradient-delay", "2", "0", "500"],
+        ["--gradient-delay", "2", "0", "late"],
     ],
 )
 def test_a_wrong_option_is_one_line_and_exit_code_2(raw, tmp_path, capsys, options):

@@ -425,6 +425,27 @@ def test_a_receive_map_is_found(simple):
     assert simple.run().receive_map == path
 
 
+def test_a_field_map_of_raw_data_is_found_with_its_nucleus(simple):
+    simple.kspace("anat/sub-01_acq-23Na_PDw.h5", {"ResonantNucleus": "23Na"})
+    keys = {"Units": "Hz", "ResonantNucleus": "1H"}
+    path = simple.image("fmap/sub-01_fieldmap.nii.gz", keys)
+    run = simple.run()
+    assert (run.fieldmap, run.fieldmap_nucleus) == (path, "1H")
+
+
+def test_a_field_map_of_another_unit_is_refused(simple):
+    simple.kspace("anat/sub-01_acq-23Na_PDw.h5", {"ResonantNucleus": "23Na"})
+    simple.image("fmap/sub-01_fieldmap.nii.gz", {"Units": "rad/s"})
+    assert simple.failure().endswith("fieldmap.nii.gz: Units is 'rad/s'; accepted: 'Hz'")
+
+
+def test_a_field_map_of_a_ready_image_is_not_used(simple):
+    simple.image("fmap/sub-01_fieldmap.nii.gz", {"Units": "Hz"})
+    run = simple.run()
+    assert run.fieldmap is None
+    assert any("already reconstructed" in warning for warning in run.warnings)
+
+
 def test_intended_for_decides_where_it_stands(simple):
     for label, target in (("Head", NA), ("Body", T1W)):
         keys = {"ResonantNucleus": "23Na", "IntendedFor": [f"bids::sub-01/{target}"]}

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from sodiumprep.sodium import encoding
 from sodiumprep.sodium.acquisition import Geometry
-from sodiumprep.sodium.encoding import adjoint, forward
+from sodiumprep.sodium.encoding import adjoint, forward, make_plan
 from sodiumprep.sodium.trajectory import density_adapted_radial
 
 GRID = Geometry(np.zeros(3), np.eye(3), (0.07, 0.08, 0.12), (7, 8, 6))
@@ -78,3 +79,30 @@ def test_a_frequency_beyond_the_grid_is_its_alias():
 
 def test_the_image_is_in_single_precision():
     assert adjoint(SAMPLES, TRAJECTORY, GRID).dtype == np.complex64
+
+
+def test_double_precision_is_accurate_to_ten_digits():
+    image, trajectory = IMAGE.astype(np.complex128), TRAJECTORY.astype(np.float64)
+    direct = (encoding_matrix() @ image.ravel()).reshape(SAMPLES.shape)
+    found = forward(image, trajectory, GRID)
+    assert found.dtype == np.complex128
+    assert relative_error(found, direct) < 1e-10
+
+
+def test_densely_sampled_readouts_keep_accuracy_and_adjointness(monkeypatch):
+    monkeypatch.setattr(encoding, "MANY_SAMPLES", 0)
+    trajectory = density_adapted_radial(20, 400, 50.0)
+    transform, samples = encoding.Transform(trajectory, GRID), random_complex(3, (20, 400))
+    plain = make_plan(trajectory, GRID, "complex64")
+    expected = plain.execute_adjoint(IMAGE).reshape(20, 400)
+    assert relative_error(transform.forward(IMAGE), expected) < 2e-5
+    assert relative_error(transform.adjoint(samples), plain.execute(samples.ravel())) < 2e-5
+    miss = np.vdot(samples, expected) - np.vdot(transform.adjoint(samples), IMAGE)
+    assert abs(miss) < 2e-5 * np.linalg.norm(samples) * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(("said", "used"), [("1", 1), ("1,2", 1), ("", None), ("many", None)])
+def test_no_more_threads_are_used_than_allowed(said, used, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    monkeypatch.setattr(encoding.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    assert encoding.available_threads() == (used or 3)

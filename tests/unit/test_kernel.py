@@ -3,18 +3,25 @@
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from scipy.sparse.linalg import LinearOperator, cg
 
 from sodiumprep.sodium.acquisition import Geometry
 from sodiumprep.sodium.density import hamming_filter, radial_weights
+from sodiumprep.sodium.encoding import adjoint, forward
 from sodiumprep.sodium.kernel import (
     FWHM_TO_SIGMA,
     Response,
     blur,
+    decay_from_first_sample,
     full_width_half_maximum,
     gaussian_transfer,
+    local_response,
+    on_doubled_grid,
+    point_samples,
     point_spread,
     readout_times,
     relative_radius,
+    response_at,
     spherical_transfer,
     tissue_transfers,
     to_psf,
@@ -164,3 +171,113 @@ def test_a_given_width_replaces_every_kernel_and_keeps_the_noise():
     assert list(new.transfers) == ["GM", "CSF"]
     assert new.noise_spectrum is old.noise_spectrum
     np.testing.assert_allclose(width_of(new.transfers["GM"]), 2.5, rtol=0.01)
+
+
+TIMES = np.linspace(0, 0.02, TRAJECTORY.shape[1])
+VOXEL_AT = (12, 8, 11)
+ONE_COIL = np.ones(1, np.complex64)
+
+
+def gridded(samples):
+    return adjoint(samples[0] * radial_weights(TRAJECTORY), TRAJECTORY, GRID)
+
+
+def point_of(tissue, voxel=VOXEL_AT):
+    decay = decay_from_first_sample(TISSUES[tissue], TIMES)
+    return point_samples(voxel, decay, ONE_COIL, TRAJECTORY, GRID)
+
+
+@pytest.mark.parametrize("tissue", ["CSF", "WM"])
+def test_the_local_response_of_gridding_is_its_kernel(tissue):
+    some = np.random.default_rng(0).normal(size=(1, *TRAJECTORY.shape[:2])).astype(np.complex64)
+    found = local_response(gridded, some * 1e-9, point_of(tissue), VOXEL_AT, 2.0)
+    exact = tissue_transfers(
+        {tissue: TISSUES[tissue]}, radial_weights(TRAJECTORY), TIMES, TRAJECTORY, GRID
+    )[tissue]
+    np.testing.assert_allclose(width_of(found.transfer), width_of(exact), rtol=0.01)
+    assert found.gain == pytest.approx(exact[0, 0, 0].real, abs=0.03)  # tails are cut at the edge
+    assert found.voxel == VOXEL_AT
+
+
+def test_a_local_kernel_passes_the_mean_and_keeps_its_gain_apart():
+    found = local_response(lambda s: 0.8 * gridded(s), 0 * point_of("WM"), point_of("WM"),
+                           VOXEL_AT, 1.0)  # fmt: skip
+    whole = local_response(gridded, 0 * point_of("WM"), point_of("WM"), VOXEL_AT, 1.0)
+    assert found.transfer[0, 0, 0] == pytest.approx(1.0, abs=1e-6)
+    assert found.gain == pytest.approx(0.8 * whole.gain)
+    assert found.passed[0, 0, 0].real == pytest.approx(found.gain, rel=1e-6)
+
+
+def test_a_known_baseline_saves_a_reconstruction_and_changes_nothing():
+    data, point, calls = 3 * point_of("CSF", (5, 9, 9)), point_of("WM"), []
+
+    def counted(samples):
+        calls.append(1)
+        return gridded(samples)
+
+    found = local_response(counted, data, point, VOXEL_AT, 1.0, baseline=gridded(data))
+    assert len(calls) == 1
+    assert found.gain == pytest.approx(local_response(gridded, data, point, VOXEL_AT, 1.0).gain)
+
+
+def test_the_response_of_a_nonlinear_method_depends_on_the_amplitude():
+    def shrunk(samples):
+        image = gridded(samples).real
+        return np.sign(image) * np.maximum(np.abs(image) - 0.1, 0)
+
+    none = 0 * point_of("CSF")
+    weak, strong = (
+        local_response(shrunk, none, point_of("CSF"), VOXEL_AT, a).gain for a in (1.0, 100.0)
+    )
+    assert weak < 0.7 * strong
+
+
+def regularized(tissue, weight):
+    """Return the response of ``(A^H W A + weight)^-1 A^H W A_t`` to a point."""
+    small = Geometry(np.zeros(3), np.eye(3), (0.032,) * 3, (8, 8, 8))
+    spokes = density_adapted_radial(200, 30, 0.5 / VOXEL[0])
+    density = radial_weights(spokes) * np.prod(small.voxel_size)
+    decay = decay_from_first_sample(TISSUES[tissue], np.linspace(0, 0.02, 30))
+
+    def normal(image, factor):
+        return adjoint(forward(image, spokes, small) * factor, spokes, small)
+
+    def damped(flat):
+        return normal(flat.reshape(8, 8, 8), density).ravel() + weight * flat
+
+    point = np.zeros((8, 8, 8), np.complex64)
+    point[4, 4, 4] = 1
+    operator = LinearOperator((512, 512), damped, dtype=np.complex64)
+    image, _ = cg(operator, normal(point, density * decay).ravel(), rtol=1e-4, maxiter=30)
+    return response_at(image.real.reshape(8, 8, 8), (4, 4, 4))
+
+
+def test_regularization_widens_the_kernel_and_lowers_its_gain():
+    weak, strong = regularized("WM", 0.01), regularized("WM", 1.0)
+    assert width_of(strong.transfer)[0] > 1.03 * width_of(weak.transfer)[0]
+    assert strong.gain < 0.7 * weak.gain
+
+
+def test_decay_widens_the_kernel_of_a_regularized_solution():
+    assert width_of(regularized("WM", 0.1).transfer)[0] > 1.03 * width_of(
+        regularized("none", 0.1).transfer
+    )[0]  # fmt: skip
+
+
+def test_the_image_of_a_point_goes_to_the_centre_of_the_doubled_grid():
+    image = np.random.default_rng(3).normal(size=(4, 6, 5))
+    doubled = on_doubled_grid(image, (1, 4, 2))
+    assert doubled.shape == (8, 12, 10)
+    assert doubled[4, 6, 5] == image[1, 4, 2]
+    assert doubled.sum() == pytest.approx(image.sum())
+
+
+@pytest.mark.parametrize("amplitude", [0.0, -1.0])
+def test_a_point_without_amplitude_is_refused(amplitude):
+    with pytest.raises(ValueError, match="amplitude of the point"):
+        local_response(gridded, point_of("WM"), point_of("WM"), VOXEL_AT, amplitude)
+
+
+def test_a_point_that_leaves_nothing_in_the_image_is_refused():
+    with pytest.raises(ValueError, match="image of a point sums to 0"):
+        response_at(np.zeros((4, 4, 4)), (2, 2, 2))

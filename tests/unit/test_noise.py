@@ -6,14 +6,18 @@ import scipy.fft
 
 from sodiumprep.sodium.acquisition import Geometry
 from sodiumprep.sodium.density import hamming_filter, radial_weights
-from sodiumprep.sodium.encoding import adjoint
+from sodiumprep.sodium.encoding import adjoint, forward
+from sodiumprep.sodium.kernel import to_psf
 from sodiumprep.sodium.noise import (
     adjoint_noise_gain,
     adjoint_noise_spectrum,
     background_moments,
     corner_mask,
+    linear_noise,
     noise_covariance,
+    noise_samples,
     normalized_spectrum,
+    pseudo_replicas,
     unbiased_magnitude,
     weighted_covariance,
 )
@@ -91,6 +95,15 @@ def test_the_coil_covariance_is_recovered_and_scaled_by_the_dwell_times():
     np.testing.assert_allclose(noise_covariance(noise, 0.5), COILS / 2, atol=0.03)
 
 
+@pytest.mark.parametrize("longer", [2, 5])
+def test_noise_readouts_of_a_longer_dwell_time_tell_the_noise_of_the_imaging_samples(longer):
+    mixing = np.linalg.cholesky(COILS)
+    imaging = mixing @ complex_noise(np.random.default_rng(2), (2, 200_000))
+    readouts = imaging.reshape(2, -1, longer).mean(axis=2)  # a longer dwell time averages noise
+    np.testing.assert_allclose(noise_covariance(readouts, longer), COILS, atol=0.05)
+    assert np.abs(noise_covariance(readouts, 1.0) - COILS).max() > 0.9  # unscaled it is wrong
+
+
 def test_too_few_noise_samples_are_refused():
     with pytest.raises(ValueError, match="3 noise samples for 2 coils"):
         noise_covariance(np.ones((2, 3), complex), 1.0)
@@ -150,3 +163,87 @@ def test_the_corners_are_eight_cubes_away_from_the_middle():
     assert corners[0, 0, 0]
     assert corners[-1, -1, -1]
     assert not corners[5:15].any()
+
+
+def gridded(noise):
+    """Return the image of the noise of two coils, added up."""
+    return adjoint(noise.sum(axis=0) * WEIGHTS, TRAJECTORY, GRID)
+
+
+def test_drawn_noise_has_the_covariance_that_was_asked_for():
+    drawn = noise_samples(COILS, (200, 200), np.random.default_rng(0)).reshape(2, -1)
+    np.testing.assert_allclose(drawn @ drawn.conj().T / 40_000, COILS, atol=0.03)
+    assert drawn.dtype == np.complex64
+
+
+@pytest.fixture(scope="module")
+def replicated():
+    rng = np.random.default_rng(4)
+    return pseudo_replicas(gridded, COILS, WEIGHTS.shape, 100, rng)
+
+
+def test_pseudo_replicas_find_the_exact_level_of_a_linear_method(replicated):
+    exact = adjoint_noise_gain(WEIGHTS) * np.sqrt(COILS.sum().real / 2)
+    assert np.median(replicated.noise_sd) == pytest.approx(exact, rel=0.03)
+    assert np.mean(np.abs(replicated.noise_sd / exact - 1) < 0.1) > 0.95
+
+
+def test_pseudo_replicas_find_the_exact_error_of_a_regional_mean(replicated, regions):
+    exact = adjoint_noise_spectrum(WEIGHTS, TRAJECTORY, GRID)
+    level = np.ones(GRID.matrix)
+    found = weighted_covariance(regions, level, replicated.spectrum)
+    expected = weighted_covariance(regions, level, exact)
+    np.testing.assert_allclose(np.diag(found), np.diag(expected), rtol=0.1)
+    lag_zero = scipy.fft.irfftn(replicated.spectrum, (24, 24, 24))[0, 0, 0]
+    assert lag_zero == pytest.approx(1.0, abs=1e-5)
+
+
+def test_equal_seeds_give_equal_replicas():
+    one, other = (
+        pseudo_replicas(gridded, COILS, WEIGHTS.shape, 4, np.random.default_rng(7))
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(one.noise_sd, other.noise_sd)
+
+
+def test_the_data_under_the_noise_cancel():
+    data = 100 * np.random.default_rng(0).normal(size=GRID.matrix)
+    found = [pseudo_replicas(lambda n, d=d: gridded(n) + d, COILS, WEIGHTS.shape, 6,
+                             np.random.default_rng(1)) for d in (0 * data, data)]  # fmt: skip
+    np.testing.assert_allclose(found[1].noise_sd, found[0].noise_sd, rtol=1e-4)
+    np.testing.assert_allclose(found[1].spectrum, found[0].spectrum, atol=1e-4)
+
+
+def test_too_few_replicas_are_refused():
+    with pytest.raises(ValueError, match="3 pseudo-replicas; at least 4"):
+        pseudo_replicas(gridded, COILS, WEIGHTS.shape, 3, np.random.default_rng(0))
+
+
+def test_an_image_that_noise_does_not_reach_has_no_noise_map():
+    with pytest.raises(ValueError, match="leaves the image unchanged"):
+        pseudo_replicas(
+            lambda noise: np.ones(GRID.matrix), COILS, WEIGHTS.shape, 4, np.random.default_rng(0)
+        )
+
+
+def sense_covariance(image):
+    """Apply a covariance whose level varies slowly and whose correlation is that of gridding."""
+    level = 1 + 0.3 * np.cos(np.arange(12) / 6)
+    spread = forward(level * image, TRAJECTORY, GRID) * WEIGHTS**2
+    return level * adjoint(spread, TRAJECTORY, GRID)
+
+
+def test_probing_finds_level_and_correlation_of_a_linear_method():
+    found = linear_noise(sense_covariance, GRID.matrix, 4, np.random.default_rng(0))
+    level = (1 + 0.3 * np.cos(np.arange(12) / 6)) * adjoint_noise_gain(WEIGHTS) / np.sqrt(2)
+    expected = np.broadcast_to(level, GRID.matrix)
+    np.testing.assert_allclose(found.noise_sd, expected, rtol=0.08)
+    exact = adjoint_noise_spectrum(WEIGHTS, TRAJECTORY, GRID)
+    near = (slice(9, 16),) * 3  # lags up to 3 voxels
+    np.testing.assert_allclose(to_psf(found.spectrum)[near], to_psf(exact)[near], atol=0.05)
+
+
+@pytest.mark.parametrize("spacing", [2, 5, 8])
+def test_probes_that_lie_too_close_or_too_far_apart_or_have_no_middle_are_refused(spacing):
+    with pytest.raises(ValueError, match=f"points {spacing} voxels apart"):
+        linear_noise(sense_covariance, GRID.matrix, spacing, np.random.default_rng(0))

@@ -19,7 +19,13 @@ from sodiumprep.sodium.phantom_signal import (
     magnetization,
     relaxation_of,
 )
-from sodiumprep.sodium.trajectory import density_adapted_radial
+from sodiumprep.sodium.trajectory import (
+    SIDECAR_KEYS,
+    TrajectoryProtocol,
+    analytic_trajectory,
+    centre_step,
+    density_adapted_radial,
+)
 
 N = 40
 TIMING = Timing(0.3e-3, 0.12, np.pi / 2, 0.01)
@@ -152,6 +158,85 @@ def test_noise_readouts_at_half_the_dwell_time_have_twice_the_variance():
     assert taken.noise.real.std() / taken.samples.real.std() == pytest.approx(np.sqrt(2), rel=0.03)
 
 
+def noise_free(how, made=None, later=()):
+    made = made or scanned(ball((30, 0, 10), 25.0), how=how)
+    return phantom.acquire(np.random.default_rng(0), made, how, geometry(), later).samples
+
+
+def test_a_gradient_delay_moves_the_samples_but_not_the_trajectory_of_the_file():
+    late = protocol(snr=1e6, gradient_delay=(4e-5, 0.0, 0.0))
+    moved = replace(late, trajectory=late.sampled_trajectory, gradient_delay=(0.0,) * 3)
+    np.testing.assert_allclose(noise_free(late), noise_free(moved), atol=1e-4)
+    assert not np.allclose(late.sampled_trajectory, late.trajectory, atol=0.05)
+    made = scanned(ball(), how=late)
+    taken = phantom.acquire(np.random.default_rng(0), made, late, geometry())
+    assert np.array_equal(taken.trajectory, late.trajectory)
+
+
+def test_a_uniform_field_turns_the_signal_with_time():
+    how = protocol(snr=1e6)
+    made = scanned(ball((30, 0, 10), 25.0), how=how)
+    still = noise_free(how, made)
+    turned = noise_free(how, replace(made, field=np.full_like(made.grey, 40.0)))
+    expected = still * np.exp(-2j * np.pi * 40.0 * how.sample_times)
+    np.testing.assert_allclose(turned, expected, atol=2e-3 * np.abs(still).max())
+
+
+def test_a_field_gradient_acts_like_a_shift_of_kspace():
+    how = protocol(snr=1e6, n_coils=1)
+    made = scanned(ball((30, 0, 10), 25.0), how=how)
+    slope = 200.0  # Hz/m along the first axis
+    axis = (np.arange(len(made.grey)) - len(made.grey) // 2) * made.voxel * slope
+    field = np.broadcast_to(axis[:, None, None], made.grey.shape)
+    shifted = how.trajectory.copy()
+    shifted[..., 0] += slope * how.sample_times
+    expected = noise_free(replace(how, trajectory=shifted), made)
+    found = noise_free(how, replace(made, field=field))
+    np.testing.assert_allclose(found, expected, atol=3e-3 * np.abs(found).max())
+
+
+def test_off_resonance_has_its_peak_above_the_sinuses():
+    made = scanned(ball(), how=protocol(off_resonance=60.0))
+    assert made.field.max() == pytest.approx(60, rel=0.03)
+    assert made.field.min() > -60
+    assert scanned(ball()).field is None
+
+
+def test_repetitions_have_their_own_pose_and_share_the_snr():
+    how = protocol(snr=30.0)
+    first = scanned(ball((30, 0, 10), 25.0), how=how)
+    moved = phantom.rigid(np.zeros(3), np.array([6.0, 0, 0]), np.zeros(3))
+    where = replace(placement(), t1w_to_sodium=moved)
+    second = scanned(ball((30, 0, 10), 25.0), where, how)
+    once, twice = (
+        phantom.acquire(np.random.default_rng(0), first, how, geometry(), later)
+        for later in ((), (second,))
+    )
+    assert twice.repetition.tolist() == [0] * 300 + [1] * 300
+    assert twice.noise.std() == pytest.approx(np.sqrt(2) * once.noise.std(), rel=0.03)
+    blocks = np.split(twice.samples, 2, axis=1)
+    assert np.abs(blocks[0] - blocks[1]).max() > 0.1 * np.abs(blocks[0]).max()
+    assert once.repetition is None
+
+
+def test_the_head_moves_by_less_than_was_asked_and_not_in_the_first_repetition():
+    motion = phantom.draw_motion(np.random.default_rng(0), 20, 4.0, np.zeros(3))
+    lengths = [np.linalg.norm(shift) for _, shift in motion]
+    assert lengths[0] == 0
+    assert min(lengths[1:]) >= 2
+    assert max(lengths) <= 4
+    assert max(np.abs(angles).max() for angles, _ in motion) <= np.radians(2)
+
+
+def test_noise_of_spirals_follows_their_own_radii():
+    spirals = analytic_trajectory(TrajectoryProtocol("cones", 200, 64, 50.0))
+    made = scanned(ball())
+    noise = phantom.kspace_noise(made, protocol(trajectory=spirals), geometry())
+    weights = 4 * np.pi * np.gradient((np.linalg.norm(spirals, axis=-1) ** 3) / 3, axis=1) / 200
+    mean = phantom.grey_matter_mean(made, protocol(trajectory=spirals), geometry())
+    assert noise == pytest.approx(mean / 20 / np.sqrt(np.sum(weights**2)), rel=0.05)
+
+
 def test_transmit_changes_the_signal_as_another_flip_angle_would():
     uniform, shaded = (scanned(ball(), how=protocol(transmit_spread=s)) for s in (0.0, 0.8))
     middle = [made.images[:, 25, 25, 25] @ made.curves[:, 0] for made in (shaded, uniform)]
@@ -260,9 +345,44 @@ def test_steps_near_the_centre_are_fine_enough(voxel_size):
     assert np.diff(made.radius).max() < 1 / (2 * 0.24)
 
 
+@pytest.mark.parametrize("kind", command.TRAJECTORIES)
+def test_a_trajectory_is_the_one_asked_for_with_fine_steps(kind):
+    chosen = options("--trajectory", kind, "--spokes", "300")
+    made = command.make_protocol(chosen).trajectory
+    assert centre_step(made) < 1 / (2 * 0.24)
+    told = command.trajectory_protocol(chosen)
+    assert told.kind == command.TRAJECTORIES[kind]
+    assert np.array_equal(made, analytic_trajectory(told))
+
+
+def test_the_default_trajectory_is_density_adapted_radial():
+    made = command.make_protocol(options("--spokes", "50")).trajectory
+    assert np.array_equal(made, density_adapted_radial(50, 256, 125.0, 0.3))
+
+
+def test_delays_and_off_resonance_reach_the_protocol():
+    chosen = options("--gradient-delay", "3", "-2", "5", "--off-resonance", "60")
+    made = command.make_protocol(chosen)
+    assert made.gradient_delay == pytest.approx((3e-6, -2e-6, 5e-6))
+    assert made.off_resonance == 60
+
+
+def test_the_sidecar_holds_what_the_trajectory_follows_from():
+    told = command.trajectory_protocol(options("--trajectory", "tpi", "--spokes", "70"))
+    sidecar = phantom_files.trajectory_sidecar(told)
+    assert sidecar["TrajectoryType"] == "tpi"
+    assert sidecar["NumberOfReadouts"] == 70
+    named = {field: sidecar[key] for field, key in SIDECAR_KEYS.items() if key in sidecar}
+    assert TrajectoryProtocol(**named) == told
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--repetitions", "0"], "--repetitions must be positive"),
+        (["--motion", "3"], "needs --repetitions of at least 2"),
+        (["--motion", "-3", "--repetitions", "2"], "--motion must not be negative"),
+        (["--gradient-delay", "1", "2", "3", "--format", "image"], "need --format kspace"),
         (["--snr", "0"], "--snr must be positive"),
         (["--tissue", "GM42"], "'GM42' is not of the form"),
         (["--tissue", "bone=3"], "unknown class bone"),

@@ -144,6 +144,29 @@ def test_raw_data_take_the_filter_of_the_user():
     assert planned.is_kspace
 
 
+def test_raw_data_take_the_users_reconstruction_into_the_names():
+    told = replace(SETTINGS, recon="cg", gradient_delay=(1e-6, 0.0, 0.0), low_mem=True)
+    planned = plan(run_of(), told)
+    assert planned.source["recon"] == "cg"
+    assert planned.source["gradient_delay"] == [1e-6, 0.0, 0.0]
+    assert planned.source["low_mem"]
+    assert planned.outputs["table_file"].endswith("sub-01_acq-23Na_rec-cg_seg-tissue_TSC.tsv")
+    assert "rec-" not in plan(run_of()).outputs["table_file"]
+
+
+def test_an_image_is_not_named_after_a_reconstruction_it_did_not_have():
+    run = run_of(source=RAW / "a_PDw.nii.gz", is_kspace=False)
+    assert "rec-" not in plan(run, replace(SETTINGS, recon="cg")).outputs["table_file"]
+
+
+@pytest.mark.parametrize(("nucleus", "scale"), [("23Na", 1.0), ("1H", 0.2645)])
+def test_a_field_map_is_scaled_to_sodium(nucleus, scale):
+    mapped = run_of(fieldmap=RAW / "map.nii.gz", fieldmap_nucleus=nucleus)
+    source = plan(mapped).source
+    assert source["fieldmap_file"] == "/data/raw/map.nii.gz"
+    assert source["fieldmap_scale"] == pytest.approx(scale, abs=1e-4)
+
+
 def test_an_image_brings_the_filter_and_the_readout_of_its_sidecar():
     told = replace(
         PROTOCOL, kspace_filter="hamming", trajectory_type="tpi", readout_duration=0.01,

@@ -1,0 +1,177 @@
+"""Raw data made ready for any reconstruction: coils, gradient delays, motion, noise, density."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sodiumprep.sodium.acquisition import (
+    Acquisition,
+    Complexes,
+    Floats,
+    Integers,
+    average_repetitions,
+    dead_coils,
+    split_repetitions,
+    undersampling,
+    without_coils,
+)
+from sodiumprep.sodium.density import density_weights
+from sodiumprep.sodium.encoding import adjoint
+from sodiumprep.sodium.motion import BlockMotion, align_repetitions
+from sodiumprep.sodium.noise import adjoint_noise_gain, corner_mask, noise_covariance
+from sodiumprep.sodium.trajectory import delayed
+
+STILL = 0.2  # mm; repetitions that moved by less, or less than twice its error, are averaged
+SAME_PHASE = 0.05  # rad; a mean of repetitions loses a thousandth of its signal
+NOTICEABLE = 1.0  # mm; what does not move with the head is blurred by as much
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Samples with all that a reconstruction must know of them.
+
+    Parameters
+    ----------
+    acquisition
+        Without coils of pure noise, gradient delays in the trajectory, repetitions in one pose.
+    weights
+        Density compensation, shape (readouts, n) [1/m^3].
+    weighting
+        How it was found.
+    covariance
+        Noise covariance of the complex samples, shape (coils, coils).
+    noise_source
+        Where the covariance comes from.
+    motions
+        Of each repetition; none where there is one only.
+    warnings
+        What a reader of the image must know.
+    """
+
+    acquisition: Acquisition
+    weights: Floats
+    weighting: str
+    covariance: Complexes
+    noise_source: str
+    motions: tuple[BlockMotion, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the quality figures hold of the measurement, as plain values."""
+        coils, readouts, samples = self.acquisition.samples.shape
+        return {
+            "Coils": coils,
+            "Readouts": readouts,
+            "SamplesPerReadout": samples,
+            "VoxelsPerSample": round(undersampling(self.acquisition), 4),
+            "DensityCompensation": self.weighting,
+            "NoiseSource": self.noise_source,
+            "Repetitions": max(1, len(self.motions)),
+            "Motion": [motion.describe() for motion in self.motions],
+        }
+
+
+def measurement_of(acquisition: Acquisition, delays: Floats | None = None) -> Measurement:
+    """Prepare raw data: leave out dead coils, correct delays and motion, weigh the samples.
+
+    Parameters
+    ----------
+    acquisition
+        Raw data, as read.
+    delays
+        Gradient delay of each axis that the trajectory does not have yet, shape (3,) [s].
+
+    Returns
+    -------
+    measurement
+        Ready for any reconstruction.
+
+    Raises
+    ------
+    ValueError
+        If no coil has signal, or noise samples are given but useless.
+    """
+    dead = dead_coils(acquisition)
+    living = without_coils(acquisition, dead) if len(dead) else acquisition
+    if delays is not None:
+        shifted = delayed(living.trajectory, np.asarray(delays), living.dwell_time)
+        living = replace(living, trajectory=shifted)
+    still, motions = _in_one_pose(living)
+    weights, weighting = density_weights(still.trajectory, still.geometry)
+    covariance, source = sample_covariance(still, weights)
+    warnings = (*still.warnings, *_coil_warnings(dead), *_motion_warnings(motions))
+    return Measurement(still, weights, weighting, covariance, source, motions, warnings)
+
+
+def _in_one_pose(acquisition: Acquisition) -> tuple[Acquisition, tuple[BlockMotion, ...]]:
+    """Average repetitions that lie still; join those that moved, moved back."""
+    blocks = split_repetitions(acquisition)
+    if len(blocks) == 1:
+        return acquisition, ()
+    joined, motions = align_repetitions(acquisition)
+    same = all(np.array_equal(b.trajectory, blocks[0].trajectory) for b in blocks)
+    still = same and all(_is_still(motion) for motion in motions)
+    return (average_repetitions(acquisition) if still else joined), motions
+
+
+def _is_still(motion: BlockMotion) -> bool:
+    allowed = max(STILL, 2 * motion.displacement_sd)
+    at_rest = motion.displacement <= allowed and abs(motion.phase) <= SAME_PHASE
+    return at_rest and not motion.rejected
+
+
+def sample_covariance(acquisition: Acquisition, weights: Floats) -> tuple[Complexes, str]:
+    """Return the noise covariance of the samples, from noise readouts or corners of the image.
+
+    Parameters
+    ----------
+    acquisition
+        Raw data.
+    weights
+        Density compensation, shape (readouts, n) [1/m^3].
+
+    Returns
+    -------
+    covariance
+        Shape (coils, coils), of complex samples.
+    source
+        Where it comes from.
+
+    Raises
+    ------
+    ValueError
+        If noise samples are given but useless.
+    """
+    if acquisition.noise is None:
+        images = adjoint(acquisition.samples * weights, acquisition.trajectory,
+                         acquisition.geometry)  # fmt: skip
+        corners = noise_covariance(images[:, corner_mask(images.shape[1:])], 1.0)
+        source = "corners of the image (no noise readouts)"
+        return corners / adjoint_noise_gain(weights) ** 2, source
+    ratio = (acquisition.noise_dwell_time or acquisition.dwell_time) / acquisition.dwell_time
+    return noise_covariance(acquisition.noise, ratio), "noise readouts"
+
+
+def _coil_warnings(dead: Integers) -> list[str]:
+    if not len(dead):
+        return []
+    names = ", ".join(str(coil + 1) for coil in dead)
+    return [f"coil {names} of the file holds noise alone and is left out"]
+
+
+def _motion_warnings(motions: tuple[BlockMotion, ...]) -> list[str]:
+    warnings = [
+        f"repetition {motion.block + 1} is left out: {motion.reason}"
+        for motion in motions
+        if motion.rejected
+    ]
+    largest = max((m.displacement for m in motions if not m.rejected), default=0.0)
+    if largest > NOTICEABLE:
+        warnings.append(
+            f"the head moved by up to {largest:.1f} mm between repetitions and was moved back; "
+            "what does not move with it (vials) is blurred by as much"
+        )
+    return warnings
