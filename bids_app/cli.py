@@ -143,10 +143,11 @@ def build_parser() -> argparse.ArgumentParser:
     science = parser.add_argument_group("sodium")
     science.add_argument(
         "--recon",
-        choices=("gridding", "cg", "tv"),
+        choices=("gridding", "cg", "tv", "agr"),
         default=DEFAULT_RECON,
         help="reconstruction of raw k-space: density-weighted adjoint, CG-SENSE with an L2 term, "
-        f"or total variation (default: {DEFAULT_RECON})",
+        "total variation; agr adds maps guided by the 1H image to those of gridding "
+        f"(default: {DEFAULT_RECON})",
     )
     science.add_argument(
         "--coil-sensitivities",

@@ -17,6 +17,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from sodiumprep.bids_app.results import RunResults, SessionResults
 from sodiumprep.interfaces.image import load_image
@@ -417,6 +418,43 @@ def regions_figure(run: RunResults, plausible: Mapping[str, tuple[float, float]]
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("tissue sodium concentration [mmol/L], 95 % interval")
     return figure
+
+
+def convergence_figure(course: Mapping[str, Any]) -> Figure:
+    """Draw what an iterative reconstruction minimized, and what was left, step by step.
+
+    Parameters
+    ----------
+    course
+        ``Course`` of the QC file: ``Objective``, ``Residual`` and ``DataMisfit``, one value per
+        iteration.
+    """
+    figure = Figure(figsize=(8.6, 2.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    objective = _series(course, "Objective")
+    last = abs(objective[-1]) if objective.size and objective[-1] else 1.0
+    _draw_course(left, objective / last, CORRECTED, "objective")
+    left.set_ylabel("objective / its last value")
+    _draw_course(right, _series(course, "Residual"), CORRECTED, "residual")
+    _draw_course(right, _series(course, "DataMisfit"), UNCORRECTED, "data misfit")
+    right.set_yscale("log")
+    right.yaxis.set_major_formatter("{x:g}")  # the usual one writes math, which is turned off
+    right.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+    right.set_ylabel("relative")
+    right.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        axes.set_xlabel("iteration")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def _series(course: Mapping[str, Any], key: str) -> Floats:
+    return np.array([np.nan if v is None else v for v in course.get(key) or []], float)
+
+
+def _draw_course(axes: Axes, values: Floats, color: str, label: str) -> None:
+    steps = np.arange(1, len(values) + 1)
+    axes.plot(steps, values, "o-", color=color, ms=3, lw=1.2, label=label)
 
 
 def save_figure(figure: Figure, path: Path) -> str:

@@ -12,6 +12,12 @@ import pandas as pd
 from sodiumprep.bids_app.group_report import write_group_report
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import DatasetNames, acquisition_label, entities, with_json
+from sodiumprep.bids_app.reconstruction import (
+    course_of,
+    largest_delay,
+    largest_displacement,
+    rejected_repetitions,
+)
 from sodiumprep.bids_app.results import (
     RunResults,
     find_sessions,
@@ -38,6 +44,8 @@ QUALITY: dict[str, tuple[str, str, str]] = {
     "reconstruction": ("Reconstruction", "1", "Method of reconstruction"),
     "coils": ("Coils", "1", "Number of receive coils, 0 where not known"),
     "readouts": ("Readouts", "1", "Number of readouts"),
+    "voxels_per_sample": ("VoxelsPerSample", "1", "Voxels of the image over samples of k-space"),
+    "repetitions": ("Repetitions", "1", "Number of repetitions"),
     "kspace_filter": ("KspaceFilter", "1", "Filter applied to k-space"),
     "noise_source": ("NoiseSource", "1", "What the noise was determined from"),
     "condition_number": ("ConditionNumber", "1", "Of the geometric transfer matrix"),
@@ -57,6 +65,14 @@ QUALITY: dict[str, tuple[str, str, str]] = {
     "software_version": ("SoftwareVersion", "1", "Version of the software"),
 }
 DERIVED = {
+    "largest_displacement": (
+        "mm",
+        "Largest displacement (rms over the head) of a used repetition from the reference",
+    ),
+    "rejected_repetitions": ("1", "Number of repetitions that were left out"),
+    "largest_gradient_delay": ("us", "Largest estimated gradient delay of an axis, without sign"),
+    "iterations": ("1", "Iterations of the reconstruction, n/a for a direct one"),
+    "converged": ("1", "Whether they met the tolerance"),
     "brain_volume_ml": ("ml", "Volume of the brain mask"),
     "calibration_reference": ("1", "vials, or csf: relative to an assumption"),
     "calibration_slope": ("1/(mmol/L)", "Slope of the corrected calibration line"),
@@ -168,7 +184,7 @@ def gather_quality(out_dir: Path) -> pd.DataFrame:
         for run in session.runs
         if run.metrics
     ]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, dtype=object)  # counts stay whole where some are not known
     fixed = ["participant_id", "session", "run", *QUALITY, *DERIVED]
     regional = sorted(set(table.columns) - {*fixed, *OPTIONAL_KEYS}, key=_region_order)
     extra = [key for key in OPTIONAL_KEYS if key in table and table[key].nunique() > 1]
@@ -275,6 +291,7 @@ def _quality_row(run: RunResults, anatomy: Mapping[str, Any]) -> dict[str, Any]:
         "rec": names.rec or UNKNOWN,
         **{column: _scalar(held.get(key)) for column, (key, _, _) in QUALITY.items()},
         **dict(_regional(held)),
+        **_course(held),
         "brain_volume_ml": anatomy.get("BrainVolume"),
         "calibration_reference": calibration.get("reference"),
         "calibration_slope": line.get("slope"),
@@ -282,6 +299,17 @@ def _quality_row(run: RunResults, anatomy: Mapping[str, Any]) -> dict[str, Any]:
         "calibration_intercept": line.get("intercept"),
         "n_warnings": len(run.warnings),
         "warnings": " | ".join(" ".join(text.split()) for text in run.warnings) or None,
+    }
+
+
+def _course(held: Mapping[str, Any]) -> dict[str, Any]:
+    course = course_of(held)
+    return {
+        "largest_displacement": largest_displacement(held),
+        "rejected_repetitions": rejected_repetitions(held),
+        "largest_gradient_delay": largest_delay(held),
+        "iterations": _scalar(course.get("Iterations")),
+        "converged": _scalar(course.get("Converged")),
     }
 
 

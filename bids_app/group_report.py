@@ -28,6 +28,8 @@ QUALITY = (
     ("condition_number", "condition number"),
     ("calibration_r_squared", "calibration R²"),
     ("psf_fwhm_GM", "PSF FWHM of GM [mm]"),
+    ("largest_displacement", "motion of repetitions [mm]"),
+    ("largest_gradient_delay", "gradient delay [us]"),
     ("brain_volume_ml", "brain volume [ml]"),
     ("n_warnings", "warnings"),
 )

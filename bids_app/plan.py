@@ -16,6 +16,7 @@ from sodiumprep.sodium.relaxation import relaxation_of
 from sodiumprep.sodium.signal import Relaxation
 from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan
 
+GUIDED = "agr"  # a second reconstruction beside the default one
 SODIUM_OVER_PROTON = 11.262 / 42.577  # frequency of 23Na over that of 1H in the same field
 TEMPLATE = "MNI152NLin2009aSym"  # nilearn's embedded template
 FIELDS = {  # key of the relaxation file -> field
@@ -128,7 +129,8 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         },
         reference=reference,
         vials=vials,
-        outputs=_outputs(job, run, settings),
+        outputs=_outputs(_names(job, run, settings)),
+        guided=_guided(job, run, settings),
         provenance={
             **_provenance([p for p in inputs if p], settings, notes),
             "EchoTime": run.protocol.echo_time,
@@ -193,7 +195,7 @@ def _kspace(run: SodiumRun, settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "kspace_file": str(run.source),
         "stated": {name: value for name, value in known.items() if value is not None},
-        "recon": settings.recon,
+        "recon": _linear(settings),
         "kspace_filter": settings.kspace_filter,
         "sensitivities": settings.coil_sensitivities,
         "estimate_delay": settings.estimate_delay,
@@ -282,16 +284,44 @@ def _override(path: Path, tissue: str, numbers: Mapping[str, float], run: Sodium
     return replace(base, **given, source=f"{GIVEN_BY_USER}; else {base.source}")
 
 
-def _outputs(job: SubjectJob, run: SodiumRun, settings: Settings) -> dict[str, str]:
-    names = DerivativeNames(
+def _guided(job: SubjectJob, run: SodiumRun, settings: Settings) -> dict[str, Any]:
+    """Return inputs and outputs of the guided reconstruction, if it is asked for."""
+    if not run.is_kspace or settings.recon != GUIDED:
+        return {}
+    passed = _kspace(run, settings)
+    for key in ("recon", "kspace_filter"):
+        del passed[key]
+    names = replace(_names(job, run, settings), rec=GUIDED)
+    paths = {
+        "image_file": names.sodium_preproc(),
+        "noise_file": names.sodium_preproc(stat="noise"),
+        "apparent_file": names.tsc_map("apparent"),
+        "corrected_file": names.tsc_map("corrected"),
+        "uncertainty_file": names.tsc_map("corrected", stat="uncertainty"),
+        "qc": names.qc(),
+    }
+    return {"source": passed, "outputs": {port: str(path) for port, path in paths.items()}}
+
+
+def _names(job: SubjectJob, run: SodiumRun, settings: Settings) -> DerivativeNames:
+    method = _linear(settings)
+    return DerivativeNames(
         settings.out_dir,
         job.subject,
         job.session,
         run=run.run,
         acquisition=run.acquisition,
-        rec=settings.recon if run.is_kspace and settings.recon != DEFAULT_RECON else None,
+        rec=method if run.is_kspace and method != DEFAULT_RECON else None,
         anat_suffix=job.anatomy.suffix,
     )
+
+
+def _linear(settings: Settings) -> str:
+    """Return the method whose image is quantified: never the guided one."""
+    return DEFAULT_RECON if settings.recon == GUIDED else settings.recon
+
+
+def _outputs(names: DerivativeNames) -> dict[str, str]:
     paths = {
         "image_file": names.sodium_preproc(),
         "noise_file": names.sodium_preproc(stat="noise"),

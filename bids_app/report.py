@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
 
 from sodiumprep.bids_app import figures
+from sodiumprep.bids_app.boilerplate import name_density
 from sodiumprep.bids_app.names import DatasetNames, DerivativeNames
+from sodiumprep.bids_app.reconstruction import (
+    course_of,
+    is_from_kspace,
+    is_guided,
+    reconstruction_section,
+)
 from sodiumprep.bids_app.results import RunResults, SessionResults, find_sessions
+from sodiumprep.bids_app.wording import doi_links, number, plain_value
 from sodiumprep.interfaces.outputs import PLAUSIBLE
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -29,7 +35,6 @@ RECEIVE = {
     "RB1map": "receive map (RB1map)",
     "none": "none",
 }
-_DOI = re.compile(r"doi:\s*(10\.[^\s,;<>\"']+)")
 Cell = dict[str, Any]
 
 
@@ -66,7 +71,7 @@ def write_report(out_dir: Path, subject: str, errors: list[str]) -> Path:
         errors=errors,
         warnings=_all_warnings(sessions),
         sessions=sections,
-        methods=methods_blocks(DatasetNames(out_dir).citation_md),
+        methods=methods_blocks(DatasetNames(out_dir).citation_md, _weightings(runs)),
         terms=TERMS,
         version=version("sodiumprep"),
         sloppy=any(_sloppy(session) for session in sessions),
@@ -89,66 +94,25 @@ def environment() -> Environment:
     return made
 
 
-def number(value: Any, digits: int = 1) -> str:
-    """Return a number with fixed digits, or ``n/a``.
-
-    Examples
-    --------
-    >>> number(39.588), number(None), number(float("nan")), number(True), number("n/a")
-    ('39.6', 'n/a', 'n/a', 'n/a', 'n/a')
-    """
-    real = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    return f"{value:.{digits}f}" if real and np.isfinite(value) else "n/a"
-
-
-def plain_value(value: Any) -> str:
-    """Return any value of a sidecar as text for a reader.
-
-    Examples
-    --------
-    >>> plain_value([3.25, 3.5]), plain_value(True), plain_value(None), plain_value(1e-5)
-    ('3.25, 3.5', 'yes', 'n/a', '1e-05')
-    """
-    if value is None or (isinstance(value, float) and not np.isfinite(value)):
-        return "n/a"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {plain_value(held)}" for key, held in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(plain_value(held) for held in value)
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
-def doi_links(text: str) -> Markup:
-    """Return escaped text in which every DOI is a link.
-
-    Examples
-    --------
-    >>> print(doi_links("<b> doi:10.1000/1."))
-    &lt;b&gt; <a href="https://doi.org/10.1000/1">doi:10.1000/1</a>.
-    """
-    parts, last = [], 0
-    for found in _DOI.finditer(text):
-        name = found[1].rstrip(".)")
-        link = Markup('<a href="https://doi.org/{0}">doi:{0}</a>').format(name)
-        parts += [escape(text[last : found.start()]), link]
-        last = found.start(1) + len(name)
-    return Markup("").join([*parts, escape(text[last:])])
-
-
-def methods_blocks(path: Path) -> list[dict[str, Any]]:
+def methods_blocks(path: Path, weightings: Collection[str] = ()) -> list[dict[str, Any]]:
     """Return headings, paragraphs and lists of the methods text.
 
     Parameters
     ----------
     path
         Markdown file; a missing one gives nothing.
+    weightings
+        Density compensation of the runs, as far as it is known.
     """
     if not path.is_file():
         return []
-    blocks = [block.strip() for block in path.read_text().split("\n\n")]
+    text = name_density(path.read_text(), weightings)
+    blocks = [block.strip() for block in text.split("\n\n")]
     return [_methods_block(block) for block in blocks if block]
+
+
+def _weightings(runs: list[RunResults]) -> set[str]:
+    return {str(run.metrics.get("DensityCompensation")) for run in runs if run.metrics}
 
 
 def _methods_block(block: str) -> dict[str, Any]:
@@ -245,6 +209,8 @@ def _run_section(
         "methods": _present(run, "pvc"),
         "values": _values(run),
         "budget": _budget(run),
+        "reconstruction": reconstruction_section(run) if is_from_kspace(run.metrics) else {},
+        "guided": is_guided(run.metrics),
         "quality": _quality(run),
         "tissue_quality": _tissue_quality(run),
         "provenance": _provenance(run),
@@ -257,8 +223,11 @@ def _run_figures(
     run: RunResults, session: SessionResults, contours: figures.Contours | None
 ) -> dict[str, Cell]:
     names, calibration = run.names, run.metrics.get("Calibration") or {}
+    drawn = _convergence(run)
+    if is_guided(run.metrics):
+        return drawn
     path = names.sodium_figure("receive", ".png")
-    drawn = {"receive": _saved(lambda: figures.receive_figure(run), path)}
+    drawn["receive"] = _saved(lambda: figures.receive_figure(run), path)
     if contours is None:
         missing = {"uri": None, "problem": "needs brain mask and tissues of the anatomy"}
         drawn |= dict.fromkeys(("overlay", "underlay", "concentration"), missing)
@@ -273,6 +242,14 @@ def _run_figures(
         path = names.sodium_figure("regions")
         drawn["regions"] = _saved(lambda: figures.regions_figure(run, PLAUSIBLE), path)
     return drawn
+
+
+def _convergence(run: RunResults) -> dict[str, Cell]:
+    course = course_of(run.metrics)
+    if not course:
+        return {}
+    path = run.names.sodium_figure("convergence")
+    return {"convergence": _saved(lambda: figures.convergence_figure(course), path)}
 
 
 def _registration(
@@ -321,10 +298,14 @@ def _chosen(run: RunResults, session: SessionResults) -> list[tuple[str, str]]:
     coils = held.get("Coils")
     known = f", {coils} coil{'s' if coils != 1 else ''}" if coils else ""
     spread = held.get("RegistrationSpread")
+    source = ("Sodium input", ", ".join(map(_short, sources)) or "n/a")
+    method = ("Reconstruction", plain_value(held.get("Reconstruction")) + known)
+    if is_guided(held):
+        return [source, method]
     return [
-        ("Sodium input", ", ".join(map(_short, sources)) or "n/a"),
+        source,
         ("Anatomy", _anatomy_text(session)),
-        ("Reconstruction", plain_value(held.get("Reconstruction")) + known),
+        method,
         ("Receive correction", _receive_text(held)),
         ("Registration", f"start “{plain_value(held.get('RegistrationChosen'))}”, spread "
                          f"{number(spread, 2)} mm"),
@@ -467,7 +448,9 @@ def _tissue_quality(run: RunResults) -> list[Cell]:
 
 def _quality(run: RunResults) -> list[tuple[str, str, str]]:
     """Return rows of the quality table: name, value, what it means."""
-    rows = [*_measured_quality(run.metrics), *_settings_quality(run.metrics)]
+    rows = _measured_quality(run.metrics)
+    if not is_from_kspace(run.metrics):  # else the section on the reconstruction has them
+        rows += _settings_quality(run.metrics)
     return [row for row in rows if not row[1].startswith("n/a")]
 
 
@@ -479,13 +462,6 @@ def _measured_quality(held: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             ("RegistrationScore", "Registration score", 3, "", "correlation with the target"),
             ("RegistrationSpread", "Registration spread", 2, " mm", "of restarts"),
             ("CalibrationRSquared", "Calibration R²", 4, "", "of the corrected line"),
-            (
-                "CentreStepTimesTwiceFOV",
-                "Step at the k-space centre",
-                2,
-                "",
-                "in units of 1/(2 FOV); above 1 inflates the image",
-            ),
         )
     ]
 

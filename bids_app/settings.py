@@ -60,7 +60,7 @@ class Settings:
     kspace_filter
         ``none`` or ``hamming``; what is applied to k-space in the reconstruction.
     recon
-        ``gridding``, ``cg`` or ``tv``: how raw k-space becomes an image.
+        ``gridding``, ``cg``, ``tv``, or ``agr`` (gridding, and a guided one beside it).
     coil_sensitivities
         ``centre`` or ``espirit``: how iterative reconstruction finds coil sensitivities.
     gradient_delay

@@ -43,6 +43,11 @@ SAME_IN_ALL = ("sample_time_us", "discard_pre", "discard_post",
                "position", "read_dir", "phase_dir", "slice_dir")  # fmt: skip
 TAKEN_TOGETHER = ("set", "phase", "slice")  # counters that make no image of their own here
 COUNTER = 65536  # values of a counter of the format
+REACHED = 0.05  # least largest component along each axis: below it k-space is flat
+MAGNITUDES = (1e-12, 1e12)  # of the largest sample: images and their squares stay finite
+SPIKE = 10.0  # peak of a readout over the median of its repetition; of that over the others
+LARGEST_GAP = 3.0  # cycles per field of view around the centre without a sample
+ZERO_SHARE = 0.01  # of the readouts of a repetition that may hold only zeros
 
 
 def read_kspace(
@@ -72,9 +77,9 @@ def read_kspace(
     Raises
     ------
     ValueError
-        If the file is truncated, has NaN, readouts of unequal length, no trajectory, a
-        trajectory outside the plausible range, or lacks a number; the message names file and
-        readout.
+        If the file is truncated, has NaN, spikes or zeros for samples, readouts of unequal
+        length, no trajectory, a trajectory outside the plausible range, or lacks a number; the
+        message names file and readout.
     """
     with KspaceFile(path) as file:
         root, heads = file.header(), file.heads()
@@ -85,17 +90,30 @@ def read_kspace(
         header = protocol_numbers(file.path, root)
         geometry = _check_heads(file.path, heads, rows, encoding)
         samples, trajectory = _read_readouts(file, heads, rows)
+        rows, samples, trajectory, silent = _usable_repetitions(
+            file.path, heads, rows, samples, trajectory
+        )
         noise, noise_dwell = _read_noise(file, heads, noise_rows, rows[0])
+    trajectory = to_per_metre(file.path, trajectory, encoding)
+    passing, gap = _passes_the_centre(file.path, trajectory, geometry)
+    odd = _check_samples(file.path, samples, rows, heads["idx"]["repetition"][rows], passing)
     _check_noise(file.path, samples, noise)
     acquisition = Acquisition(
         samples=samples,
-        trajectory=to_per_metre(file.path, trajectory, encoding),
+        trajectory=trajectory,
         dwell_time=float(heads["sample_time_us"][rows[0]]) * 1e-6,
         **_protocol(file.path, header, contrast, stated or {}),
         geometry=geometry,
         noise=noise,
         noise_dwell_time=noise_dwell,
-        warnings=_warnings([*skipped, *left_out], warning, *_other_counters(heads["idx"][rows])),
+        warnings=_warnings(
+            [*skipped, *left_out],
+            warning,
+            *silent,
+            *odd,
+            gap,
+            *_other_counters(heads["idx"][rows]),
+        ),
     )
     return _with_averages(acquisition, heads["idx"][rows])
 
@@ -273,6 +291,12 @@ def _read_noise(
             f"imaging readouts have {coils}; accepted: the same"
         )
     own = heads["sample_time_us"].astype(np.float64) * 1e-6
+    if not np.isfinite(own[noise_rows]).all():
+        row = noise_rows[int(np.argmax(~np.isfinite(own[noise_rows])))]
+        raise ValueError(
+            f"{file.path}: sample_time_us of readout {row} (noise) is "
+            f"{heads['sample_time_us'][row]:g}; accepted: a number, 0 where it is not known"
+        )
     parts, dwell_times = [], []
     for i, entry in file.blocks(noise_rows):
         row = int(noise_rows[i])
@@ -283,13 +307,109 @@ def _read_noise(
     return join_noise(parts, dwell_times)
 
 
+def _passes_the_centre(path: Path, trajectory: Floats, geometry: Geometry) -> tuple[bool, str]:
+    """Tell whether all readouts come within 1 / FOV of the centre; warn if none does."""
+    squares = np.einsum("ijk,ijk->ij", trajectory, trajectory).min(axis=1)
+    nearest = np.sqrt(squares.astype(np.float64)) * max(geometry.fov)
+    gap = float(nearest.min())
+    if gap <= 1:
+        return bool(nearest.max() <= 1), ""
+    text = f"no sample lies nearer to the centre of k-space than {gap:.3g} cycles per FOV"
+    if gap > LARGEST_GAP:
+        raise ValueError(
+            f"{path}: {text}; accepted: up to {LARGEST_GAP:g}, as the signal is there"
+        )
+    return False, f"{text}: the image is not quantitative"
+
+
+def _usable_repetitions(
+    path: Path, heads: Any, rows: Integers, samples: Complexes, trajectory: Floats
+) -> tuple[Integers, Complexes, Floats, list[str]]:
+    """Leave out repetitions without signal; refuse those of another scale. Return warnings too."""
+    labels = heads["idx"]["repetition"][rows]
+    present = np.unique(labels)
+    if len(present) == 1:
+        return rows, samples, trajectory, []
+    peaks = np.max([np.abs(coil).max(axis=-1) for coil in samples], axis=0)
+    level = np.array([np.median(peaks[labels == n]) for n in present])
+    sounding = level > 0
+    usual = float(np.median(level[sounding])) if sounding.any() else 0.0
+    if np.count_nonzero(sounding) == 2:
+        usual = float(level[sounding].min())  # which of two is wrong cannot be told
+    if (level > SPIKE * usual).any():
+        worst = int(np.argmax(level))
+        raise ValueError(
+            f"{path}: the signal of repetition {present[worst] + 1} is "
+            f"{level[worst] / usual:.3g} times that of the others; accepted: up to {SPIKE:g} times"
+        )
+    sounding &= level >= usual / SPIKE
+    kept = np.isin(labels, present[sounding])
+    if kept.all() or not kept.any():
+        return rows, samples, trajectory, []
+    names = ", ".join(str(n + 1) for n in present[~sounding])
+    text = f"repetition {names} holds no signal and is left out"
+    return rows[kept], samples[:, kept], trajectory[kept], [text]
+
+
+def _check_samples(
+    path: Path, samples: Complexes, rows: Integers, repetition: Integers, passing: bool
+) -> list[str]:
+    """Refuse samples that no scanner makes; return warnings.
+
+    A repetition that is wrong as a whole is left to what compares repetitions.
+    """
+    peaks = np.stack([np.abs(coil).max(axis=-1) for coil in samples])
+    (low, high), largest = MAGNITUDES, float(peaks.max())
+    if not low <= largest <= high:
+        raise ValueError(
+            f"{path}: the largest sample is {largest:.3g}; accepted: {low:g} to {high:g}"
+        )
+    warnings = []
+    for label in np.unique(repetition):
+        part = np.flatnonzero(repetition == label)
+        if passing:
+            _check_spikes(path, peaks[:, part], rows[part])
+        warnings += _check_zeros(path, peaks[:, part], rows[part])
+    return warnings
+
+
+def _check_zeros(path: Path, peaks: Floats, rows: Integers) -> list[str]:
+    lost = rows[~peaks.any(axis=0)]
+    if not len(lost):
+        return []
+    text = f"{len(lost)} of {len(rows)} readouts hold only zeros, the first is readout {lost[0]}"
+    if len(lost) > ZERO_SHARE * len(rows):
+        raise ValueError(f"{path}: {text}; accepted: at most {ZERO_SHARE:.0%} of them")
+    return [text]
+
+
+def _check_spikes(path: Path, peaks: Floats, rows: Integers) -> None:
+    """All readouts see the centre of k-space, where the signal is largest, and much the same."""
+    usual = np.median(peaks, axis=1, keepdims=True)
+    ratio = np.divide(peaks, usual, out=np.zeros_like(peaks), where=usual > 0)
+    coil, worst = np.unravel_index(np.argmax(ratio), ratio.shape)
+    if ratio[coil, worst] > SPIKE:
+        many = int((ratio > SPIKE).any(axis=0).sum())
+        raise ValueError(
+            f"{path}: the largest sample of readout {rows[worst]} in coil {coil + 1} is "
+            f"{ratio[coil, worst]:.3g} times that of the median readout ({many} readouts have "
+            f"such a spike); accepted: up to {SPIKE:g} times. Convert the data without them"
+        )
+
+
 def _check_noise(path: Path, samples: Complexes, noise: Complexes | None) -> None:
     if noise is None:
         return
+    coils, m = noise.shape
+    if m < 2 * coils:
+        raise ValueError(
+            f"{path}: the noise readouts hold {m} samples for {coils} coils; accepted: at least "
+            f"{2 * coils}, or no noise readouts"
+        )
     silent = ~noise.any(axis=1)
     wrong = np.flatnonzero(silent & samples.any(axis=(1, 2)))
     if silent.all() or len(wrong):
-        which = "all coils" if silent.all() else f"coil {wrong[0]}"
+        which = "all coils" if silent.all() else f"coil {wrong[0] + 1}"
         raise ValueError(
             f"{path}: the noise readouts hold only zeros in {which}; accepted: samples of noise, "
             "or no noise readouts"
@@ -316,7 +436,8 @@ def to_per_metre(path: Path, raw: Floats, encoding: Encoding) -> Floats:
     Raises
     ------
     ValueError
-        If the label is unknown, or the largest component lies outside the plausible range.
+        If the label is unknown, the largest component lies outside the plausible range, or the
+        trajectory is flat.
     """
     voxel = encoding.encoded_voxel.astype(np.float32)
     components = np.maximum(raw.max(axis=(0, 1)), -raw.min(axis=(0, 1)))
@@ -336,6 +457,14 @@ def to_per_metre(path: Path, raw: Floats, encoding: Encoding) -> Floats:
             f"{path}: the largest trajectory component is {found} (cycles per voxel of the "
             f"encoded matrix); it must lie in ({low}, {high}]. {_hint(largest, encoding)}"
         )
+    reached = np.abs(components) * (1 if plausible[0] == "normalized" else voxel)
+    if reached.min() < REACHED:
+        axis = ("read", "phase", "slice")[int(np.argmin(reached))]
+        raise ValueError(
+            f"{path}: the trajectory reaches {reached.min():.3g} cycles per voxel of the encoded "
+            f"matrix along the {axis} axis; accepted: at least {REACHED} along each axis, it must "
+            "be three-dimensional"
+        )
     if plausible[0] == "normalized":
         raw /= voxel
     return raw
@@ -354,6 +483,8 @@ def _hint(largest: Mapping[str, float], encoding: Encoding) -> str:
         "in 1/mm: multiply it by 1000": per_metre * 1e3,
         "in 1/cm: multiply it by 100": per_metre * 1e2,
     }
+    if abs(normalized - 1) <= 0.1:
+        readings["in units of its own maximum: divide it by 2"] = normalized / 2
     low, high = PLAUSIBLE_MAXIMUM
     fitting = [name for name, value in readings.items() if low < value <= high]
     likely = f" (it would be plausible {' or '.join(fitting)})" if fitting else ""

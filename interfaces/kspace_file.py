@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sodiumprep.sodium.acquisition import Floats, Integers, field_strength_of
 
 BLOCK = 256  # readouts that are read at a time
+MOST_VOXELS = 512**3  # of an image: 1 GB, and eight times that on the doubled grid
 BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py raises on damage
 
 
@@ -300,7 +301,7 @@ def read_encoding(path: Path, root: ElementTree.Element, number: int) -> tuple[E
     Raises
     ------
     ValueError
-        If it is missing, or its matrix or field of view is not three-dimensional.
+        If it is missing, or its matrix or field of view is not three-dimensional or too large.
     """
     encodings = _find_all(root, "encoding")
     if number >= len(encodings):
@@ -326,6 +327,12 @@ def _space(path: Path, encoding: ElementTree.Element, name: str) -> tuple[Any, A
         shown = " x ".join(f"{n:g}" for n in matrix)
         raise ValueError(
             f"{path}: matrixSize of {name} is {shown}; accepted: 2 to 4096 voxels along each axis"
+        )
+    voxels = int(np.prod(matrix))
+    if voxels > MOST_VOXELS:
+        raise ValueError(
+            f"{path}: matrixSize of {name} has {voxels:.3g} voxels; accepted: up to "
+            f"{MOST_VOXELS:.3g}"
         )
     fov = _three(path, encoding, f"{name}/fieldOfView_mm")
     if not all(10 <= edge <= 2000 for edge in fov):
@@ -413,10 +420,17 @@ def check_equal(path: Path, heads: Any, rows: Integers, keys: Sequence[str]) -> 
     Raises
     ------
     ValueError
-        If one differs; the message names the readout.
+        If one differs or is not finite; the message names the readout.
     """
     for key in keys:
         values = heads[key][rows].astype(np.float64).reshape(len(rows), -1)
+        unusable = ~np.isfinite(values).all(axis=1)
+        if unusable.any():
+            i = int(np.argmax(unusable))
+            raise ValueError(
+                f"{path}: '{key}' of readout {rows[i]} is {_shown(values[i])}; accepted: finite "
+                "numbers"
+            )
         differs = ~(np.abs(values - values[0]).max(axis=1) <= 1e-3)
         if differs.any():
             i = int(np.argmax(differs))

@@ -247,6 +247,51 @@ class SaveSodium(SimpleInterface):
         }
 
 
+GUIDED_FILES: dict[str, tuple[str, str]] = {
+    "image_file": ("arbitrary", "Anatomically guided sodium image, receive-corrected"),
+    "noise_file": ("arbitrary", "Standard deviation of its noise, by pseudo-replicas"),
+    "apparent_file": (TSC, "Apparent tissue sodium concentration, guided reconstruction"),
+    "corrected_file": (TSC, "Tissue sodium concentration, guided reconstruction"),
+    "uncertainty_file": (TSC, "Its standard uncertainty"),
+}
+
+
+class _SaveGuidedInput(BaseInterfaceInputSpec):
+    outputs = traits.Dict(mandatory=True, desc="output path by port, and 'qc'")
+    provenance = traits.Dict(mandatory=True, desc="entries of every sidecar")
+    properties = traits.Dict(mandatory=True, desc="of the image, for the QC file")
+    image_file = File(exists=True, mandatory=True, desc="sodium image [signal]")
+    noise_file = File(exists=True, mandatory=True, desc="noise SD [signal]")
+    apparent_file = File(exists=True, mandatory=True, desc="[mmol/L]")
+    corrected_file = File(exists=True, mandatory=True, desc="[mmol/L]")
+    uncertainty_file = File(exists=True, mandatory=True, desc="[mmol/L]")
+
+
+class SaveGuided(SimpleInterface):
+    """Save the maps of a guided reconstruction; there is no table, by intention."""
+
+    input_spec = _SaveGuidedInput
+    output_spec = _SavedOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        kept = ("Reconstruction", "ReconstructionReason", "PointSpreadFWHM", "PointSpreadLocalAt")
+        used = {
+            **self.inputs.provenance,
+            **{key: self.inputs.properties[key] for key in kept},
+            "PartialVolumeCorrection": "none",
+        }
+        written = []
+        for port, (units, description) in GUIDED_FILES.items():
+            target = self.inputs.outputs[port]
+            save_as(getattr(self.inputs, port), target)
+            write_json(_sidecar(target), {"Description": description, "Units": units, **used})
+            written.append(target)
+        quality = Path(self.inputs.outputs["qc"])
+        write_json(quality, {**self.inputs.properties, **used})
+        self._results["out_files"] = [*written, str(quality)]
+        return runtime
+
+
 # Reference values spread widely between groups: a warning, never an error [mmol/L]
 PLAUSIBLE = {"GM": (25, 70), "WM": (20, 70), "CSF": (100, 170)}
 TABLE_COLUMNS: dict[str, dict[str, str]] = {

@@ -18,7 +18,7 @@ from nipype.interfaces.base import (
 
 from sodiumprep.interfaces.image import load_finite_image, save_image
 from sodiumprep.interfaces.kspace import read_kspace
-from sodiumprep.sodium.acquisition import Acquisition, Floats
+from sodiumprep.sodium.acquisition import Acquisition, Floats, Geometry
 from sodiumprep.sodium.alignment import index_map, resample
 from sodiumprep.sodium.delays import GradientDelays, estimate_delays
 from sodiumprep.sodium.kernel import (
@@ -332,6 +332,28 @@ def _delay_warnings(found: GradientDelays, applied: Floats | None) -> list[str]:
     ]
 
 
+def load_field_map(geometry: Geometry, path: str, scale: float) -> Floats:
+    """Return a field map on the sodium grid.
+
+    Parameters
+    ----------
+    geometry
+        Sodium grid.
+    path
+        Field map [Hz], any grid in scanner space.
+    scale
+        Hz of 23Na per Hz of the map.
+
+    Returns
+    -------
+    hertz
+        Shape (nx, ny, nz) [Hz of 23Na], 0 outside the map.
+    """
+    values, own = load_finite_image(path)
+    mapping = index_map(geometry.affine, own, np.eye(4))
+    return resample(values * np.float32(scale), mapping, geometry.matrix, 1, outside=0.0)
+
+
 def off_resonance_segments(
     acquisition: Acquisition, fieldmap_file: str | None, scale: float
 ) -> tuple[Segments | None, dict[str, Any]]:
@@ -355,10 +377,7 @@ def off_resonance_segments(
     """
     if fieldmap_file is None:
         return None, {}
-    values, own = load_finite_image(fieldmap_file)
-    geometry = acquisition.geometry
-    mapping = index_map(geometry.affine, own, np.eye(4))
-    hertz = resample(values * np.float32(scale), mapping, geometry.matrix, 1, outside=0.0)
+    hertz = load_field_map(acquisition.geometry, fieldmap_file, scale)
     evolution = Evolution(
         acquisition.sample_times, off_resonance=hertz, echo_time=acquisition.echo_time
     )

@@ -300,8 +300,8 @@ def join_noise(
 def dead_coils(acquisition: Acquisition) -> Integers:
     """Return the coils whose signal at the centre of k-space does not stand out of noise.
 
-    The noise is that of the noise samples, or, where there are none, of the outermost tenth of
-    k-space.
+    The noise is that of the outermost tenth of k-space, or that of the noise samples where this
+    is more: the latter may have been measured at another gain.
 
     Parameters
     ----------
@@ -325,18 +325,19 @@ def dead_coils(acquisition: Acquisition) -> Integers:
     radius = np.linalg.norm(acquisition.trajectory, axis=-1)
     centre = radius <= max(1.01 * float(radius.min()), 0.5 / max(acquisition.geometry.fov))
     central = acquisition.samples[:, centre]
-    if acquisition.noise is None:
-        noise, ratio = acquisition.samples[:, radius >= 0.9 * radius.max()], 1.0
-    else:
-        noise = acquisition.noise
-        ratio = (acquisition.noise_dwell_time or acquisition.dwell_time) / acquisition.dwell_time
-    spread = np.sqrt(1 / central.shape[1] + 1 / noise.shape[1])  # of a quotient of two powers
-    least = max(STANDS_OUT, 1 + 5 * float(spread)) * ratio * _power(noise)
-    return np.flatnonzero(_power(central) <= least)
+    outer = acquisition.samples[:, radius >= 0.9 * radius.max()]
+    level, count = _power(outer), outer.shape[1]
+    if acquisition.noise is not None:
+        dwell = acquisition.noise_dwell_time or acquisition.dwell_time
+        measured = _power(acquisition.noise) * (dwell / acquisition.dwell_time)
+        level, count = np.maximum(level, measured), min(count, acquisition.noise.shape[1])
+    spread = np.sqrt(1 / central.shape[1] + 1 / count)  # of a quotient of two powers
+    return np.flatnonzero(_power(central) <= max(STANDS_OUT, 1 + 5 * float(spread)) * level)
 
 
 def _power(samples: Complexes) -> Floats:
-    return np.mean(np.abs(samples) ** 2, axis=1, dtype=np.float64)
+    squares = np.square(np.abs(samples), dtype=np.float64)  # single precision ends at 1e19
+    return np.asarray(np.mean(squares, axis=1))
 
 
 def without_coils(acquisition: Acquisition, coils: Integers) -> Acquisition:

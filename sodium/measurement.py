@@ -26,6 +26,7 @@ from sodiumprep.sodium.trajectory import delayed
 
 STILL = 0.2  # mm; repetitions that moved by less, or less than twice its error, are averaged
 SAME_PHASE = 0.05  # rad; a mean of repetitions loses a thousandth of its signal
+SHARED_NOISE = 1e-5  # smallest eigenvalue of the noise correlation of coils that are not copies
 NOTICEABLE = 1.0  # mm; what does not move with the head is blurred by as much
 
 
@@ -102,7 +103,10 @@ def measurement_of(acquisition: Acquisition, delays: Floats | None = None) -> Me
     still, motions = _in_one_pose(living)
     weights, weighting = density_weights(still.trajectory, still.geometry)
     covariance, source = sample_covariance(still, weights)
-    warnings = (*still.warnings, *_coil_warnings(dead), *_motion_warnings(motions))
+    warnings = (
+        *still.warnings, *_coil_warnings(dead), *_covariance_warnings(covariance, dead),
+        *_motion_warnings(motions),
+    )  # fmt: skip
     return Measurement(still, weights, weighting, covariance, source, motions, warnings)
 
 
@@ -160,6 +164,21 @@ def _coil_warnings(dead: Integers) -> list[str]:
         return []
     names = ", ".join(str(coil + 1) for coil in dead)
     return [f"coil {names} of the file holds noise alone and is left out"]
+
+
+def _covariance_warnings(covariance: Complexes, dead: Integers) -> list[str]:
+    sd = np.sqrt(np.diag(covariance).real)
+    correlation = covariance / np.maximum(np.outer(sd, sd), np.finfo(float).tiny)
+    if len(sd) < 2 or np.linalg.eigvalsh(correlation)[0] > SHARED_NOISE:
+        return []
+    kept = np.setdiff1d(np.arange(len(sd) + len(dead)), dead)
+    pairs = np.abs(np.triu(correlation, 1))
+    first, second = np.unravel_index(np.argmax(pairs), pairs.shape)
+    return [
+        f"coils {kept[first] + 1} and {kept[second] + 1} of the file share their noise "
+        f"(correlation {pairs[first, second]:.4f}), as copies of one coil do: convert the data "
+        "without the copy"
+    ]
 
 
 def _motion_warnings(motions: tuple[BlockMotion, ...]) -> list[str]:

@@ -12,6 +12,7 @@ from sodiumprep.interfaces.regions import UniteLesions
 from sodiumprep.workflows import anatomy as anatomy_room
 from sodiumprep.workflows.anatomy import init_anatomy_wf
 from sodiumprep.workflows.concentration import init_concentration_wf
+from sodiumprep.workflows.guided import init_guided_wf
 from sodiumprep.workflows.outputs import init_anatomy_outputs_wf, init_sodium_outputs_wf
 from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan
 from sodiumprep.workflows.pvc import init_gtm_wf
@@ -126,6 +127,20 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
     response = [("outputnode.response_file", "inputnode.response_file")]
     transform = [("outputnode.xfm_file", "inputnode.xfm_file")]
     properties = [("outputnode.properties", "inputnode.properties")]
+    if plan.guided:
+        guided = init_guided_wf(plan)
+        workflow.connect([
+            (source, guided, [(p, f"inputnode.{p}") for p in FRACTIONS]),
+            (source, guided, [("preproc_file", "inputnode.guide_file")]),
+            (image, guided, [("outputnode.field_file", "inputnode.field_file")]),
+            (register, guided, [("outputnode.xfm_file", "inputnode.xfm_file")]),
+            (pvc, guided, [
+                (f"outputnode.{p}", f"inputnode.{p}") for p in ("regions_file", "signals_file")
+            ]),
+            (concentration, guided, [
+                ("outputnode.calibration_file", "inputnode.calibration_file"),
+            ]),
+        ])  # fmt: skip
     workflow.connect([
         (source, register, [(p, f"inputnode.{p}") for p in (*FRACTIONS, "head_mask")]),
         (source, pvc, [(p, f"inputnode.{p}") for p in USED_BY_SODIUM]),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
@@ -20,10 +23,67 @@ OUTPUTS = [
     "properties",
 ]
 SOURCES = {True: ReconstructKspace, False: DescribeImage}
-DESCRIPTION = (
-    "Sodium images were reconstructed by the density-weighted adjoint of the non-uniform Fourier "
-    "transform (finufft) and corrected for the receive profile."
+# a surname with a year names a reference of the methods text
+TRANSFORM = "the non-uniform Fourier transform (finufft, Barnett 2019)"
+METHODS = {
+    "gridding": f"by gridding: the adjoint of {TRANSFORM}, applied to density-compensated samples",
+    "cg": "by CG-SENSE (Pruessmann 2001) with an L2 term, its least squares weighted by the "
+    f"density compensation, with {TRANSFORM}",
+    "tv": "by minimizing density-weighted least squares and total variation (Rudin 1992) in "
+    f"alternating directions (Boyd 2011), with {TRANSFORM}",
+}
+SENSITIVITIES = {
+    "centre": "Coil sensitivities came from the centre of k-space (McKenzie 2002).",
+    "espirit": "Coil sensitivities came from ESPIRiT (Uecker 2014).",
+}
+NOISE = {
+    "gridding": "The noise of the samples was propagated to the image exactly.",
+    "cg": "The noise of the image was found by probing its covariance (Tang 2012).",
+    "tv": "The noise of the image was found by pseudo-replicas (Robson 2008).",
+}
+DENSITY = (
+    "Density compensation was analytic for radial readouts and for readouts on cones (Nagel "
+    "2009), else found by iteration (Pipe 1999)."
 )
+READY = "Sodium images were taken as the scanner reconstructed them."
+
+
+def describe_reconstruction(plan: SodiumPlan) -> str:
+    """Return the part of the methods text that is on the sodium image.
+
+    Parameters
+    ----------
+    plan
+        What is known of the run.
+
+    Returns
+    -------
+    text
+        Sentences; references as a surname with a year in brackets.
+    """
+    received = "Sodium images were corrected for the receive profile." if plan.receive else ""
+    parts = list(_kspace_sentences(plan.source)) if plan.is_kspace else [READY]
+    return " ".join(filter(None, [*parts, received]))
+
+
+def _kspace_sentences(source: Mapping[str, Any]) -> Iterator[str]:
+    method = source.get("recon", "gridding")
+    window = " under a Hamming window" if source.get("kspace_filter") == "hamming" else ""
+    yield f"Sodium images were reconstructed {METHODS[method]}{window}."
+    yield DENSITY
+    if method != "gridding":
+        yield SENSITIVITIES[source.get("sensitivities", "centre")]
+    yield NOISE[method]
+    if source.get("gradient_delay"):
+        yield "Known gradient delays were corrected in the trajectory."
+    elif source.get("estimate_delay"):
+        yield "Gradient delays were estimated from the data and corrected in the trajectory."
+    if source.get("fieldmap_file"):
+        yield "Off-resonance was corrected with a field map in time segments (Noll 1991)."
+    yield (
+        "Repetitions between which the head had moved were aligned rigidly in k-space "
+        "(Batchelor 2005); outliers were left out."
+    )
 
 
 def init_reconstruct_wf(plan: SodiumPlan, name: str = "reconstruct_wf") -> Workflow:
@@ -44,7 +104,7 @@ def init_reconstruct_wf(plan: SodiumPlan, name: str = "reconstruct_wf") -> Workf
         functions and noise spectrum), ``field_file``, ``model_file``, ``properties``.
     """
     workflow = Workflow(name=name)
-    workflow.__desc__ = DESCRIPTION
+    workflow.__desc__ = describe_reconstruction(plan)
     source = Node(
         SOURCES[plan.is_kspace](tissues=dict(plan.tissues), **plan.source),
         name="source",

@@ -20,7 +20,8 @@ VIALS = ({"name": "1 low", "concentration": 50.0}, {"name": "2 high", "concentra
 READY = ("preproc", "mask", "GM", "WM", "CSF")
 OPTIONS = [  # what changes no edge goes along with something else
     {"kspace": kspace, "receive": receive, "vials": vials, "lesions": lesions, "ready": ready,
-     "given": lesions, "sloppy": vials}
+     "given": lesions, "sloppy": vials,
+     "guided": kspace and lesions}
     for kspace, receive, vials, lesions, ready in product(
         (True, False), ("pair", "map", "none"), (True, False), (True, False),
         ("all", "mask", "none"),
@@ -41,7 +42,9 @@ def file(tmp_path_factory):
     return make
 
 
-def sodium_plan(file, kspace=True, receive="none", vials=True, lesions=False, given=False, **_):
+def sodium_plan(
+    file, kspace=True, receive="none", vials=True, lesions=False, given=False, guided=False, **_
+):
     pair = {"array_files": [file("array.nii.gz")], "volume_files": [file("volume.nii.gz")]}
     labels = {"vial_labels": file("labels.nii.gz"), "vial_space": "T1w", "vial_names": ["1 low"]}
     source = {"kspace_file": file("raw.h5")} if kspace else {"image_file": file("na.nii.gz")}
@@ -53,6 +56,7 @@ def sodium_plan(file, kspace=True, receive="none", vials=True, lesions=False, gi
         given_xfm=file("xfm.txt") if given else "", tissues={}, protocol={"echo_time": 0.0003},
         reference="vials" if vials else "csf", vials=VIALS if vials else (), outputs={},
         provenance={},
+        guided={"source": {"kspace_file": file("raw.h5")}, "outputs": {}} if guided else {},
     )  # fmt: skip
 
 

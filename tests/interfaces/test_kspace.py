@@ -337,7 +337,7 @@ def test_noise_of_more_samples_than_a_readout_may_have_is_written_in_parts(small
     np.testing.assert_array_equal(read_kspace(tmp_path / "a.h5").noise, noise)
 
 
-@pytest.mark.parametrize(("coils", "words"), [(2, "all coils"), (1, "coil 0")])
+@pytest.mark.parametrize(("coils", "words"), [(2, "all coils"), (1, "coil 1")])
 def test_noise_readouts_of_zeros_are_refused(written, coils, words):
     def change(table):
         table["data"][0][: coils * 128] = 0
@@ -705,3 +705,107 @@ def test_the_header_of_a_truncated_file_is_refused(tmp_path):
     path.write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 100)
     with pytest.raises(ValueError, match=r"cut.h5: not a complete HDF5 file"):
         read_kspace_header(path)
+
+
+def multiply(path, rows, factor):
+    def change(table):
+        for row in rows:
+            table["data"][row] = table["data"][row] * np.float32(factor)
+
+    return edit(path, change)
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e-20, 1e20])
+def test_samples_of_no_usable_magnitude_are_refused_with_the_range(written, factor):
+    refused(multiply(written, range(1, 13), factor), "largest sample is", "accepted: 1e-12 to")
+
+
+def test_a_spike_is_named_with_readout_and_coil(written):
+    def change(table):
+        table["data"][5] = table["data"][5].copy()
+        table["data"][5][2 * 72 + 60] = 1.0
+
+    refused(edit(written, change), "readout 5 in coil 2 is", "1 readouts", "up to 10 times")
+
+
+def test_readouts_of_zeros_are_refused_with_their_number(written):
+    refused(multiply(written, [3, 4], 0), "2 of 12 readouts hold only zeros", "readout 3", "1%")
+
+
+def test_a_single_readout_of_zeros_among_many_is_told(oblique, make_blob, tmp_path):
+    blob = make_blob(oblique(), PLACE, n_spokes=120)
+    blob.samples[:, 7] = 0
+    write_kspace(tmp_path / "a.h5", blob)
+    (warning,) = read_kspace(tmp_path / "a.h5").warnings
+    assert warning == "1 of 120 readouts hold only zeros, the first is readout 7"
+
+
+def test_a_repetition_of_zeros_is_left_out_and_named(small, written):
+    read = read_kspace(multiply(repeated(written, 3, repetition=1), range(13, 25), 0))
+    assert read.warnings == ("repetition 2 holds no signal and is left out",)
+    np.testing.assert_array_equal(np.unique(read.repetition), [0, 2])
+    assert read.samples.shape[1] == read.trajectory.shape[0] == 2 * small.samples.shape[1]
+
+
+def test_a_trajectory_in_a_plane_is_refused(written):
+    def change(table):
+        for row in range(1, 13):
+            flat = table["traj"][row].reshape(-1, 3) * np.float32([1, 1, 0])
+            table["traj"][row] = flat.ravel()
+
+    refused(edit(written, change), "reaches 0 cycles per voxel", "slice axis", "at least 0.05")
+
+
+def test_a_trajectory_in_units_of_its_maximum_is_named_so(written):
+    edit_header(written, ("<value>1/m<", "<value>normalized<"))
+    edit(written, lambda t: t["traj"].__setitem__(slice(None), t["traj"] * np.float32(0.02)))
+    refused(written, "0.96.* read as normalized", "its own maximum: divide it by 2")
+
+
+def test_too_few_noise_samples_are_refused_with_their_number(written):
+    def change(table):
+        table["head"]["number_of_samples"][0] = 3
+        table["data"][0] = table["data"][0][:12].copy()
+
+    refused(edit(written, change), "hold 3 samples for 2 coils; accepted: at least 4")
+
+
+def test_a_dwell_time_of_the_noise_that_is_no_number_is_refused(written):
+    def change(table):
+        table["head"]["sample_time_us"][0] = np.inf
+
+    refused(edit(written, change), "sample_time_us of readout 0 .noise. is inf")
+
+
+@pytest.mark.parametrize("key", ["sample_time_us", "position"])
+def test_a_number_of_a_head_that_is_none_is_named_as_such(written, key):
+    def change(table):
+        table["head"][key][6] = np.nan
+
+    refused(edit(written, change), f"'{key}' of readout 6 is .*nan", "accepted: finite numbers")
+
+
+def test_a_matrix_that_no_memory_holds_is_refused(written):
+    edit_header(written, *((f"<{axis}>16<", f"<{axis}>4000<") for axis in "xyz"))
+    refused(written, "Space has 6.4e.10 voxels; accepted: up to 1.34e.08")
+
+
+def test_k_space_without_a_centre_is_refused(written):
+    def change(table):
+        table["head"]["discard_pre"][1:] = 40
+
+    refused(edit(written, change), "nearer to the centre of k-space than", "accepted: up to 3")
+
+
+def test_a_gap_around_the_centre_of_k_space_is_told(written):
+    def change(table):
+        table["head"]["discard_pre"][1:] = 5
+
+    (warning,) = read_kspace(edit(written, change)).warnings
+    assert "than 2.2 cycles per FOV: the image is not quantitative" in warning
+
+
+@pytest.mark.parametrize(("times", "row", "factor"), [(2, 13, 1e4), (3, 25, 1e4), (2, 1, 1e-3)])
+def test_a_repetition_of_another_scale_is_refused(written, times, row, factor):
+    path = multiply(repeated(written, times, repetition=1), range(row, row + 12), factor)
+    refused(path, "the signal of repetition", "times that of the others; accepted: up to 10")

@@ -202,3 +202,20 @@ def test_a_frequency_of_either_nucleus_tells_the_field_strength(field_strength, 
 
 def test_a_frequency_of_no_known_scanner_is_taken_for_that_of_the_proton():
     assert field_strength_of(2.0 * 42.577e6) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_no_coil_is_dead_for_the_unit_of_its_samples(oblique, make_blob, scale):
+    blob = make_blob(oblique(), oblique().position)
+    scaled = replace(blob, samples=(blob.samples / np.abs(blob.samples).max() * scale))
+    assert not len(dead_coils(scaled))
+
+
+def test_a_coil_of_noise_is_dead_where_the_noise_samples_are_fainter(oblique, make_blob):
+    blob = make_blob(oblique(), oblique().position)
+    rng = np.random.default_rng(0)
+    parts = rng.normal(size=(2, 2, *blob.samples.shape[1:])) * 1e-3
+    samples = (parts[0] + 1j * parts[1]).astype(np.complex64)
+    samples[1] += blob.samples[0] / np.abs(blob.samples).max()
+    faint = replace(blob, samples=samples, noise=0.1 * samples[:, 0, :50])
+    np.testing.assert_array_equal(dead_coils(faint), [0])

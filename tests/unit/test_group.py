@@ -160,6 +160,28 @@ def test_quality_has_one_flat_row_per_run(tmp_path):
     assert not any("agar" in column for column in quality.columns)
 
 
+def test_quality_of_a_reconstruction_has_columns_of_its_own(tmp_path):
+    moved = [
+        {"displacement_mm": 0.0, "rejected": False},
+        {"displacement_mm": 1.25, "rejected": False},
+        {"displacement_mm": 30.0, "rejected": "no pose was found"},
+    ]
+    told = {"Readouts": 5000, "VoxelsPerSample": 0.2048, "Motion": moved, "Repetitions": 3,
+            "GradientDelay": {"Estimated_us": [0.4, -2.5, 0.0]},
+            "Course": {"Iterations": 12, "Converged": True}}  # fmt: skip
+    write_results(tmp_path, "01", 40.0, **told)
+    write_results(tmp_path, "02", 40.0)
+    _, quality = gather(tmp_path)
+    expected = {
+        "readouts": "5000", "voxels_per_sample": "0.2048", "repetitions": "3", "iterations": "12",
+        "largest_displacement": "1.25", "rejected_repetitions": "1", "converged": "true",
+        "largest_gradient_delay": "2.5",
+    }  # fmt: skip
+    first, second = quality[list(expected)].to_dict("records")
+    assert first == expected
+    assert set(second.values()) == {"n/a"}
+
+
 def test_every_column_is_described(tmp_path):
     write_cohort(tmp_path)
     for table, name in zip(gather(tmp_path), ("group_TSC.json", "group_qc.json"), strict=True):

@@ -92,3 +92,11 @@ def test_the_quality_figures_are_plain_values(head):
     assert told["Repetitions"] == 2
     assert told["DensityCompensation"] == "radial"
     assert [entry["rejected"] for entry in told["Motion"]] == [False, False]
+
+
+def test_a_copied_coil_is_named_with_its_twin(oblique, make_blob):
+    given = noisy(make_blob(oblique(), PLACE), coils=4)
+    given.samples[0] = complex_noise(5, given.samples[0].shape, 1e-7)  # dead
+    given.samples[3], given.noise[3] = 2 * given.samples[1], 2 * given.noise[1]
+    (_, told) = measurement_of(given).warnings
+    assert told.startswith("coils 2 and 4 of the file share their noise (correlation 1.0000)")

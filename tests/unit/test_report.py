@@ -11,6 +11,12 @@ from matplotlib.figure import Figure
 
 from sodiumprep.bids_app import figures
 from sodiumprep.bids_app.names import DatasetNames, DerivativeNames, with_json
+from sodiumprep.bids_app.reconstruction import (
+    course_of,
+    largest_delay,
+    largest_displacement,
+    noise_level,
+)
 from sodiumprep.bids_app.report import (
     TERMS,
     dominating_term,
@@ -21,6 +27,7 @@ from sodiumprep.bids_app.report import (
 from sodiumprep.bids_app.results import find_sessions
 from sodiumprep.interfaces.image import save_image
 from sodiumprep.interfaces.outputs import write_json
+from sodiumprep.workflows.reconstruct import DENSITY
 
 HOSTILE = "<script>alert(1)</script> $\\frac{1"
 SIZE = 20
@@ -311,3 +318,142 @@ def test_no_term_dominates_where_none_is_known():
 def test_every_kind_of_value_becomes_text():
     held = json.loads('{"a": [1, null, 2.5], "b": false}')
     assert plain_value(held) == "a 1, n/a, 2.5, b no"
+
+
+KSPACE = {
+    "ReconstructionReason": "linear and the same everywhere", "KspaceFilter": "hamming",
+    "Readouts": 5000, "SamplesPerReadout": 256, "VoxelsPerSample": 0.2048,
+    "DensityCompensation": "analytic on cones", "NoiseSource": "noise readouts",
+    "Repetitions": 1, "Motion": [], "PointSpreadLocalAt": None, "PointSpreadUncertainty": 0.02,
+    "PointSpreadFWHM": {"GM": [6.91, 6.92, 7.93], "1 agar": [5.55, 5.55, 5.55]},
+    "PointSpreadGain": {"GM": 0.9971}, "Course": {},
+    "GradientDelay": {"Corrected_us": None, "Estimated_us": [0.41, -2.5, 0.0],
+                      "EstimatedUncertainty_us": [0.1, 0.2, 0.15]},
+    "OffResonance": {"Minimum_Hz": -31.5, "Maximum_Hz": 44.25, "Segments": 6,
+                     "SegmentError": 0.008},
+}  # fmt: skip
+COURSE = {
+    "Method": "tv", "Iterations": 3, "Converged": False, "Residual": [1.0, 0.1, 0.02],
+    "Objective": [9.0, 4.0, 3.5], "DataMisfit": [0.9, 0.5, None], "CoilSensitivities": "espirit",
+}  # fmt: skip
+BLOCK = {"rotation_deg": [0.1, 0, 2.31], "translation_mm": [1.5, 0, 0], "displacement_mm": 3.25,
+         "displacement_sd_mm": 0.06, "misfit": 0.102, "reference": False}  # fmt: skip
+BLOCKS = [
+    {**BLOCK, "block": 0, "reference": True, "rejected": False},
+    {**BLOCK, "block": 1, "rejected": False},
+    {**BLOCK, "block": 2, "displacement_mm": None, "rejected": "it was broken off"},
+]
+
+
+def section_of(page, title="Reconstruction"):
+    """Return the text of a section without its tags."""
+    found = re.search(rf"<section>\s*<h2>{title}</h2>(.*?)</section>", page, re.S)
+    return found and " ".join(re.sub(r"<[^>]*>", " ", found[1]).split())
+
+
+def written(names, **metrics):
+    write_sodium(names, **metrics)
+    return section_of(page_of(names.out_dir))
+
+
+@pytest.mark.usefixtures("empty_pictures")
+def test_the_reconstruction_is_told_in_numbers(names):
+    text = written(names, **KSPACE)
+    for said in (
+        "linear and the same everywhere", "hamming", "4 coils, 5000 readouts, 256 samples",
+        "0.205", "analytic on cones",
+        "noise readouts", "6.91 6.92 7.93 0.9971 15.0", "everywhere", "2 %",
+        "0.41 ± 0.10, -2.50 ± 0.20, 0.00 ± 0.15 μs", "-31.5 to 44.2 Hz in 6 time segments",
+    ):  # fmt: skip
+        assert said in text
+    assert not any(word in text for word in ("agar", "Iterations", "n/a", "Motion"))
+
+
+@pytest.mark.usefixtures("empty_pictures")
+def test_an_iterative_reconstruction_shows_its_course(names):
+    write_sodium(names, **{**KSPACE, "Reconstruction": "tv", "Course": COURSE,
+                           "PointSpreadLocalAt": [8, 9, 10]})  # fmt: skip
+    page = page_of(names.out_dir)
+    text = section_of(page)
+    for said in ("total variation", "Iterations 3", "Converged no", "ESPIRiT", "voxel 8, 9, 10",
+                 "pseudo-replicas", "hold there only"):  # fmt: skip
+        assert said in text
+    assert "k-space filter" not in text
+    assert 'alt="Objective, residual' in page
+
+
+@pytest.mark.usefixtures("empty_pictures")
+def test_several_repetitions_have_a_table_of_their_motion(names):
+    text = written(names, **{**KSPACE, "Motion": BLOCKS, "Repetitions": 3})
+    assert "0.10, 0.00, 2.31 1.50, 0.00, 0.00 3.25 ± 0.06 0.102 used" in text
+    assert "rejected it was broken off" in text
+    assert "1 0.10, 0.00, 2.31 1.50, 0.00, 0.00 3.25 ± 0.06 0.102 reference" in text
+
+
+@pytest.mark.usefixtures("empty_pictures")
+def test_a_delay_that_cannot_be_estimated_says_why(names):
+    delay = {"Corrected": [2e-6, 0.0, 1e-6], "Why": "one coil saw <nothing>"}
+    text = written(names, **{**KSPACE, "GradientDelay": delay})
+    assert "corrected 2.00, 0.00, 1.00 μs" in text
+    assert "not possible: one coil saw &lt;nothing&gt;" in text
+
+
+@pytest.mark.usefixtures("empty_pictures")
+def test_a_quality_file_of_an_older_version_is_shown_as_far_as_it_goes(names):
+    text = written(names, DensityCompensation="radial", NoiseSource="noise readouts")
+    assert "analytic for radial readouts" in text
+    assert not any(word in text for word in ("None", "delay", "Repetitions", "Off-resonance"))
+
+
+@pytest.mark.usefixtures("empty_pictures")
+def test_an_image_of_the_scanner_has_no_section_on_its_reconstruction(names):
+    write_sodium(names, Reconstruction="by the scanner", KspaceFilter="hamming")
+    page = page_of(names.out_dir)
+    assert section_of(page) is None
+    assert "k-space filter hamming" in section_of(page, "Quality")
+    assert "GM 15.0 6.90, 6.90, 6.90" in section_of(page, "Quality")
+
+
+@pytest.mark.usefixtures("empty_pictures")
+def test_a_guided_reconstruction_misses_no_table(names):
+    write_sodium(names, **KSPACE)
+    guided = replace(names, rec="agr")
+    write_json(guided.qc(), {**KSPACE, "Reconstruction": "agr", "Course": COURSE})
+    page = page_of(names.out_dir)
+    assert "along the edges of the 1H image" in page
+    assert page.count("<h2>Reconstruction</h2>") == 2
+    assert "is missing" not in page.replace("The methods text is missing", "")
+
+
+@pytest.mark.usefixtures("empty_pictures")
+def test_the_methods_of_a_report_name_the_weights_that_were_used(names):
+    write_sodium(names, **KSPACE)
+    path = DatasetNames(names.out_dir).citation_md
+    path.parent.mkdir()
+    path.write_text(f"# Methods\n\nFirst this. {DENSITY}\n")
+    page = page_of(names.out_dir)
+    assert "First this. Density compensation was analytic for readouts on cones" in page
+
+
+def test_the_course_of_iterations_is_drawn_with_gaps_where_it_is_not_known():
+    left, right = figures.convergence_figure(COURSE).axes
+    assert left.lines[0].get_ydata()[-1] == 1.0
+    assert right.get_yscale() == "log"
+    assert np.isnan(right.lines[1].get_ydata()[-1])
+    assert figures.convergence_figure({}).axes
+
+
+def test_the_noise_level_is_relative_to_the_image(names):
+    write_sodium(names)
+    run = find_sessions(names.out_dir, "01")[0].runs[0]
+    assert noise_level(run).startswith("SD 0 (median of the map, signal units, 0 %")
+    save_image(names.sodium_preproc(stat="noise"), np.full((SIZE,) * 3, 2.0), np.eye(4))
+    assert "SD 2 (median of the map, signal units, 5 %" in noise_level(run)
+    names.sodium_preproc().unlink()
+    assert noise_level(run) == ""
+
+
+@pytest.mark.parametrize("value", [None, [], "?", 3])
+def test_a_damaged_entry_breaks_no_report(value):
+    held = dict.fromkeys(("Motion", "GradientDelay", "Course", "OffResonance"), value)
+    assert (largest_delay(held), largest_displacement(held), course_of(held)) == (None, None, {})
