@@ -44,6 +44,7 @@ from sodiumprep.sodium.trajectory import centre_step
 
 Constants = Mapping[str, Relaxation]
 SMALL_DELAY = 1e-6  # s; less moves a sample by less than the kernel's own uncertainty
+USELESS_GAIN, NOTABLE_GAIN = 0.2, 0.1  # of the mean of a tissue
 SEGMENT_ERROR = 0.01  # of a voxel's signal, at the worst sample
 
 
@@ -200,6 +201,13 @@ class ReconstructKspace(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         acquisition = read_kspace(self.inputs.kspace_file, stated=_given(self.inputs.stated) or {})
+        try:
+            self._results.update(self._reconstruct(acquisition, Path(runtime.cwd)))
+        except ValueError as error:
+            raise ValueError(f"{self.inputs.kspace_file}: {error}") from error
+        return runtime
+
+    def _reconstruct(self, acquisition: Acquisition, folder: Path) -> dict[str, Any]:
         delays, told = gradient_delays(
             acquisition, _given(self.inputs.gradient_delay), self.inputs.estimate_delay
         )
@@ -217,12 +225,9 @@ class ReconstructKspace(SimpleInterface):
             **told,
             **field,
         }
-        self._results.update(
-            save_reconstruction(
-                Path(runtime.cwd), done, acquisition, properties, _given(self.inputs.psf_fwhm)
-            )
+        return save_reconstruction(
+            folder, done, acquisition, properties, _given(self.inputs.psf_fwhm)
         )
-        return runtime
 
 
 def _given(value: Any) -> Any:
@@ -255,6 +260,11 @@ def save_reconstruction(
     -------
     results
         ``image_file``, ``noise_file``, ``response_file`` and the completed ``properties``.
+
+    Raises
+    ------
+    ValueError
+        If the reconstruction loses the mean of a tissue.
     """
     geometry, response = acquisition.geometry, done.response
     width_uncertainty = COMPUTED_WIDTH_UNCERTAINTY
@@ -262,7 +272,8 @@ def save_reconstruction(
         response = with_gaussian_kernel(response, geometry, np.asarray(psf_fwhm) * 1e-3)
         width_uncertainty = ASSUMED_WIDTH_UNCERTAINTY
     step = centre_step(acquisition.trajectory) * 2 * max(geometry.fov)
-    sampling = _sampling_warnings(step, properties)
+    described = describe_response(response, geometry.voxel_size)
+    sampling = [*_sampling_warnings(step, properties), *_gain_warnings(described)]
     return {
         "image_file": save_image(folder / "image.nii.gz", done.image, geometry.affine),
         "noise_file": save_image(folder / "noise.nii.gz", done.noise_sd, geometry.affine),
@@ -275,9 +286,30 @@ def save_reconstruction(
             "CentreStepTimesTwiceFOV": round(step, 3),
             "Course": dict(done.course),
             "Warnings": [*done.warnings, *properties.get("Warnings", ()), *sampling],
-            **describe_response(response, geometry.voxel_size),
+            **described,
         },
     }
+
+
+def _gain_warnings(described: Mapping[str, Any]) -> list[str]:
+    """Refuse kernels that lose the mean of a tissue; name those that change it much."""
+    gains = described["PointSpreadGain"]
+    least = min(gains, key=gains.get, default=None)
+    if least is None:
+        return []
+    if gains[least] <= USELESS_GAIN:
+        raise ValueError(
+            f"the reconstruction keeps {gains[least]:.2f} of the mean of {least}; at least "
+            f"{USELESS_GAIN} is accepted: is the centre of k-space sampled?"
+        )
+    extreme = max(gains, key=lambda name: abs(gains[name] - 1))
+    if abs(gains[extreme] - 1) <= NOTABLE_GAIN:
+        return []
+    return [
+        f"the reconstruction changes the mean of {extreme} by a factor of {gains[extreme]:.2f}; "
+        "vials and partial-volume correction allow for it, voxelwise maps only as far as it is "
+        "that of the vials"
+    ]
 
 
 def gradient_delays(

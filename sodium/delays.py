@@ -148,6 +148,8 @@ def _start(acquisition: Acquisition, decay_rate: float) -> _Fit:
             f"{0.25 * within:.3g}/m and 3 samples"
         )
     samples = _strongest(acquisition.samples[..., :kept])
+    if not np.abs(samples).max() > 0:
+        raise ValueError("the centre of k-space holds no signal to estimate delays from")
     grid = replace(acquisition.geometry, matrix=(COARSE_MATRIX,) * 3)
     parameters = np.array([0.0, 0.0, 0.0, decay_rate, 0.0])
     return _Fit(

@@ -163,7 +163,10 @@ def _coil_warnings(dead: Integers) -> list[str]:
     if not len(dead):
         return []
     names = ", ".join(str(coil + 1) for coil in dead)
-    return [f"coil {names} of the file holds noise alone and is left out"]
+    return [
+        f"coil {names} of the file holds noise alone and is left out; receive data "
+        "that were combined from all coils then have another profile"
+    ]
 
 
 def _covariance_warnings(covariance: Complexes, dead: Integers) -> list[str]:

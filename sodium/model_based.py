@@ -204,7 +204,8 @@ def _linear_noise(
         return np.asarray(unscaled * (model.noise_variance / model.voxel_volume**2))
 
     x, y, z = problem.projected.shape
-    return linear_noise(covariance, (x, y, z), PROBE_SPACING, rng)
+    spacing = max(4, min(PROBE_SPACING, min(x, y, z) // 4 * 2))  # even, two along each axis
+    return linear_noise(covariance, (x, y, z), spacing, rng)
 
 
 def _linear_response(

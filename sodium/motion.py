@@ -22,6 +22,7 @@ import scipy.fft
 from scipy.ndimage import (
     binary_dilation,
     binary_fill_holes,
+    distance_transform_edt,
     gaussian_filter,
     map_coordinates,
     spline_filter,
@@ -44,6 +45,7 @@ LEVELS = ((4.0, 3), (2.0, 2), (1.4, 1))  # smoothing SD and stride [largest voxe
 ITERATIONS = 20  # per level; four to eight are usual
 CONVERGED = 2e-3  # mm, rms displacement of a step
 HEAD_SHARE = 0.15  # of the 98th percentile: below CSF and grey matter, above air
+HEAD_RADIUS = 22.0  # mm; thicker than vials, thinner than any head
 MARGIN = 2  # voxels around the head: its edge tells most of the motion
 ARRAY_PROFILE = 2  # order of the polynomial that takes up what an array's profile changes
 LAGS = 4  # voxels, range of the correlation of the noise
@@ -224,13 +226,18 @@ def in_phase(images: Numbers) -> Floats:
     return np.asarray(np.sum((profile.conj() * images).real, axis=0), np.float32)
 
 
-def head_mask(image: Floats) -> Floats:
-    """Return the largest bright object with a margin; what lies apart (vials) is left out.
+def head_mask(image: Floats, voxel_size: Floats) -> Floats:
+    """Return the head with a margin; vials and whatever else is thinner stay out.
+
+    Vials do not move with the head, and are the brightest of all: blurred into the mask they
+    would halve the motion that is found. What a ball of 22 mm does not fit into is no head.
 
     Parameters
     ----------
     image
         Shape (nx, ny, nz), real.
+    voxel_size
+        Shape (3,) [m].
 
     Returns
     -------
@@ -242,15 +249,23 @@ def head_mask(image: Floats) -> Floats:
     ValueError
         If nothing is bright.
     """
-    smooth = gaussian_filter(np.asarray(image, np.float32), 1.0)
+    head, apart = _head_and_others(image, np.asarray(voxel_size) * 1e3)
+    return np.asarray(binary_dilation(head, iterations=MARGIN) & ~apart)
+
+
+def _head_and_others(image: Floats, voxel: Floats) -> tuple[Floats, Floats]:
+    """Return the head, and the bright things beside it with a margin."""
+    smooth = gaussian_filter(np.asarray(image, np.float32), 0.7)
     level = float(np.percentile(smooth, 98))
     if not level > 0:
         raise ValueError(f"no head in an image whose 98th percentile is {level:.4g}")
-    bright = smooth > HEAD_SHARE * level
-    head = largest_component(bright)
-    apart = bright & ~head
-    grown = binary_dilation(binary_fill_holes(head), iterations=MARGIN)
-    return np.asarray(grown & ~binary_dilation(apart, iterations=1))
+    bright = binary_fill_holes(smooth > HEAD_SHARE * level)
+    core = largest_component(distance_transform_edt(bright, sampling=voxel) > HEAD_RADIUS)
+    if not core.any():  # a small object, or a coarse grid: take what is largest
+        core = largest_component(bright)
+    near = distance_transform_edt(~core, sampling=voxel) <= HEAD_RADIUS + voxel.max()
+    head, others = bright & near, bright & ~near
+    return head, np.asarray(binary_dilation(others, iterations=MARGIN))
 
 
 def choose_reference(images: Floats) -> int:
@@ -430,7 +445,9 @@ def estimate_motion(
         raise ValueError(f"block {int(np.argmin(_finite(images)))} holds NaN or infinity")
     real = np.stack([in_phase(image[None]) for image in images])
     chosen = choose_reference(real) if reference is None else reference
-    voxel, mask = np.asarray(voxel_size) * 1e3, head_mask(real[chosen])
+    voxel, mask = np.asarray(voxel_size) * 1e3, head_mask(real[chosen], voxel_size)
+    _, apart = _head_and_others(real[chosen], voxel)
+    real = np.where(apart, np.float32(0), real)  # before smoothing, which would blur vials in
     templates = [
         _Template.build(real[chosen], mask, voxel, level, profile_order) for level in levels
     ]
@@ -754,7 +771,7 @@ def _judged(
 ) -> tuple[BlockMotion, ...]:
     """Fill in displacement, misfit, phase, and why a block is rejected."""
     reference = images[next(f.block for f in found if f.reference)]
-    mask = head_mask(in_phase(reference[None]))
+    mask = head_mask(in_phase(reference[None]), voxel_size)
     points = _grid_points(mask, voxel_size * 1e3)
     moved = np.array([f.motion.displacement(points) for f in found])
     misfit = misfits(images, mask, profile_order)

@@ -108,6 +108,18 @@ def test_large_steps_in_the_centre_of_k_space_are_reported(oblique, make_blob, r
     assert any("inflate the image" in warning for warning in warnings)
 
 
+def test_dead_coils_are_refused_with_the_name_of_the_file(oblique, make_blob, run_in, tmp_path):
+    rng = np.random.default_rng(0)
+    blob = make_blob(oblique(), PLACE)
+    noise = [
+        rng.normal(size=(1, *s)).astype(np.complex64) for s in (blob.samples.shape[1:], (500,))
+    ]
+    write_kspace(tmp_path / "dead.h5", replace(blob, samples=noise[0], noise=noise[1]))
+    interface = ReconstructKspace(kspace_file=str(tmp_path / "dead.h5"), tissues=TISSUES)
+    with pytest.raises(ValueError, match=r"dead.h5: none of the 1 coils"):
+        run_in(interface, tmp_path / "run")
+
+
 @pytest.mark.parametrize("method", ["cg", "tv"])
 def test_another_method_gives_an_image_of_the_same_scale(reconstruct, method):
     plain, other = reconstruct(), reconstruct(recon=method)

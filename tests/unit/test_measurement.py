@@ -31,7 +31,8 @@ def test_a_coil_of_noise_alone_is_left_out_and_named(oblique, make_blob):
     given.samples[1] = complex_noise(5, given.samples[1].shape, 1e-7)
     ready = measurement_of(given)
     assert ready.acquisition.samples.shape[0] == ready.covariance.shape[0] == 2
-    assert ready.warnings == ("coil 2 of the file holds noise alone and is left out",)
+    (warning,) = ready.warnings
+    assert warning.startswith("coil 2 of the file holds noise alone and is left out")
 
 
 def test_a_delay_moves_the_trajectory(oblique, make_blob):

@@ -158,7 +158,7 @@ def test_the_corrected_average_is_the_still_head_within_noise(aligned):
     corrected, _ = aligned
     image = grid(corrected.samples, corrected.trajectory)[0]
     truth = grid(STILL)[0]
-    mask = head_mask(truth.real)
+    mask = head_mask(truth.real, GEOMETRY.voxel_size)
     turn = np.exp(-1j * np.angle(np.vdot(truth, image)))
     error = np.abs((image * turn - truth)[mask])
     assert np.sqrt(np.mean(error**2)) < 1.5 * np.sqrt(2) * GREY / 10 / 2  # half of one block's
@@ -221,7 +221,7 @@ def test_a_bad_repetition_is_named_and_left_out(corrupt):
 def test_a_block_without_signal_is_an_outlier():
     images = np.stack([grid(POSES[0])[0]] * 4)
     images[2] = 0
-    found = misfits(images, head_mask(images[0].real))
+    found = misfits(images, head_mask(images[0].real, GEOMETRY.voxel_size))
     assert found[2] == np.inf
     reasons = outliers(found, np.ones(4), np.zeros(4))
     assert [bool(reason) for reason in reasons] == [False, False, True, False]
@@ -265,15 +265,23 @@ def test_images_that_are_no_numbers_are_named():
 
 def test_an_empty_image_shows_no_head():
     with pytest.raises(ValueError, match="no head in an image whose 98th percentile is 0"):
-        head_mask(np.zeros((8, 8, 8)))
+        head_mask(np.zeros((8, 8, 8)), GEOMETRY.voxel_size)
 
 
 def test_what_lies_beside_the_head_is_not_in_its_mask():
     image = grid(STILL)[0].real.copy()
     image[1:4, 1:4, 1:4] = 1.0
-    mask = head_mask(image)
+    mask = head_mask(image, GEOMETRY.voxel_size)
     assert not mask[1:4, 1:4, 1:4].any()
     assert mask[N // 2, N // 2, N // 2]
+
+
+def test_a_bright_vial_that_stays_does_not_pull_the_motion():
+    images = np.stack([grid(POSES[0])[0].real, grid(POSES[2])[0].real])
+    free = estimate_motion(images, GEOMETRY.voxel_size, 0)[1]
+    images[:, :2, :2, 8:20] += 3 * images.max()
+    beside = estimate_motion(images, GEOMETRY.voxel_size, 0)[1]
+    assert apart(beside.motion, free.motion) < 0.2  # mm
 
 
 def test_the_reference_is_like_the_others():
@@ -289,7 +297,7 @@ def test_a_hopeless_pose_is_rejected():
 
 def test_two_blocks_cannot_tell_which_is_bad():
     images = np.stack([grid(POSES[0])[0], grid(corrupted_by_a_spike(POSES[0]))[0]])
-    found = misfits(images, head_mask(images[0].real))
+    found = misfits(images, head_mask(images[0].real, GEOMETRY.voxel_size))
     assert outliers(found, np.ones(2), np.zeros(2)) == ["", ""]
 
 
@@ -299,7 +307,7 @@ def test_a_smooth_phase_between_blocks_is_found(order):
     axis = np.linspace(-1, 1, N)
     phase = 0.8 + (order > 0) * 0.5 * axis[:, None, None] + (order > 1) * 0.4 * axis**2
     turned = image * np.exp(1j * np.broadcast_to(phase, image.shape))
-    mask = head_mask(image.real)
+    mask = head_mask(image.real, GEOMETRY.voxel_size)
     found = block_phase(turned, image, mask, order)
     np.testing.assert_allclose(found[mask], np.broadcast_to(phase, image.shape)[mask], atol=1e-3)
 
@@ -307,7 +315,7 @@ def test_a_smooth_phase_between_blocks_is_found(order):
 def test_the_average_of_blocks_is_in_phase_and_weighted():
     image = grid(STILL)[0]
     blocks = np.stack([image, 2 * image * np.exp(2j)])
-    mask = head_mask(image.real)
+    mask = head_mask(image.real, GEOMETRY.voxel_size)
     np.testing.assert_allclose(average_blocks(blocks, mask), 1.5 * image, atol=1e-4)
     weighted = average_blocks(blocks, mask, variances=np.array([1.0, 3.0]))
     np.testing.assert_allclose(weighted, 1.25 * image, atol=1e-4)
