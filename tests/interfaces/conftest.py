@@ -67,6 +67,13 @@ def _pose() -> np.ndarray:
     return matrix
 
 
+@pytest.fixture(autouse=True)
+def coarse_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Estimate delays on a coarse grid: how well it is done is tested with the kernel."""
+    monkeypatch.setattr("sodiumprep.sodium.delays.COARSE_MATRIX", 8)
+    monkeypatch.setattr("sodiumprep.sodium.delays.CENTRE", 3.0)
+
+
 @pytest.fixture(scope="session")
 def run_in() -> Callable[[Any, Path], Any]:
     return run
