@@ -269,7 +269,8 @@ def _outermost(numbers: pd.Series) -> Any:
 
 def _runs(out_dir: Path, values: pd.DataFrame, quality: pd.DataFrame) -> list[Cell]:
     """Return one entry per run: values, flags, number of warnings, link to the report."""
-    keys = ["participant_id", "session", "run"]
+    named = ("participant_id", "session", "run", "rec")  # rec only where methods differ
+    keys = [key for key in named if key in values and key in quality]
     counts = {tuple(row[key] for key in keys): row["n_warnings"] for _, row in quality.iterrows()}
     rows = []
     corrected = values[values["pvc"] == "gtm"]

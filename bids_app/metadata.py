@@ -91,6 +91,7 @@ REPETITION_TIME = Key("RepetitionTime", "s", 1e-3, 10.0, _MILLISECONDS)
 FLIP_ANGLE = Key("FlipAngle", "degrees", 0.1, 180.0)
 FIELD_STRENGTH = Key("MagneticFieldStrength", "T", 0.1, 25.0)
 READOUT_DURATION = Key("ReadoutDuration", "s", 1e-5, 0.2, _MILLISECONDS)
+RECEIVE_COILS = Key("NumberReceiveCoilActiveElements", "elements", 1, 1024)
 RELAXATION_TIMES = {
     name: Key(name, "s", 1e-5, 0.2, _MILLISECONDS) for name in ("T1", "T2starLong", "T2starShort")
 }
@@ -138,6 +139,8 @@ class Protocol:
         One of ``KSPACE_FILTERS``, None if unknown.
     acquisition_voxel_size
         Nominal voxel edges [mm], None if unknown.
+    receive_coils
+        Active elements of the receive coil, None if unknown.
     """
 
     echo_time: float
@@ -148,6 +151,7 @@ class Protocol:
     trajectory_type: str | None = None
     kspace_filter: str | None = None
     acquisition_voxel_size: tuple[float, float, float] | None = None
+    receive_coils: int | None = None
 
 
 @dataclass(frozen=True)
@@ -274,6 +278,7 @@ def read_protocol(
             f"{where}: RepetitionTime is {repetition_time:g} s; accepted: longer than EchoTime "
             f"({echo_time:g} s)"
         )
+    coils = RECEIVE_COILS.read_optional(keys, where)
     field = FIELD_STRENGTH.read if field_needed else FIELD_STRENGTH.read_optional
     return Protocol(
         echo_time,
@@ -284,6 +289,7 @@ def read_protocol(
         _read_choice(keys, "TrajectoryType", TRAJECTORY_TYPES, where),
         _read_choice(keys, "KspaceFilter", KSPACE_FILTERS, where),
         _read_voxel_size(keys, where),
+        None if coils is None else int(coils),
     )
 
 

@@ -185,6 +185,7 @@ def _source(run: SodiumRun, settings: Settings) -> dict[str, Any]:
         "readout_duration": run.protocol.readout_duration,
         "kspace_filter": run.protocol.kspace_filter or "none",
         "nominal_voxel": list(run.protocol.acquisition_voxel_size or ()) or None,
+        "coils": run.protocol.receive_coils,
     }
     return {**{key: value for key, value in known.items() if value is not None}, **width}
 

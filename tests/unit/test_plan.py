@@ -180,7 +180,7 @@ def test_a_field_map_is_scaled_to_sodium(nucleus, scale):
 def test_an_image_brings_the_filter_and_the_readout_of_its_sidecar():
     told = replace(
         PROTOCOL, kspace_filter="hamming", trajectory_type="tpi", readout_duration=0.01,
-        acquisition_voxel_size=(4.0, 4.0, 5.0),
+        acquisition_voxel_size=(4.0, 4.0, 5.0), receive_coils=1,
     )  # fmt: skip
     run = run_of(source=RAW / "a_PDw.nii.gz", is_kspace=False, protocol=told,
                  phase=RAW / "a_part-phase_PDw.nii.gz")  # fmt: skip
@@ -188,7 +188,7 @@ def test_an_image_brings_the_filter_and_the_readout_of_its_sidecar():
     assert source == {
         "image_file": "/data/raw/a_PDw.nii.gz", "phase_file": "/data/raw/a_part-phase_PDw.nii.gz",
         "trajectory_type": "tpi", "readout_duration": 0.01, "kspace_filter": "hamming",
-        "nominal_voxel": [4.0, 4.0, 5.0],
+        "nominal_voxel": [4.0, 4.0, 5.0], "coils": 1,
     }  # fmt: skip
 
 
