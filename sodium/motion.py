@@ -36,7 +36,7 @@ from sodiumprep.sodium.acquisition import (
     Numbers,
     split_repetitions,
 )
-from sodiumprep.sodium.brain import largest_component
+from sodiumprep.sodium.brain import Mask, largest_component
 from sodiumprep.sodium.coils import smooth_coil_images, unit_vectors
 from sodiumprep.sodium.density import density_weights, hamming_filter
 from sodiumprep.sodium.encoding import adjoint
@@ -253,7 +253,7 @@ def head_mask(image: Floats, voxel_size: Floats) -> Floats:
     return np.asarray(binary_dilation(head, iterations=MARGIN) & ~apart)
 
 
-def _head_and_others(image: Floats, voxel: Floats) -> tuple[Floats, Floats]:
+def _head_and_others(image: Floats, voxel: Floats) -> tuple[Mask, Mask]:
     """Return the head, and the bright things beside it with a margin."""
     smooth = gaussian_filter(np.asarray(image, np.float32), 0.7)
     level = float(np.percentile(smooth, 98))
