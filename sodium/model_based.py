@@ -25,19 +25,19 @@ from sodiumprep.sodium.kernel import (
     response_at,
 )
 from sodiumprep.sodium.measurement import Measurement
-from sodiumprep.sodium.noise import ImageNoise, linear_noise, pseudo_replicas
+from sodiumprep.sodium.noise import ImageNoise, adjoint_noise_gain, linear_noise, pseudo_replicas
 from sodiumprep.sodium.operators import Normal, encoding
 from sodiumprep.sodium.reconstruct import Reconstruction
 from sodiumprep.sodium.segments import Segments
 from sodiumprep.sodium.signal import Relaxation
-from sodiumprep.sodium.total_variation import total_variation
+from sodiumprep.sodium.total_variation import noise_strength, total_variation
+from sodiumprep.sodium.virtual_coils import virtual_coils
 
 Solver = Callable[[LeastSquares], Solution]
 
 SENSITIVITIES = {"centre": kspace_centre_sensitivities, "espirit": espirit}
 REGULARIZATION = 0.1  # of CG, over the gain of the normal operator: about the noise of gridding
 TOLERANCE = 1e-3  # of CG: residual over the projected data
-VARIATION = 0.02  # of TV and AGR: steps below 2 % of the brightest tissue count as noise
 REPLICAS = 16  # a standard deviation to 18 % in one voxel, to 5 % after the smoothing over voxels
 PROBE_SPACING = 8  # voxels between points whose noise is probed together
 POINT = 0.1  # of the image's amplitude: the point that a nonlinear method's response is taken of
@@ -74,27 +74,40 @@ class MeasurementModel:
         return float(np.trace(covariance).real) / len(covariance)
 
     @cached_property
-    def _whitened(self) -> tuple[Complexes, Complexes]:
+    def _mixed(self) -> tuple[Complexes, Complexes]:
+        """Whitened samples and sensitivities, in as few mixtures of coils as hold the signal."""
         relative = self.measurement.covariance / self.noise_variance
-        return prewhiten(self.measurement.acquisition.samples, relative)
+        samples, matrix = prewhiten(self.measurement.acquisition.samples, relative)
+        maps = mix_coils(matrix, self._sensitivities())
+        mixtures = virtual_coils(maps)
+        return mix_coils(mixtures, samples), mix_coils(mixtures, maps)
 
     @property
     def samples(self) -> Complexes:
         """Samples whose noise is independent between coils, shape (coils, readouts, n)."""
-        return self._whitened[0]
+        return self._mixed[0]
 
-    @cached_property
+    @property
     def maps(self) -> Complexes:
         """Sensitivities to the whitened samples, shape (coils, nx, ny, nz)."""
+        return self._mixed[1]
+
+    @property
+    def noise_of_projection(self) -> float:
+        """Standard deviation of the real part of the projected data, typical of the object."""
+        power = np.median(np.sum(np.abs(self.maps) ** 2, axis=0))
+        gain = adjoint_noise_gain(self.measurement.weights)
+        return gain * float(np.sqrt(power * self.noise_variance / 2))
+
+    def _sensitivities(self) -> Complexes:
         acquisition = self.measurement.acquisition
         find = SENSITIVITIES[self.sensitivities]
-        found = find(
+        return find(
             acquisition.samples,
             self.measurement.weights,
             acquisition.trajectory,
             acquisition.geometry,
         )
-        return mix_coils(self._whitened[1], found)
 
     @cached_property
     def _back(self) -> Callable[[Complexes], Complexes]:
@@ -220,7 +233,7 @@ def penalized(
     tissues: Mapping[str, Relaxation],
     rng: np.random.Generator,
     directional: DirectionalGradient | None = None,
-    strength: float = VARIATION,
+    strength: float | None = None,
     replicas: int = REPLICAS,
 ) -> Reconstruction:
     """Reconstruct with total variation, or with directional total variation along 1H edges.
@@ -236,7 +249,7 @@ def penalized(
     directional
         What of the gradient is penalized; None for all of it.
     strength
-        Of the penalty, over gain times amplitude.
+        Of the penalty, over gain times amplitude; None for one noise SD.
     replicas
         Reconstructions of the data with more noise, from which the noise is found.
 
@@ -251,10 +264,13 @@ def penalized(
     Rudin, Osher & Fatemi 1992, doi:10.1016/0167-2789(92)90242-F;
     Ehrhardt & Betcke 2016, doi:10.1137/15M1047325; Robson et al. 2008, doi:10.1002/mrm.21728
     """
+    problem = model.problem(model.samples)
+    if strength is None:
+        strength = noise_strength(problem, model.noise_of_projection)
     solve: Solver = partial(total_variation, strength=strength)
     if directional is not None:
         solve = partial(guided, directional=directional, strength=strength)
-    solution = solve(model.problem(model.samples))
+    solution = solve(problem)
     image = model.image_of(solution)
 
     def replica(noise: Complexes) -> Floats:

@@ -72,7 +72,7 @@ def test_cg_has_the_scale_of_gridding(gridded, solved):
 
 def test_the_noise_of_cg_is_that_of_draws(measurement, gridded, solved):
     model, rng, drawn = MeasurementModel(measurement), np.random.default_rng(1), []
-    covariance = model.noise_variance * np.eye(2)
+    covariance = model.noise_variance * np.eye(len(model.samples))
     for _ in range(12):
         noise = noise_samples(covariance, model.samples.shape[1:], rng)
         found = conjugate_gradient(model.problem(noise), REGULARIZATION, TOLERANCE)
