@@ -88,6 +88,7 @@ def test_the_kernel_of_cg_says_where_it_holds(solved):
     assert solved.response.local_at is not None
 
 
+@pytest.mark.slow
 def test_total_variation_lowers_the_noise_and_keeps_the_scale(measurement, gridded):
     model = MeasurementModel(measurement)
     smooth = penalized(model, {}, np.random.default_rng(0), strength=0.05, replicas=6)
@@ -97,6 +98,7 @@ def test_total_variation_lowers_the_noise_and_keeps_the_scale(measurement, gridd
     assert np.diff(smooth.course["Objective"])[-1] <= 0
 
 
+@pytest.mark.slow
 def test_guidance_keeps_the_edges_of_the_guide(measurement, gridded):
     guide = gridded.image.astype(np.float32)
     model = MeasurementModel(measurement)
@@ -108,6 +110,7 @@ def test_guidance_keeps_the_edges_of_the_guide(measurement, gridded):
     assert guided.std() > plain.std()
 
 
+@pytest.mark.slow
 def test_espirit_and_the_centre_agree(measurement, gridded):
     images = [
         cg_sense(MeasurementModel(measurement, None, kind), {}, np.random.default_rng(0)).image

@@ -220,6 +220,7 @@ def test_a_subject_without_anything_still_has_a_report(tmp_path):
     assert "EchoTime is missing" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "said"),
     [
@@ -238,6 +239,7 @@ def test_whatever_file_is_missing_the_rest_is_shown(names, path, said):
     assert page.count("<img ") >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["image", "json"])
 def test_a_broken_file_is_named_and_the_rest_is_shown(names, broken):
     write_sodium(names)
@@ -260,6 +262,7 @@ def test_calibration_by_csf_says_that_it_rests_on_an_assumption(names):
     assert "assumed, not measured" in page
 
 
+@pytest.mark.slow
 def test_an_anatomy_that_is_not_t1w_is_found_and_named(tmp_path):
     names = DerivativeNames(tmp_path, "01", anat_suffix="PDw")
     write_anatomy(names)
