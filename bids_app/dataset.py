@@ -486,9 +486,15 @@ def _find_fieldmap(
     """Return the field map of raw k-space, its nucleus, and what must be said of it."""
     filters = settings.bids_filters.get("fmap", {})
     found = [f for f in fmaps if f.suffix == "fieldmap" and passes(f, filters)]
-    usable = [f for f in found if _intended(f, source)]
+    meant = [f for f in found if _intended(f, source)]
+    usable = [f for f in meant if _nucleus(f)]
+    unknown = [
+        f'{f.path.name}: not used, its sidecar lacks "ResonantNucleus": "1H" or "{SODIUM}"'
+        for f in meant
+        if f not in usable
+    ]
     if not usable:
-        return None, SODIUM, []
+        return None, SODIUM, unknown
     file = usable[0]
     if not source.is_kspace:
         return None, SODIUM, [f"{file.path.name}: not used, the image is already reconstructed"]
@@ -496,7 +502,15 @@ def _find_fieldmap(
         raise UserError(f"{file.path}: Units is {file.metadata.get('Units')!r}; accepted: 'Hz'")
     check_image(file.path)
     ignored = [f"{other.path.name}: not used, {file.path.name} is" for other in usable[1:]]
-    return file.path, SODIUM if file.is_sodium else HYDROGEN, ignored
+    return file.path, _nucleus(file), [*ignored, *unknown]
+
+
+def _nucleus(file: RawFile) -> str:
+    """Return what a sidecar or a name states; a guess would scale a field map by a quarter."""
+    if file.is_sodium:
+        return SODIUM
+    stated = file.metadata.get("ResonantNucleus") or file.parts.get("nuc")
+    return HYDROGEN if stated == HYDROGEN else ""
 
 
 def _receive_kind(file: RawFile) -> str | None:

@@ -15,7 +15,13 @@ import nibabel as nib
 import numpy as np
 
 from sodiumprep.interfaces.kspace import write_kspace
-from sodiumprep.sodium.acquisition import LPS_TO_RAS, Floats, Geometry
+from sodiumprep.sodium.acquisition import (
+    LPS_TO_RAS,
+    PROTON_GAMMA_BAR,
+    SODIUM_GAMMA_BAR,
+    Floats,
+    Geometry,
+)
 from sodiumprep.sodium.phantom import (
     ARRAY_SNR,
     VIALS,
@@ -47,8 +53,6 @@ from sodiumprep.sodium.trajectory import SIDECAR_KEYS, TrajectoryProtocol
 
 BIDS_VERSION = "1.10.0"
 T1W_SHAPE = (176, 216, 196)
-PROTON_LARMOR = 42.577  # MHz/T
-SODIUM_LARMOR = 11.262  # MHz/T
 FOV = 0.24  # m
 TISSUES = ("GM", "WM", "CSF")
 PAIR_MATRIX = 36  # voxels of the receive pair: 6.7 mm
@@ -236,7 +240,7 @@ def sodium_sidecar(
     return {
         "ResonantNucleus": "23Na",
         "MagneticFieldStrength": protocol.field_strength,
-        "ImagingFrequency": round(protocol.field_strength * SODIUM_LARMOR, 3),
+        "ImagingFrequency": round(protocol.field_strength * SODIUM_GAMMA_BAR * 1e-6, 3),
         "PulseSequenceType": f"3D {trajectory.kind} UTE",
         "EchoTime": round(timing.echo_time, 9),
         "RepetitionTime": round(timing.repetition_time, 9),
@@ -313,7 +317,7 @@ def write_anatomy(scan: Scan, writer: Writer, rng: np.random.Generator) -> None:
         place.path("T1w.json"),
         {
             "MagneticFieldStrength": field,
-            "ImagingFrequency": round(field * PROTON_LARMOR, 3),
+            "ImagingFrequency": round(field * PROTON_GAMMA_BAR * 1e-6, 3),
             "RepetitionTime": 2.3,
             "EchoTime": 0.003,
             "InversionTime": 0.9,

@@ -12,12 +12,13 @@ from sodiumprep.bids_app.dataset import Anatomy, SodiumRun, SubjectJob
 from sodiumprep.bids_app.metadata import SODIUM, UserError, Vial, load_relaxation
 from sodiumprep.bids_app.names import DerivativeNames, bids_uri
 from sodiumprep.bids_app.settings import DEFAULT_RECON, Settings
+from sodiumprep.sodium.acquisition import PROTON_GAMMA_BAR, SODIUM_GAMMA_BAR
 from sodiumprep.sodium.relaxation import relaxation_of
 from sodiumprep.sodium.signal import Relaxation
 from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan
 
 GUIDED = "agr"  # a second reconstruction beside the default one
-SODIUM_OVER_PROTON = 11.262 / 42.577  # frequency of 23Na over that of 1H in the same field
+SODIUM_OVER_PROTON = SODIUM_GAMMA_BAR / PROTON_GAMMA_BAR  # frequencies in the same field
 TEMPLATE = "MNI152NLin2009aSym"  # nilearn's embedded template
 FIELDS = {  # key of the relaxation file -> field
     "T1": "t1",

@@ -26,15 +26,18 @@ from sodiumprep.interfaces.reconstruct import (
 from sodiumprep.interfaces.registration import read_transform
 from sodiumprep.sodium.acquisition import Acquisition, Floats
 from sodiumprep.sodium.alignment import index_map, resample
-from sodiumprep.sodium.guided import DirectionalGradient, edge_directions
+from sodiumprep.sodium.guided import (
+    TISSUES,
+    DirectionalGradient,
+    edge_directions,
+    signal_shares,
+)
 from sodiumprep.sodium.measurement import measurement_of
 from sodiumprep.sodium.model_based import SENSITIVITIES, MeasurementModel, penalized
 from sodiumprep.sodium.regions import fine_affine, subdivision, voxel_means
 from sodiumprep.sodium.segments import Evolution, adequate_segments
 from sodiumprep.sodium.signal import Relaxation
 
-# Expected signal of each tissue; what decays in a mixed voxel is weighted by it
-EXPECTED = {"GM": 0.40, "WM": 0.35, "CSF": 1.0, "muscle": 0.30}
 REASON = (
     "chosen by --recon: edges that the 1H image has as well cost little; not linear, and apt to "
     "show edges that are not there: for looking at, not for regional values"
@@ -74,6 +77,13 @@ class ReconstructGuided(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         acquisition = read_kspace(self.inputs.kspace_file, stated=self.inputs.stated)
+        try:
+            self._results.update(self._reconstruct(acquisition, Path(runtime.cwd)))
+        except ValueError as error:
+            raise ValueError(f"{self.inputs.kspace_file}: {error}") from error
+        return runtime
+
+    def _reconstruct(self, acquisition: Acquisition, folder: Path) -> dict[str, Any]:
         delays, told = gradient_delays(
             acquisition, self.inputs.gradient_delay or None, self.inputs.estimate_delay
         )
@@ -93,19 +103,16 @@ class ReconstructGuided(SimpleInterface):
             **measurement.describe(),
             **told,
         }
-        folder = Path(runtime.cwd)
         found = save_reconstruction(folder, done, acquisition, properties)
         field, affine = load_image(self.inputs.field_file)
         for port in ("image_file", "noise_file"):
             values, _ = load_image(found[port])
-            path = folder / f"corrected_{port}.nii.gz"
-            self._results[port] = save_image(path, values * field, affine)
-        self._results["properties"] = found["properties"]
-        return runtime
+            found[port] = save_image(folder / f"corrected_{port}.nii.gz", values * field, affine)
+        return {port: found[port] for port in ("image_file", "noise_file", "properties")}
 
     def _constants(self) -> dict[str, Relaxation]:
         constants = tissue_constants(self.inputs.tissues)
-        return {name: constants[name] for name in EXPECTED}
+        return {name: constants[name] for name in TISSUES}
 
     def _evolution(self, acquisition: Acquisition, shares: Floats) -> Evolution:
         hertz = None
@@ -134,11 +141,7 @@ class ReconstructGuided(SimpleInterface):
     def _signal_shares(self, acquisition: Acquisition) -> Floats:
         """Return which share of a voxel's signal each tissue is expected to give."""
         paths = (self.inputs.gm_file, self.inputs.wm_file, self.inputs.csf_file)
-        fractions = np.stack([self._sampled(path, acquisition) for path in paths])
-        rest = np.clip(1 - fractions.sum(axis=0, keepdims=True), 0, 1)
-        signals = np.concatenate([np.clip(fractions, 0, 1), rest])
-        signals *= np.array(list(EXPECTED.values()), np.float32)[:, None, None, None]
-        return np.asarray(signals / signals.sum(axis=0), np.float32)
+        return signal_shares(np.stack([self._sampled(path, acquisition) for path in paths]))
 
     def _directional(self, acquisition: Acquisition) -> DirectionalGradient:
         guide = self._sampled(self.inputs.guide_file, acquisition)

@@ -18,7 +18,7 @@ SAME_TRAJECTORY = 1e-5  # of the largest component: float32 rounding of a conver
 STANDS_OUT = 2.0  # power at the centre of k-space over that of noise, least of a working coil
 COMMON_FIELDS = (0.55, 1.0, 1.5, 2.89, 3.0, 4.0, 4.7, 7.0, 9.4, 10.5, 11.7)  # T
 PROTON_GAMMA_BAR = 42.577e6  # Hz/T, 1H gyromagnetic ratio over 2 pi
-SODIUM_GAMMA_BAR = 11.262e6  # Hz/T, 23Na
+SODIUM_GAMMA_BAR = 11.262e6  # Hz/T, 23Na gyromagnetic ratio over 2 pi
 
 
 @dataclass(frozen=True)

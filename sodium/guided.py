@@ -6,10 +6,38 @@ import numpy as np
 from sigpy.linop import Linop
 
 from sodiumprep.sodium.acquisition import Floats, Numbers
+from sodiumprep.sodium.alignment import EXPECTED, EXPECTED_HEAD
 from sodiumprep.sodium.iterative import LeastSquares, Solution
 from sodiumprep.sodium.total_variation import Gradient, lengths, penalize_lengths
 
+TISSUES = ("GM", "WM", "CSF", "muscle")  # whose decay is modelled; muscle stands for the rest
 EDGE_QUANTILE = 0.95  # of the guide's gradients: what counts as an edge
+
+
+def signal_shares(fractions: Floats) -> Floats:
+    """Return which share of each voxel's signal its tissues are expected to give.
+
+    Parameters
+    ----------
+    fractions
+        Volume fractions of GM, WM and CSF, shape (3, nx, ny, nz); the rest counts as muscle.
+
+    Returns
+    -------
+    shares
+        Of :data:`TISSUES`, shape (4, nx, ny, nz), sum one, float32.
+
+    Examples
+    --------
+    >>> half_grey = np.array([0.5, 0, 0.5]).reshape(3, 1, 1, 1)
+    >>> signal_shares(half_grey)[:, 0, 0, 0].round(3)
+    array([0.286, 0.   , 0.714, 0.   ], dtype=float32)
+    """
+    inside = np.clip(fractions, 0, 1)
+    rest = np.clip(1 - inside.sum(axis=0, keepdims=True), 0, 1)
+    level = [*(EXPECTED[name] for name in TISSUES[:3]), EXPECTED_HEAD]
+    signals = np.concatenate([inside, rest]) * np.reshape(level, (4, 1, 1, 1))
+    return np.asarray(signals / signals.sum(axis=0), np.float32)
 
 
 def edge_directions(

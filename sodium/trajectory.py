@@ -9,7 +9,6 @@ import numpy as np
 
 from sodiumprep.sodium.acquisition import Floats
 
-SODIUM_GAMMA_BAR = 11.262e6  # Hz/T, 23Na gyromagnetic ratio over 2 pi
 NARROWEST_TWIST = 0.2  # sine of the polar angle below which a cone is twisted no faster
 GOLDEN_TURN = np.pi * (3 - np.sqrt(5))  # rad, between neighbours that shall not line up
 HUB_ELEVATION = np.pi / 4  # rad, three orthogonal hubs of this half-width cover the sphere

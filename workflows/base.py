@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
@@ -127,20 +127,6 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
     response = [("outputnode.response_file", "inputnode.response_file")]
     transform = [("outputnode.xfm_file", "inputnode.xfm_file")]
     properties = [("outputnode.properties", "inputnode.properties")]
-    if plan.guided:
-        guided = init_guided_wf(plan)
-        workflow.connect([
-            (source, guided, [(p, f"inputnode.{p}") for p in FRACTIONS]),
-            (source, guided, [("preproc_file", "inputnode.guide_file")]),
-            (image, guided, [("outputnode.field_file", "inputnode.field_file")]),
-            (register, guided, [("outputnode.xfm_file", "inputnode.xfm_file")]),
-            (pvc, guided, [
-                (f"outputnode.{p}", f"inputnode.{p}") for p in ("regions_file", "signals_file")
-            ]),
-            (concentration, guided, [
-                ("outputnode.calibration_file", "inputnode.calibration_file"),
-            ]),
-        ])  # fmt: skip
     workflow.connect([
         (source, register, [(p, f"inputnode.{p}") for p in (*FRACTIONS, "head_mask")]),
         (source, pvc, [(p, f"inputnode.{p}") for p in USED_BY_SODIUM]),
@@ -168,7 +154,29 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
             )
         ]),
     ])  # fmt: skip
+    if plan.guided:
+        rooms = {"image": image, "register": register, "pvc": pvc, "concentration": concentration}
+        _add_guided(workflow, plan, source, rooms)
     return workflow
+
+
+def _add_guided(
+    workflow: Workflow, plan: SodiumPlan, source: Node, rooms: Mapping[str, Workflow]
+) -> None:
+    """Let a guided reconstruction follow, when all that it needs of the linear one is there."""
+    guided = init_guided_wf(plan)
+    taken = {
+        "image": ("field_file",),
+        "register": ("xfm_file",),
+        "pvc": ("regions_file", "signals_file"),
+        "concentration": ("calibration_file",),
+    }
+    workflow.connect([
+        (source, guided, [(p, f"inputnode.{p}") for p in FRACTIONS]
+         + [("preproc_file", "inputnode.guide_file")]),
+        *((rooms[room], guided, [(f"outputnode.{p}", f"inputnode.{p}") for p in ports])
+          for room, ports in taken.items()),
+    ])  # fmt: skip
 
 
 def init_subject_wf(

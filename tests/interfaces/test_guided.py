@@ -6,15 +6,16 @@ import ants
 import numpy as np
 import pytest
 
-from sodiumprep.interfaces.guided import EXPECTED, ReconstructGuided
+from sodiumprep.interfaces.guided import ReconstructGuided
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.kspace import write_kspace
 from sodiumprep.sodium.acquisition import Geometry
 from sodiumprep.sodium.ellipsoids import ellipsoid_head, ellipsoid_image, ellipsoid_kspace
+from sodiumprep.sodium.guided import TISSUES as TISSUES_OF_MODEL
 from sodiumprep.sodium.relaxation import relaxation_of
 
 FOV = np.full(3, 0.24)
-TISSUES = {name: asdict(relaxation_of(name, 3.0)) for name in EXPECTED}
+TISSUES = {name: asdict(relaxation_of(name, 3.0)) for name in TISSUES_OF_MODEL}
 GRID = Geometry(np.array([5.0, -8.0, 12.0]), np.eye(3), tuple(FOV), (24, 24, 24))
 
 

@@ -435,12 +435,20 @@ def test_a_field_map_of_raw_data_is_found_with_its_nucleus(simple):
 
 def test_a_field_map_of_another_unit_is_refused(simple):
     simple.kspace("anat/sub-01_acq-23Na_PDw.h5", {"ResonantNucleus": "23Na"})
-    simple.image("fmap/sub-01_fieldmap.nii.gz", {"Units": "rad/s"})
+    simple.image("fmap/sub-01_fieldmap.nii.gz", {"Units": "rad/s", "ResonantNucleus": "1H"})
     assert simple.failure().endswith("fieldmap.nii.gz: Units is 'rad/s'; accepted: 'Hz'")
 
 
+def test_a_field_map_of_an_unknown_nucleus_is_not_used_and_said(simple):
+    simple.kspace("anat/sub-01_acq-23Na_PDw.h5", {"ResonantNucleus": "23Na"})
+    simple.image("fmap/sub-01_fieldmap.nii.gz", {"Units": "rad/s"})
+    run = simple.run()
+    assert run.fieldmap is None
+    assert any("sub-01_fieldmap.nii.gz: not used" in warning for warning in run.warnings)
+
+
 def test_a_field_map_of_a_ready_image_is_not_used(simple):
-    simple.image("fmap/sub-01_fieldmap.nii.gz", {"Units": "Hz"})
+    simple.image("fmap/sub-01_fieldmap.nii.gz", {"Units": "Hz", "ResonantNucleus": "1H"})
     run = simple.run()
     assert run.fieldmap is None
     assert any("already reconstructed" in warning for warning in run.warnings)

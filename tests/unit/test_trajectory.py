@@ -5,9 +5,9 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
+from sodiumprep.sodium.acquisition import SODIUM_GAMMA_BAR
 from sodiumprep.sodium.trajectory import (
     SIDECAR_KEYS,
-    SODIUM_GAMMA_BAR,
     TrajectoryProtocol,
     analytic_trajectory,
     centre_step,
