@@ -145,15 +145,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--recon",
         choices=("gridding", "cg", "tv", "agr"),
         default=DEFAULT_RECON,
-        help="reconstruction of raw k-space: density-weighted adjoint, CG-SENSE with an L2 term, "
-        "total variation; agr adds maps guided by the 1H image to those of gridding "
-        f"(default: {DEFAULT_RECON})",
+        help="reconstruction of raw k-space: density-weighted adjoint, or CG-SENSE with an L2 "
+        "term; tv (total variation) and agr (guided by the 1H image) add maps for looking at to "
+        f"those of gridding (default: {DEFAULT_RECON})",
     )
     science.add_argument(
         "--coil-sensitivities",
         choices=("centre", "espirit"),
         default="centre",
-        help="of cg and tv: from the centre of k-space, or by ESPIRiT (default: centre)",
+        help="of cg, tv and agr: from the centre of k-space, or by ESPIRiT (default: centre)",
     )
     science.add_argument(
         "--gradient-delay",

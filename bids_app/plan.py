@@ -17,7 +17,7 @@ from sodiumprep.sodium.relaxation import relaxation_of
 from sodiumprep.sodium.signal import Relaxation
 from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan
 
-GUIDED = "agr"  # a second reconstruction beside the default one
+NONLINEAR = ("tv", "agr")  # maps beside those of the default one, never quantified
 SODIUM_OVER_PROTON = SODIUM_GAMMA_BAR / PROTON_GAMMA_BAR  # frequencies in the same field
 TEMPLATE = "MNI152NLin2009aSym"  # nilearn's embedded template
 FIELDS = {  # key of the relaxation file -> field
@@ -131,7 +131,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         reference=reference,
         vials=vials,
         outputs=_outputs(_names(job, run, settings)),
-        guided=_guided(job, run, settings),
+        nonlinear=_nonlinear(job, run, settings),
         provenance={
             **_provenance([p for p in inputs if p], settings, notes),
             "EchoTime": run.protocol.echo_time,
@@ -286,14 +286,15 @@ def _override(path: Path, tissue: str, numbers: Mapping[str, float], run: Sodium
     return replace(base, **given, source=f"{GIVEN_BY_USER}; else {base.source}")
 
 
-def _guided(job: SubjectJob, run: SodiumRun, settings: Settings) -> dict[str, Any]:
-    """Return inputs and outputs of the guided reconstruction, if it is asked for."""
-    if not run.is_kspace or settings.recon != GUIDED:
+def _nonlinear(job: SubjectJob, run: SodiumRun, settings: Settings) -> dict[str, Any]:
+    """Return inputs and outputs of a reconstruction that is not linear, if it is asked for."""
+    if not run.is_kspace or settings.recon not in NONLINEAR:
         return {}
     passed = _kspace(run, settings)
-    for key in ("recon", "kspace_filter"):
-        del passed[key]
-    names = replace(_names(job, run, settings), rec=GUIDED)
+    del passed["recon"], passed["kspace_filter"]
+    if settings.recon == "tv":
+        passed["recon"] = "tv"
+    names = replace(_names(job, run, settings), rec=settings.recon)
     paths = {
         "image_file": names.sodium_preproc(),
         "noise_file": names.sodium_preproc(stat="noise"),
@@ -302,7 +303,8 @@ def _guided(job: SubjectJob, run: SodiumRun, settings: Settings) -> dict[str, An
         "uncertainty_file": names.tsc_map("corrected", stat="uncertainty"),
         "qc": names.qc(),
     }
-    return {"source": passed, "outputs": {port: str(path) for port, path in paths.items()}}
+    outputs = {port: str(path) for port, path in paths.items()}
+    return {"method": settings.recon, "source": passed, "outputs": outputs}
 
 
 def _names(job: SubjectJob, run: SodiumRun, settings: Settings) -> DerivativeNames:
@@ -319,8 +321,8 @@ def _names(job: SubjectJob, run: SodiumRun, settings: Settings) -> DerivativeNam
 
 
 def _linear(settings: Settings) -> str:
-    """Return the method whose image is quantified: never the guided one."""
-    return DEFAULT_RECON if settings.recon == GUIDED else settings.recon
+    """Return the method whose image is quantified: always a linear one."""
+    return DEFAULT_RECON if settings.recon in NONLINEAR else settings.recon
 
 
 def _outputs(names: DerivativeNames) -> dict[str, str]:

@@ -32,8 +32,7 @@ NOISE_MAPS = {
     "tv": "by pseudo-replicas of the whole reconstruction",
     "agr": "by pseudo-replicas of the whole reconstruction",
 }
-GUIDED = "agr"
-NOT_LINEAR = {"tv", GUIDED}
+NOT_LINEAR = {"tv", "agr"}
 
 
 def is_from_kspace(metrics: Mapping[str, Any]) -> bool:
@@ -54,15 +53,15 @@ def is_from_kspace(metrics: Mapping[str, Any]) -> bool:
     return metrics.get("Reconstruction", BY_SCANNER) != BY_SCANNER
 
 
-def is_guided(metrics: Mapping[str, Any]) -> bool:
-    """Tell whether a run holds maps of a guided reconstruction, which have no table.
+def is_for_looking(metrics: Mapping[str, Any]) -> bool:
+    """Tell whether a run holds maps of a method that is not linear, which have no table.
 
     Parameters
     ----------
     metrics
         Entries of the quality file.
     """
-    return metrics.get("Reconstruction") == GUIDED
+    return metrics.get("Reconstruction") in NOT_LINEAR
 
 
 def reconstruction_section(run: RunResults) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from sodiumprep.bids_app.boilerplate import name_density
 from sodiumprep.bids_app.names import DatasetNames, DerivativeNames
 from sodiumprep.bids_app.reconstruction import (
     course_of,
+    is_for_looking,
     is_from_kspace,
-    is_guided,
     reconstruction_section,
 )
 from sodiumprep.bids_app.results import RunResults, SessionResults, find_sessions
@@ -210,7 +210,7 @@ def _run_section(
         "values": _values(run),
         "budget": _budget(run),
         "reconstruction": reconstruction_section(run) if is_from_kspace(run.metrics) else {},
-        "guided": is_guided(run.metrics),
+        "for_looking": is_for_looking(run.metrics),
         "quality": _quality(run),
         "tissue_quality": _tissue_quality(run),
         "provenance": _provenance(run),
@@ -224,7 +224,7 @@ def _run_figures(
 ) -> dict[str, Cell]:
     names, calibration = run.names, run.metrics.get("Calibration") or {}
     drawn = _convergence(run)
-    if is_guided(run.metrics):
+    if is_for_looking(run.metrics):
         return drawn
     path = names.sodium_figure("receive", ".png")
     drawn["receive"] = _saved(lambda: figures.receive_figure(run), path)
@@ -300,7 +300,7 @@ def _chosen(run: RunResults, session: SessionResults) -> list[tuple[str, str]]:
     spread = held.get("RegistrationSpread")
     source = ("Sodium input", ", ".join(map(_short, sources)) or "n/a")
     method = ("Reconstruction", plain_value(held.get("Reconstruction")) + known)
-    if is_guided(held):
+    if is_for_looking(held):
         return [source, method]
     return [
         source,

@@ -60,7 +60,7 @@ class Settings:
     kspace_filter
         ``none`` or ``hamming``; what is applied to k-space in the reconstruction.
     recon
-        ``gridding``, ``cg``, ``tv``, or ``agr`` (gridding, and a guided one beside it).
+        ``gridding`` or ``cg``; ``tv`` and ``agr`` stand beside the maps of ``gridding``.
     coil_sensitivities
         ``centre`` or ``espirit``: how iterative reconstruction finds coil sensitivities.
     gradient_delay

@@ -14,7 +14,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
+from sodiumprep.interfaces.image import load_finite_image
 from sodiumprep.interfaces.kspace import read_kspace
 from sodiumprep.interfaces.reconstruct import (
     SEGMENT_ERROR,
@@ -53,7 +53,6 @@ class _ReconstructGuidedInput(BaseInterfaceInputSpec):
     wm_file = File(exists=True, mandatory=True, desc="white-matter fraction, grid of the guide")
     csf_file = File(exists=True, mandatory=True, desc="CSF fraction, grid of the guide")
     xfm_file = File(exists=True, mandatory=True, desc="points of the guide to points of sodium")
-    field_file = File(exists=True, mandatory=True, desc="receive correction, a factor")
     sensitivities = traits.Enum(*SENSITIVITIES, usedefault=True, desc="how they are found")
     gradient_delay = traits.List(traits.Float, usedefault=True, desc="of the three axes [s]")
     estimate_delay = traits.Bool(False, usedefault=True, desc="correct the estimated delay")
@@ -64,7 +63,7 @@ class _ReconstructGuidedInput(BaseInterfaceInputSpec):
 
 
 class _ReconstructGuidedOutput(TraitedSpec):
-    image_file = File(exists=True, desc="sodium image, receive-corrected [signal]")
+    image_file = File(exists=True, desc="sodium image [signal, arbitrary unit]")
     noise_file = File(exists=True, desc="its noise SD [same unit]")
     properties = traits.Dict(desc="what is known of the image, for the QC file")
 
@@ -104,10 +103,6 @@ class ReconstructGuided(SimpleInterface):
             **told,
         }
         found = save_reconstruction(folder, done, acquisition, properties)
-        field, affine = load_image(self.inputs.field_file)
-        for port in ("image_file", "noise_file"):
-            values, _ = load_image(found[port])
-            found[port] = save_image(folder / f"corrected_{port}.nii.gz", values * field, affine)
         return {port: found[port] for port in ("image_file", "noise_file", "properties")}
 
     def _constants(self) -> dict[str, Relaxation]:

@@ -247,16 +247,16 @@ class SaveSodium(SimpleInterface):
         }
 
 
-GUIDED_FILES: dict[str, tuple[str, str]] = {
-    "image_file": ("arbitrary", "Anatomically guided sodium image, receive-corrected"),
+NONLINEAR_FILES: dict[str, tuple[str, str]] = {
+    "image_file": ("arbitrary", "Sodium image, receive-corrected"),
     "noise_file": ("arbitrary", "Standard deviation of its noise, by pseudo-replicas"),
-    "apparent_file": (TSC, "Apparent tissue sodium concentration, guided reconstruction"),
-    "corrected_file": (TSC, "Tissue sodium concentration, guided reconstruction"),
+    "apparent_file": (TSC, "Apparent tissue sodium concentration"),
+    "corrected_file": (TSC, "Tissue sodium concentration"),
     "uncertainty_file": (TSC, "Its standard uncertainty"),
 }
 
 
-class _SaveGuidedInput(BaseInterfaceInputSpec):
+class _SaveNonlinearInput(BaseInterfaceInputSpec):
     outputs = traits.Dict(mandatory=True, desc="output path by port, and 'qc'")
     provenance = traits.Dict(mandatory=True, desc="entries of every sidecar")
     properties = traits.Dict(mandatory=True, desc="of the image, for the QC file")
@@ -267,10 +267,10 @@ class _SaveGuidedInput(BaseInterfaceInputSpec):
     uncertainty_file = File(exists=True, mandatory=True, desc="[mmol/L]")
 
 
-class SaveGuided(SimpleInterface):
-    """Save the maps of a guided reconstruction; there is no table, by intention."""
+class SaveNonlinear(SimpleInterface):
+    """Save the maps of a reconstruction that is not linear; there is no table, by intention."""
 
-    input_spec = _SaveGuidedInput
+    input_spec = _SaveNonlinearInput
     output_spec = _SavedOutput
 
     def _run_interface(self, runtime: Any) -> Any:
@@ -281,7 +281,7 @@ class SaveGuided(SimpleInterface):
             "PartialVolumeCorrection": "none",
         }
         written = []
-        for port, (units, description) in GUIDED_FILES.items():
+        for port, (units, description) in NONLINEAR_FILES.items():
             target = self.inputs.outputs[port]
             save_as(getattr(self.inputs, port), target)
             write_json(_sidecar(target), {"Description": description, "Units": units, **used})

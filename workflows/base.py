@@ -12,7 +12,7 @@ from sodiumprep.interfaces.regions import UniteLesions
 from sodiumprep.workflows import anatomy as anatomy_room
 from sodiumprep.workflows.anatomy import init_anatomy_wf
 from sodiumprep.workflows.concentration import init_concentration_wf
-from sodiumprep.workflows.guided import init_guided_wf
+from sodiumprep.workflows.nonlinear import init_nonlinear_wf
 from sodiumprep.workflows.outputs import init_anatomy_outputs_wf, init_sodium_outputs_wf
 from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan
 from sodiumprep.workflows.pvc import init_gtm_wf
@@ -154,27 +154,26 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
             )
         ]),
     ])  # fmt: skip
-    if plan.guided:
-        rooms = {"image": image, "register": register, "pvc": pvc, "concentration": concentration}
-        _add_guided(workflow, plan, source, rooms)
+    if plan.nonlinear:
+        rooms = {"register": register, "pvc": pvc, "concentration": concentration}
+        _add_nonlinear(workflow, plan, source, rooms)
     return workflow
 
 
-def _add_guided(
+def _add_nonlinear(
     workflow: Workflow, plan: SodiumPlan, source: Node, rooms: Mapping[str, Workflow]
 ) -> None:
-    """Let a guided reconstruction follow, when all that it needs of the linear one is there."""
-    guided = init_guided_wf(plan)
+    """Let a reconstruction that is not linear follow what it needs of the linear one."""
+    beside = init_nonlinear_wf(plan)
     taken = {
-        "image": ("field_file",),
         "register": ("xfm_file",),
         "pvc": ("regions_file", "signals_file"),
         "concentration": ("calibration_file",),
     }
     workflow.connect([
-        (source, guided, [(p, f"inputnode.{p}") for p in FRACTIONS]
+        (source, beside, [(p, f"inputnode.{p}") for p in FRACTIONS]
          + [("preproc_file", "inputnode.guide_file")]),
-        *((rooms[room], guided, [(f"outputnode.{p}", f"inputnode.{p}") for p in ports])
+        *((rooms[room], beside, [(f"outputnode.{p}", f"inputnode.{p}") for p in ports])
           for room, ports in taken.items()),
     ])  # fmt: skip
 

@@ -62,8 +62,8 @@ class SodiumPlan:
         Output path of each file by name.
     provenance
         Entries of every sidecar.
-    guided
-        ``source`` and ``outputs`` of a second, guided reconstruction; empty for none.
+    nonlinear
+        ``method``, ``source`` and ``outputs`` of a second reconstruction; empty for none.
     """
 
     name: str
@@ -78,4 +78,4 @@ class SodiumPlan:
     vials: tuple[Mapping[str, Any], ...]
     outputs: Mapping[str, str]
     provenance: Mapping[str, Any]
-    guided: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    nonlinear: Mapping[str, Any] = field(default_factory=dict)

@@ -21,7 +21,7 @@ READY = ("preproc", "mask", "GM", "WM", "CSF")
 OPTIONS = [  # what changes no edge goes along with something else
     {"kspace": kspace, "receive": receive, "vials": vials, "lesions": lesions, "ready": ready,
      "given": lesions, "sloppy": vials,
-     "guided": kspace and lesions}
+     "nonlinear": ("tv" if vials else "agr") if kspace and lesions else ""}
     for kspace, receive, vials, lesions, ready in product(
         (True, False), ("pair", "map", "none"), (True, False), (True, False),
         ("all", "mask", "none"),
@@ -43,7 +43,7 @@ def file(tmp_path_factory):
 
 
 def sodium_plan(
-    file, kspace=True, receive="none", vials=True, lesions=False, given=False, guided=False, **_
+    file, kspace=True, receive="none", vials=True, lesions=False, given=False, nonlinear="", **_
 ):
     pair = {"array_files": [file("array.nii.gz")], "volume_files": [file("volume.nii.gz")]}
     labels = {"vial_labels": file("labels.nii.gz"), "vial_space": "T1w", "vial_names": ["1 low"]}
@@ -56,7 +56,8 @@ def sodium_plan(
         given_xfm=file("xfm.txt") if given else "", tissues={}, protocol={"echo_time": 0.0003},
         reference="vials" if vials else "csf", vials=VIALS if vials else (), outputs={},
         provenance={},
-        guided={"source": {"kspace_file": file("raw.h5")}, "outputs": {}} if guided else {},
+        nonlinear={"method": nonlinear, "source": {"kspace_file": file("raw.h5")}, "outputs": {}}
+        if nonlinear else {},
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from sodiumprep.bids_app.boilerplate import (
 )
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.interfaces.reconstruct import METHODS
-from sodiumprep.workflows import guided, pvc, reconstruct
+from sodiumprep.workflows import nonlinear, pvc, reconstruct
 from sodiumprep.workflows.plans import SodiumPlan
 from sodiumprep.workflows.reconstruct import DENSITY, describe_reconstruction
 
@@ -121,7 +121,9 @@ def test_an_image_of_the_scanner_is_not_said_to_be_reconstructed():
 
 @pytest.mark.parametrize("method", sorted(reconstruct.METHODS))
 def test_every_citation_of_the_graph_has_its_reference(method):
-    text = describe_reconstruction(reconstruction(recon=method)) + guided.DESCRIPTION
+    text = describe_reconstruction(reconstruction(recon=method)) + " ".join(
+        nonlinear.AIMS.values()
+    )
     text += pvc.DESCRIPTION + describe_reconstruction(reconstruction(fieldmap_file="f"))
     assert set(cited_keys(text)) <= {*COMMON, *CITED}
 

@@ -154,14 +154,15 @@ def test_raw_data_take_the_users_reconstruction_into_the_names():
     assert "rec-" not in plan(run_of()).outputs["table_file"]
 
 
-def test_a_guided_reconstruction_stands_beside_the_default_one():
-    planned = plan(run_of(), replace(SETTINGS, recon="agr"))
+@pytest.mark.parametrize("method", ["tv", "agr"])
+def test_a_method_that_is_not_linear_stands_beside_the_default_one(method):
+    planned = plan(run_of(), replace(SETTINGS, recon=method))
     assert planned.source["recon"] == "gridding"
     assert "rec-" not in planned.outputs["table_file"]
-    assert planned.guided["outputs"]["corrected_file"].endswith(
-        "sub-01_acq-23Na_rec-agr_desc-corrected_TSCmap.nii.gz"
+    assert planned.nonlinear["outputs"]["corrected_file"].endswith(
+        f"sub-01_acq-23Na_rec-{method}_desc-corrected_TSCmap.nii.gz"
     )
-    assert plan(run_of()).guided == {}
+    assert plan(run_of()).nonlinear == {}
 
 
 def test_an_image_is_not_named_after_a_reconstruction_it_did_not_have():

@@ -1,0 +1,72 @@
+"""Maps of a reconstruction that is not linear, beside those of the linear one."""
+
+from __future__ import annotations
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline.engine import Node, Workflow
+
+from sodiumprep.interfaces.coil_fields import CorrectReceive
+from sodiumprep.interfaces.concentration import MapConcentration
+from sodiumprep.interfaces.guided import ReconstructGuided
+from sodiumprep.interfaces.outputs import SaveNonlinear
+from sodiumprep.interfaces.reconstruct import ReconstructKspace
+from sodiumprep.workflows.plans import SodiumPlan
+from sodiumprep.workflows.reconstruct import METHODS
+
+ANATOMY = ["gm_file", "wm_file", "csf_file", "guide_file", "xfm_file"]
+REGIONS = ["regions_file", "signals_file", "calibration_file"]
+INPUTS = [*ANATOMY, *REGIONS]
+# method -> interface, and what of the anatomy it takes
+SOURCES = {"tv": (ReconstructKspace, []), "agr": (ReconstructGuided, ANATOMY)}
+AIMS = {
+    "tv": f"A second reconstruction was made {METHODS['tv']}.",
+    "agr": "A second reconstruction was guided by the 1H image (directional total variation, "
+    "Ehrhardt 2016) with each voxel's decay in the forward model.",
+}
+USE = "Its maps are for looking at and fed no partial-volume correction."
+
+
+def init_nonlinear_wf(plan: SodiumPlan, name: str = "nonlinear_wf") -> Workflow:
+    """Build the graph of a reconstruction that is not linear.
+
+    Its answer to a small point is not its answer to an edge, so no kernel describes it, and a
+    partial-volume correction with one would be wrong by tens of per cent.
+
+    Parameters
+    ----------
+    plan
+        What is known of the run; ``plan.nonlinear`` holds method, inputs and outputs.
+    name
+        Of the workflow.
+
+    Returns
+    -------
+    workflow
+        ``inputnode``: fractions and ``guide_file`` of the anatomy, ``xfm_file``, and from the
+        linear reconstruction ``regions_file``, ``signals_file`` and ``calibration_file``. It
+        saves what it makes.
+    """
+    method = plan.nonlinear["method"]
+    interface, taken = SOURCES[method]
+    workflow = Workflow(name=name)
+    workflow.__desc__ = f"{AIMS[method]} {USE}"
+    constants = {"tissues": dict(plan.tissues)}
+    source = Node(IdentityInterface(INPUTS), name="inputnode")
+    image = Node(interface(**constants, **plan.nonlinear["source"]), name="image", mem_gb=2.5)
+    receive = Node(CorrectReceive(**plan.receive), name="receive", mem_gb=1.0)
+    maps = Node(MapConcentration(**constants, protocol=dict(plan.protocol)), name="maps")
+    save = Node(
+        SaveNonlinear(outputs=dict(plan.nonlinear["outputs"]), provenance=dict(plan.provenance)),
+        name="save",
+    )
+    drawn = [("out_file", "image_file"), ("noise_file", "noise_file")]
+    results = ["apparent_file", "corrected_file", "uncertainty_file"]
+    workflow.connect([
+        (source, image, [(port, port) for port in taken]),
+        (source, maps, [(port, port) for port in REGIONS]),
+        (image, receive, [(p, p) for p in ("image_file", "noise_file", "properties")]),
+        (receive, maps, list(drawn)),
+        (receive, save, [*drawn, ("properties", "properties")]),
+        (maps, save, [(port, port) for port in results]),
+    ])  # fmt: skip
+    return workflow
