@@ -233,7 +233,8 @@ def _phase_steps(trajectory: Floats, geometry: Geometry) -> Floats:
     """Return how far the phase of any voxel turns at most from each sample to the next [rad]."""
     some = trajectory[:: 1 + (len(trajectory) - 1) // N_READOUTS]
     steps = np.diff(some, axis=1) * (np.sqrt(3) * np.pi * np.asarray(geometry.fov))
-    return np.asarray(np.linalg.norm(steps, axis=-1).max(axis=0))
+    squares = np.einsum("rna,rna->rn", steps, steps)
+    return np.asarray(np.sqrt(squares.max(axis=0)))
 
 
 def _largest_jump(

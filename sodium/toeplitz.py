@@ -15,7 +15,7 @@ coils and T threads:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import combinations_with_replacement, product
@@ -114,24 +114,25 @@ class Normal(Linop):  # type: ignore[misc]  # sigpy has no types
         nx = self.ishape[0]
         rows = scipy.fft.fft(stack, 2 * nx, axis=1, workers=threads)
         slabs = _slabs(rows)
+        shares = [slabs[start::threads] for start in range(threads)]
         if threads == 1:
-            for slab in slabs:
-                self._multiply(rows, slab)
+            self._multiply(rows, slabs)
         else:
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(lambda slab: self._multiply(rows, slab), slabs))
+                list(pool.map(lambda share: self._multiply(rows, share), shares))
         full = scipy.fft.ifft(rows, axis=1, norm="forward", overwrite_x=True, workers=threads)
         return full[:, :nx]
 
-    def _multiply(self, rows: Complexes, slab: slice) -> None:
-        """Transform two axes of a slab, multiply by the spectra, and transform back, in place."""
+    def _multiply(self, rows: Complexes, slabs: Sequence[slice]) -> None:
+        """Transform two axes of each slab, multiply by the spectra, and transform back."""
         ny, nz = self.ishape[1:]
-        planes = scipy.fft.fft(rows[:, slab], 2 * ny, axis=2)
-        planes = scipy.fft.fft(planes, 2 * nz, axis=3, overwrite_x=True)
-        planes = self._mixed(planes, slab)
-        planes = scipy.fft.ifft(planes, axis=3, norm="forward", overwrite_x=True)[..., :nz]
-        planes = scipy.fft.ifft(planes, axis=2, norm="forward", overwrite_x=True)
-        rows[:, slab] = planes[:, :, :ny]
+        for slab in slabs:
+            planes = scipy.fft.fft(rows[:, slab], 2 * ny, axis=2)
+            planes = scipy.fft.fft(planes, 2 * nz, axis=3, overwrite_x=True)
+            planes = self._mixed(planes, slab)
+            planes = scipy.fft.ifft(planes, axis=3, norm="forward", overwrite_x=True)[..., :nz]
+            planes = scipy.fft.ifft(planes, axis=2, norm="forward", overwrite_x=True)
+            rows[:, slab] = planes[:, :, :ny]
 
     def _mixed(self, planes: Complexes, slab: slice) -> Complexes:
         """Return ``sum_q spectrum[p, q] planes[q]`` for each p, of folded spectra."""
