@@ -153,9 +153,9 @@ def fit_vials(
 ) -> Calibration:
     """Fit the calibration line through vials.
 
-    The intercept is tested: where it does not differ from 0 at 5 %, the line goes through the
-    origin. Where the scatter about the line exceeds the stated uncertainties, the covariance is
-    scaled up by it.
+    The intercept is tested as a noise floor: where it is not above 0 at 5 %, the line goes
+    through the origin, since a floor cannot be negative. Where the scatter about the line exceeds
+    the stated uncertainties, the covariance is scaled up by it.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def fit_vials(
         signals - fitted, u_signals, line[0] * u_concentrations, freedom
     )
     p_value = _two_sided(line[1] / np.sqrt(covariance[1, 1]), freedom)
-    if p_value >= 0.05:
+    if line[1] <= 0 or p_value >= 0.05:
         slope, variance = line_through_origin(concentrations, signals, u_concentrations, u_signals)
         residuals = signals - slope * concentrations
         variance *= _scatter(residuals, u_signals, slope * u_concentrations, freedom + 1)

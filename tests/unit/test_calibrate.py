@@ -86,6 +86,12 @@ def test_a_significant_intercept_stays():
     assert line.intercept_test < 0.05
 
 
+def test_a_negative_intercept_is_no_noise_floor():
+    line = fit(2 * LEVELS - 8)
+    assert line.intercept == 0
+    assert line.intercept_test < 0.05
+
+
 def test_the_covariance_covers_repeated_measurements():
     rng = np.random.default_rng(1)
     lines = [fit(2 * LEVELS + 30 + rng.normal(0, 1.0, 4), u=1.0) for _ in range(150)]
