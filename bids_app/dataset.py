@@ -28,15 +28,17 @@ from sodiumprep.bids_app.metadata import (
     read_protocol,
     read_vials,
 )
-from sodiumprep.bids_app.names import acquisition_label, suffix
+from sodiumprep.bids_app.names import acquisition_label
 from sodiumprep.bids_app.ready import (
     Ready,
+    anatomy_suffix,
     check_derivatives,
     find_lesions,
     find_transform,
     find_vial_labels,
     ready_anatomy,
     ready_files,
+    ready_sources,
 )
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.interfaces.kspace import read_kspace_header
@@ -72,7 +74,9 @@ class SodiumRun:
     fieldmap, fieldmap_nucleus
         Field map [Hz] and the nucleus whose frequency it tells.
     sodium_to_anat
-        The user's transform, ITK text.
+        The user's transform.
+    transform_backward
+        Whether that transform is from T1w to sodium.
     warnings
         What the report must say about the input.
     """
@@ -94,6 +98,7 @@ class SodiumRun:
     fieldmap: Path | None = None
     fieldmap_nucleus: str = SODIUM
     sodium_to_anat: Path | None = None
+    transform_backward: bool = False
     warnings: tuple[str, ...] = ()
 
     @property
@@ -113,11 +118,15 @@ class Anatomy:
     suffix
         Suffix of that image, or of the ready-made one.
     ready
-        Ready-made results: ``preproc mask GM WM CSF dseg dseg_tsv``, as far as found.
+        Ready-made results, as :class:`~sodiumprep.bids_app.ready.ReadyAnatomy` names them.
     lesions
         Lesion masks by name.
     warnings
         What the report must say about the input.
+    label_tissues
+        Tissue of each label of the ready-made label image, where fractions come from it.
+    sources
+        What came from where, for readers.
     """
 
     image: Path | None
@@ -125,6 +134,8 @@ class Anatomy:
     ready: Mapping[str, Path] = field(default_factory=dict)
     lesions: Mapping[str, Path] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    label_tissues: Mapping[int, str] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -185,6 +196,7 @@ def describe(job: SubjectJob) -> list[str]:
     """Return lines that say what was found where, for the terminal."""
     title = f"sub-{job.subject}" + (f" ses-{job.session}" if job.session else "")
     lines = [f"{title}: 1H anatomy {job.anatomy.image or 'ready-made'}"]
+    lines += [f"  anatomy {text}" for text in job.anatomy.sources]
     lines += [f"  ready-made {key}: {path}" for key, path in job.anatomy.ready.items()]
     lines += [f"  lesion {name}: {path}" for name, path in job.anatomy.lesions.items()]
     lines += [f"  note: {text}" for text in job.anatomy.warnings]
@@ -278,12 +290,22 @@ def _find_anatomy(
     candidates = [file for file in files if _is_anatomy(file) and passes(file, filters)]
     best = min(candidates, key=lambda file: _anatomy_rank(file, session), default=None)
     found = ready_anatomy(ready)
-    notes = _anatomy_notes(best, session, found)
-    if best is not None and "preproc" not in found:
+    preproc = found.files.get("preproc")
+    notes = _anatomy_notes(None if preproc else best, session, found.files)
+    if best is not None and preproc is None:
         check_image(best.path)
-    kind = suffix(found["preproc"]) if "preproc" in found else best.suffix if best else "T1w"
+    kind = anatomy_suffix(preproc) if preproc else best.suffix if best else "T1w"
     image = None if best is None else best.path
-    return Anatomy(image, kind, found, find_lesions(session, files, ready), notes)
+    lesions, empty = find_lesions(session, files, ready)
+    return Anatomy(
+        image,
+        kind,
+        found.files,
+        lesions,
+        (*notes, *found.notes, *empty),
+        found.label_tissues,
+        ready_sources(found.files, settings.derivatives),
+    )
 
 
 def _is_anatomy(file: RawFile) -> bool:
@@ -400,7 +422,7 @@ def _build_run(
         next(iter(receive["map"]), None),
         fieldmap,
         nucleus,
-        find_transform(source, ready),
+        *find_transform(source, ready),
         (*notes, *told, *_fmap_notes(fmaps)),
     )
 

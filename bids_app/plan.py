@@ -69,10 +69,14 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
     """
     found: Anatomy = job.anatomy
     names = DerivativeNames(settings.out_dir, job.subject, job.session, anat_suffix=found.suffix)
-    sources = [found.image, *found.ready.values(), *found.lesions.values()]
+    ready = _ready(found)
+    used = [path for key, path in ready.items() if not key.startswith(("to_", "from_"))]
+    raw = [] if "preproc" in ready else [found.image]
+    sources = [*raw, *used, *found.lesions.values()]
     return AnatomyPlan(
         image=str(found.image or ""),
-        ready={key: str(path) for key, path in found.ready.items()},
+        ready={key: str(path) for key, path in ready.items()},
+        label_tissues=dict(found.label_tissues),
         lesions={key: str(path) for key, path in found.lesions.items()},
         outputs={
             "preproc_file": str(names.anat_preproc()),
@@ -85,8 +89,17 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
             "from_template_xfm": str(names.inverse_template_transform(TEMPLATE)),
             **{f"lesion_{name}": str(names.lesion_mask(name)) for name in found.lesions},
         },
-        provenance=_provenance([p for p in sources if p], settings, found.warnings),
+        provenance={
+            **_provenance([p for p in sources if p], settings, found.warnings),
+            **({"AnatomyFrom": list(found.sources)} if found.sources else {}),
+        },
     )
+
+
+def _ready(found: Anatomy) -> dict[str, Path]:
+    """Return ready-made files; transforms of the template that we normalize to by their port."""
+    ports = {f"{way}_{TEMPLATE}": f"{way}_template" for way in ("to", "from")}
+    return {ports.get(key, key): path for key, path in found.ready.items()}
 
 
 def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
@@ -123,6 +136,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         receive=_receive(run),
         regions=_regions(job, run, vials),
         given_xfm=str(run.sodium_to_anat or ""),
+        given_backward=run.transform_backward,
         tissues=_tissues(job, run, settings, vials),
         protocol={
             name: getattr(run.protocol, name)

@@ -110,12 +110,10 @@ def test_no_port_leaks(graph):
 
 def expected_open_ports(options):
     """Return the ports that may stay open: what a ready-made anatomy does not have."""
-    if options["ready"] == "all":
-        missing = ("dseg_file", "to_template_xfm", "from_template_xfm", "brain_volume_ml",
-                   "brain_warning")  # fmt: skip
-        return {f"anatomy_wf.{port}" for port in missing}
     optional = set(OPTIONAL_ANATOMY) - {"anat_file"}
-    optional -= {"mask_file"} if options["ready"] == "mask" else set()
+    if options["ready"] == "all":
+        missing = optional | {"to_template_xfm", "from_template_xfm"}
+        return {f"anatomy_wf.{port}" for port in missing}
     return {f"anatomy_wf.{port}" for port in optional - (
         {"lesion_file"} if options["lesions"] else set())}  # fmt: skip
 
@@ -141,13 +139,13 @@ def test_the_source_decides_how_the_image_comes_about(file, kspace):
 def test_a_ready_anatomy_is_not_computed(file):
     nodes = nodes_with(file, ready="all")
     assert "anatomy_wf.normalize" not in nodes
-    assert nodes["anatomy_wf.head"].inputs.mask_file.endswith("mask.nii.gz")
+    assert nodes["anatomy_wf.take_mask"].inputs.in_file.endswith("mask.nii.gz")
 
 
 def test_a_ready_mask_alone_is_used_and_the_rest_computed(file):
     nodes = nodes_with(file, ready="mask")
     assert "anatomy_wf.fractions" in nodes
-    assert nodes["anatomy_wf.inputnode"].inputs.mask_file.endswith("mask.nii.gz")
+    assert nodes["anatomy_wf.take_mask"].inputs.in_file.endswith("mask.nii.gz")
 
 
 def test_lesions_reach_anatomy_and_regions(file):

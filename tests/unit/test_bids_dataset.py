@@ -35,6 +35,7 @@ VIALS = [
 ]
 NA = "anat/sub-01_acq-23Na_PDw.nii.gz"
 T1W = "anat/sub-01_T1w.nii.gz"
+LINEAR = "#Insight Transform File V1.0\nTransform: AffineTransform_double_3_3\n"
 
 
 class Dataset:
@@ -402,8 +403,9 @@ def test_vial_labels_of_a_run_belong_to_that_run(empty):
 def test_a_users_transform_is_found(simple):
     path = simple.ready / "sub-01/anat/sub-01_acq-23Na_from-sodium_to-T1w_mode-image_xfm.txt"
     path.parent.mkdir(parents=True)
-    path.write_text("#Insight Transform File V1.0\n")
+    path.write_text(LINEAR)
     assert simple.run().sodium_to_anat == path
+    assert not simple.run().transform_backward
 
 
 def test_array_and_volume_coil_images_are_told_apart(simple):
@@ -484,7 +486,7 @@ def test_ready_made_anatomy_is_found(simple):
         simple.derive(f"anat/sub-01_{ending}.nii.gz")
     (simple.ready / "dseg.tsv").write_text("index\tname\n")
     ready = simple.job().anatomy.ready
-    assert sorted(ready) == ["CSF", "GM", "WM", "dseg", "dseg_tsv", "mask", "preproc"]
+    assert sorted(ready) == ["CSF", "GM", "WM", "mask", "preproc"]
     assert ready["mask"].name == "sub-01_desc-brain_mask.nii.gz"
 
 
