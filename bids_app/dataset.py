@@ -34,6 +34,7 @@ from sodiumprep.bids_app.ready import (
     anatomy_suffix,
     check_derivatives,
     find_lesions,
+    find_sodium_regions,
     find_transform,
     find_vial_labels,
     ready_anatomy,
@@ -79,6 +80,8 @@ class SodiumRun:
         Whether that transform is from T1w to sodium.
     warnings
         What the report must say about the input.
+    regions
+        Regions drawn in sodium space, file and label by name, where there is no anatomy.
     """
 
     subject: str
@@ -100,6 +103,7 @@ class SodiumRun:
     sodium_to_anat: Path | None = None
     transform_backward: bool = False
     warnings: tuple[str, ...] = ()
+    regions: Mapping[str, tuple[Path, int]] = field(default_factory=dict)
 
     @property
     def acquisition(self) -> str:
@@ -136,6 +140,11 @@ class Anatomy:
     warnings: tuple[str, ...] = ()
     label_tissues: Mapping[int, str] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is an image of the anatomy; without one sodium stays in its space."""
+        return self.image is not None or "preproc" in self.ready
 
 
 @dataclass(frozen=True)
@@ -195,7 +204,8 @@ def collect(settings: Settings) -> tuple[list[SubjectJob], list[tuple[str, str]]
 def describe(job: SubjectJob) -> list[str]:
     """Return lines that say what was found where, for the terminal."""
     title = f"sub-{job.subject}" + (f" ses-{job.session}" if job.session else "")
-    lines = [f"{title}: 1H anatomy {job.anatomy.image or 'ready-made'}"]
+    image = job.anatomy.ready.get("preproc", job.anatomy.image)
+    lines = [f"{title}: 1H anatomy {image or 'none, sodium stays in its own space'}"]
     lines += [f"  anatomy {text}" for text in job.anatomy.sources]
     lines += [f"  ready-made {key}: {path}" for key, path in job.anatomy.ready.items()]
     lines += [f"  lesion {name}: {path}" for name, path in job.anatomy.lesions.items()]
@@ -205,6 +215,8 @@ def describe(job: SubjectJob) -> list[str]:
         lines.append(f"  sodium {kind} {run.source}: {len(run.vials)} vial(s)")
         found = {"vial labels": run.vial_labels, "transform": run.sodium_to_anat}
         lines += [f"    {key}: {path}" for key, path in found.items() if path]
+        if not job.anatomy.exists:
+            lines += [f"    region {name}: {path}" for name, (path, _) in run.regions.items()]
         pair = len(run.receive_array), len(run.receive_volume)
         lines.append("    receive: {} array, {} volume image(s)".format(*pair))
         lines += [f"    note: {text}" for text in run.warnings]
@@ -273,14 +285,43 @@ def _collect_session(
 ) -> SubjectJob:
     ready = Ready(tuple(ready_files(settings.derivatives, subject, session)))
     anatomy = _find_anatomy(settings, session, files, ready)
-    if anatomy.image is None and "preproc" not in anatomy.ready:
-        raise UserError(
-            f"sub-{subject}: no 1H image; accepted in anat/: {', '.join(ANATOMY_ORDER)}, or a "
-            "desc-preproc image in a -d folder"
-        )
     own = [file for file in files if file.parts.get("ses") == session]
     runs = () if settings.anat_only else _find_runs(settings, subject, own, ready)
+    if not anatomy.exists:
+        runs = _in_sodium_space(settings, subject, anatomy, runs, ready)
     return SubjectJob(subject, session, anatomy, runs)
+
+
+def _in_sodium_space(
+    settings: Settings,
+    subject: str,
+    anatomy: Anatomy,
+    runs: Sequence[SodiumRun],
+    ready: Ready,
+) -> tuple[SodiumRun, ...]:
+    """Return the runs of a subject without anatomy, with the regions drawn on them.
+
+    Raises
+    ------
+    UserError
+        If nothing calibrates a run in sodium space.
+    """
+    accepted = f"no 1H image; accepted in anat/: {', '.join(ANATOMY_ORDER)}, or a desc-preproc "
+    accepted += "image in a -d folder (FreeSurfer: mri/T1.mgz)"
+    if not runs or anatomy.ready:
+        found = f" (ready-made {', '.join(anatomy.ready)} alone is not enough)"
+        raise UserError(f"sub-{subject}: {accepted}{found if anatomy.ready else ''}")
+    for run in runs:
+        if not run.vials or run.vial_space != "sodium" or settings.reference == "csf":
+            raise UserError(
+                f"sub-{subject}: {accepted}; or, for apparent concentrations in sodium space, "
+                f"CalibrationVials of {run.source.name} with *_acq-23Na_desc-vials_dseg in a -d "
+                "folder"
+            )
+    return tuple(
+        replace(run, regions=find_sodium_regions(RawFile(run.source, {}, {}), ready))
+        for run in runs
+    )
 
 
 def _find_anatomy(

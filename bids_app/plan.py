@@ -124,17 +124,21 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
     UserError
         If relaxation constants are missing, or vials are asked for that cannot be found.
     """
+    anatomical = job.anatomy.exists
     reference, warnings = _choose_reference(run, settings)
+    if not anatomical:
+        warnings = (*warnings, *_without_anatomy(run, settings))
     vials = _plain_vials(run.vials) if reference == "vials" else ()
     inputs = [run.source, run.phase, run.vial_labels, run.receive_map, run.sodium_to_anat]
     inputs += [*run.receive_array, *run.receive_volume, run.fieldmap]
+    inputs += [] if anatomical else list(dict.fromkeys(path for path, _ in run.regions.values()))
     notes = (*job.anatomy.warnings, *run.warnings, *warnings)
     return SodiumPlan(
         name=f"sodium_{run.acquisition}_run_{run.run or 1}_wf",
         source=_source(run, settings),
         is_kspace=run.is_kspace,
         receive=_receive(run),
-        regions=_regions(job, run, vials),
+        regions=_regions(job, run, vials) if anatomical else _drawn(run, vials),
         given_xfm=str(run.sodium_to_anat or ""),
         given_backward=run.transform_backward,
         tissues=_tissues(job, run, settings, vials),
@@ -144,8 +148,9 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         },
         reference=reference,
         vials=vials,
-        outputs=_outputs(_names(job, run, settings)),
-        nonlinear=_nonlinear(job, run, settings),
+        outputs=(_outputs if anatomical else _sodium_only_outputs)(_names(job, run, settings)),
+        nonlinear=_nonlinear(job, run, settings) if anatomical else {},
+        sodium_only=not anatomical,
         provenance={
             **_provenance([p for p in inputs if p], settings, notes),
             "EchoTime": run.protocol.echo_time,
@@ -154,6 +159,40 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
             "MagneticFieldStrength": run.protocol.field_strength,
         },
     )
+
+
+def _without_anatomy(run: SodiumRun, settings: Settings) -> list[str]:
+    """Return what must be said of a run in its own space."""
+    told = [
+        "no 1H image: sodium space only, concentrations are apparent (corrected neither for "
+        "relaxation nor for partial volume)"
+    ]
+    if not run.regions:
+        told.append("no region was drawn in sodium space: maps only, no table")
+    if settings.recon in NONLINEAR:
+        told.append(f"--recon {settings.recon} needs a 1H image: not made")
+    return told
+
+
+def _drawn(run: SodiumRun, vials: tuple[Mapping[str, Any], ...]) -> dict[str, Any]:
+    return {
+        "region_files": {name: (str(path), label) for name, (path, label) in run.regions.items()},
+        "vial_labels": str(run.vial_labels),
+        "vial_names": [vial["name"] for vial in vials],
+    }
+
+
+def _sodium_only_outputs(names: DerivativeNames) -> dict[str, str]:
+    paths = {
+        "image_file": names.sodium_preproc(),
+        "noise_file": names.sodium_preproc(stat="noise"),
+        "field_file": names.receive_field(),
+        "apparent_file": names.tsc_map("apparent"),
+        "uncertainty_file": names.tsc_map("apparent", stat="uncertainty"),
+        "table_file": names.tsc_table("drawn"),
+        "qc": names.qc(),
+    }
+    return {port: str(path) for port, path in paths.items()}
 
 
 def _provenance(

@@ -16,6 +16,7 @@ Mask = NDArray[np.bool_]
 TISSUES = ("GM", "WM", "CSF")
 NOTHING = ""  # a label that is known and belongs to no tissue of the brain
 SMALL_EXCESS = 1e-3  # beyond [0, 1]: rounding of a scaled integer, clipped
+SUM_ROUNDING = 0.01  # of a sum, where each of three fractions is stored as a byte
 LARGEST_SUM = 1.1  # of a voxel's fractions; more is no rounding, less is scaled down to one
 SAME_CHANNEL = 0.9  # share of a label's voxels in which its posterior must be the largest
 
@@ -258,7 +259,7 @@ def shared_fractions(fractions: Floats) -> tuple[Floats, int]:
     shared
         Sums at most one.
     count
-        Number of voxels whose sum exceeded one by more than 0.001.
+        Number of voxels whose sum exceeded one by more than 0.01.
 
     Raises
     ------
@@ -278,7 +279,7 @@ def shared_fractions(fractions: Floats) -> tuple[Floats, int]:
             f"GM, WM and CSF sum up to {total.max():.3g} ({many} voxels above {LARGEST_SUM}); "
             "accepted: at most 1, so that they are shares of a voxel"
         )
-    count = int(np.sum(total > 1 + SMALL_EXCESS))
+    count = int(np.sum(total > 1 + SUM_ROUNDING))
     return fractions / np.maximum(total, 1)[..., None], count
 
 

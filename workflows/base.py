@@ -21,6 +21,7 @@ from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan
 from sodiumprep.workflows.pvc import init_gtm_wf
 from sodiumprep.workflows.reconstruct import init_reconstruct_wf
 from sodiumprep.workflows.register import init_register_wf
+from sodiumprep.workflows.sodium_only import init_sodium_only_wf
 
 FRACTIONS = ["gm_file", "wm_file", "csf_file"]
 USED_BY_SODIUM = [*FRACTIONS, "brain_mask", "head_mask"]
@@ -276,7 +277,7 @@ def _add_nonlinear(
 
 
 def init_subject_wf(
-    name: str, anatomy: AnatomyPlan, runs: Sequence[SodiumPlan], sloppy: bool
+    name: str, anatomy: AnatomyPlan | None, runs: Sequence[SodiumPlan], sloppy: bool
 ) -> Workflow:
     """Build the graph of one subject and session.
 
@@ -285,7 +286,7 @@ def init_subject_wf(
     name
         Of the workflow.
     anatomy
-        Plan of the anatomy.
+        Plan of the anatomy; None where there is none, and sodium stays in its own space.
     runs
         Plans of the sodium runs.
     sloppy
@@ -297,6 +298,9 @@ def init_subject_wf(
         Complete: no input is left open.
     """
     workflow = Workflow(name=name)
+    if anatomy is None:
+        workflow.add_nodes([init_sodium_only_wf(plan) for plan in runs])
+        return workflow
     prepared = init_prepared_anatomy_wf(anatomy, sloppy)
     save = init_anatomy_outputs_wf(anatomy)
     saved = [(f"outputnode.{p}", f"inputnode.{p}") for p in anatomy_room.OUTPUTS]

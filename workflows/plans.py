@@ -69,6 +69,8 @@ class SodiumPlan:
         Output path of each file by name.
     provenance
         Entries of every sidecar.
+    sodium_only
+        Whether there is no anatomy: apparent concentrations in sodium space, no more.
     nonlinear
         ``method``, ``source`` and ``outputs`` of a second reconstruction; empty for none.
     """
@@ -87,3 +89,4 @@ class SodiumPlan:
     provenance: Mapping[str, Any]
     nonlinear: Mapping[str, Any] = field(default_factory=dict)
     given_backward: bool = False
+    sodium_only: bool = False
