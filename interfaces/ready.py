@@ -206,8 +206,11 @@ class TakeMask(SimpleInterface):
         given = isdefined(self.inputs.in_file)
         path = self.inputs.in_file if given else self.inputs.brain_file
         values, affine = load_finite_image(path)
-        grid.require_overlap(path, values > 0, affine)
-        mask = grid.sample((values > 0).astype(np.float32), affine, 1) > 0.5
+        inside = values > _threshold(values)
+        if not inside.any():
+            raise ValueError(f"{path}: no voxel lies above {_threshold(values):g}")
+        grid.require_overlap(path, inside, affine)
+        mask = grid.sample(inside.astype(np.float32), affine, 1) > 0.5
         if given and isdefined(self.inputs.brain_file):
             _require_same_brain(path, mask, load_image(self.inputs.brain_file)[0] > 0)
         volume = brain_volume_ml(mask, np.linalg.norm(grid.affine[:3, :3], axis=0))
@@ -218,6 +221,11 @@ class TakeMask(SimpleInterface):
         self._results["brain_volume_ml"] = volume
         self._results["warning"] = "; ".join(filter(None, said))
         return runtime
+
+
+def _threshold(values: Floats) -> float:
+    """Return what a mask must exceed: half of a fraction, or FreeSurfer's mark of the erased."""
+    return 0.5 if values.max() <= 1 else 1.0
 
 
 def _require_same_brain(path: str, mask: Mask, brain: Mask) -> None:

@@ -176,6 +176,21 @@ def test_a_mask_of_zeros_is_refused(tmp_path, run_in, put, reference):
         run_in(take, tmp_path / "a")
 
 
+@pytest.mark.parametrize(("scale", "erased"), [(1.0, 0.3), (110.0, 1.0), (255.0, 0.0)])
+def test_a_mask_may_be_a_fraction_or_an_image_of_the_brain(
+    tmp_path, run_in, put, reference, scale, erased
+):
+    values = np.where(RADIUS < 8, scale, np.where(RADIUS < 9, erased, 0)).astype(np.float32)
+    taken = run_in(TakeMask(in_file=put("mask", values), reference_file=reference), tmp_path / "a")
+    np.testing.assert_array_equal(values_of(taken.mask_file), RADIUS < 8)
+
+
+def test_a_mask_of_small_fractions_is_refused(tmp_path, run_in, put, reference):
+    take = TakeMask(in_file=put("mask", np.float32(0.4) * (RADIUS < 8)), reference_file=reference)
+    with pytest.raises(ValueError, match="mask.nii.gz: no voxel lies above 0.5"):
+        run_in(take, tmp_path / "a")
+
+
 def test_a_mask_beside_the_image_is_refused_with_the_distance(tmp_path, run_in, put, reference):
     take = TakeMask(in_file=put("far", RADIUS < 8, moved(300.0)), reference_file=reference)
     with pytest.raises(ValueError, match=r"far.nii.gz: 0% of it .* 300 mm apart"):
