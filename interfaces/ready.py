@@ -32,14 +32,19 @@ from sodiumprep.sodium.labels import (
 Mask = NDArray[np.bool_]
 
 LEAST_SHARE = 0.5  # of a ready-made brain that must lie in what it belongs to
+SKULL_STRIPPED = (
+    "the 1H image holds nothing around the brain (skull-stripped?): sodium of the head outside "
+    "the brain cannot be told from air"
+)
+BARE = 0.2  # voxels with signal outside the brain over those of the brain; whole heads have > 1
 
 
 class _Grid:
     """The grid of the anatomy, on which everything ready-made is brought once."""
 
     def __init__(self, path: str) -> None:
-        values, self.affine = load_finite_image(path)
-        self.path, self.shape = path, values.shape
+        self.values, self.affine = load_finite_image(path)
+        self.path, self.shape = path, self.values.shape
 
     def sample(self, values: Floats, affine: Floats, order: int) -> Floats:
         if values.shape == self.shape and np.allclose(affine, self.affine, atol=1e-5):
@@ -214,7 +219,8 @@ class TakeMask(SimpleInterface):
         if given and isdefined(self.inputs.brain_file):
             _require_same_brain(path, mask, load_image(self.inputs.brain_file)[0] > 0)
         volume = brain_volume_ml(mask, np.linalg.norm(grid.affine[:3, :3], axis=0))
-        said = [volume_warning(volume), self.inputs.notes]
+        bare = np.count_nonzero(grid.values[~mask]) < BARE * np.count_nonzero(mask)
+        said = [volume_warning(volume), self.inputs.notes, SKULL_STRIPPED if bare else ""]
         self._results["mask_file"] = save_image(
             Path(runtime.cwd) / "mask.nii.gz", mask, grid.affine
         )

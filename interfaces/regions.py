@@ -116,6 +116,8 @@ def _brain_regions(
         mask, lesion_affine = load_finite_image(path)
         to_anatomy = index_map(affine, lesion_affine, np.eye(4))
         lesions[name] = resample(mask, to_anatomy, own["GM"].shape, 1)
+        if not lesions[name].any():
+            raise ValueError(f"{path}: lesion '{name}' has no voxel inside the 1H image")
     carved = carve_lesions(own, lesions)
     sampled = {name: grid.sample(values, affine, transform) for name, values in carved.items()}
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3

@@ -18,7 +18,10 @@ NOTHING = ""  # a label that is known and belongs to no tissue of the brain
 SMALL_EXCESS = 1e-3  # beyond [0, 1]: rounding of a scaled integer, clipped
 SUM_ROUNDING = 0.01  # of a sum, where each of three fractions is stored as a byte
 LARGEST_SUM = 1.1  # of a voxel's fractions; more is no rounding, less is scaled down to one
-SAME_CHANNEL = 0.9  # share of a label's voxels in which its posterior must be the largest
+SAME_TISSUE = (
+    0.9  # share of the voxels in which a channel is the largest that must be of one tissue
+)
+LOST_SHARE = 1e-3  # of all posteriors, in channels that are nowhere the largest
 
 # Numbers of FreeSurfer's colour table (aseg, aparc, wmparc). What a lump of both is counted as:
 # brain stem WM, ventral diencephalon GM; choroid plexus and perivascular spaces CSF.
@@ -162,8 +165,8 @@ def label_fractions(labels: Labels, tissues: Mapping[int, str]) -> Floats:
 def posterior_fractions(posteriors: Floats, labels: Labels, tissues: Mapping[int, str]) -> Floats:
     """Sum a segmenter's posteriors over the labels of each tissue.
 
-    Which channel belongs to which label is read from the labels themselves: it is the channel
-    that is largest where the label was given.
+    Which channel belongs to which tissue is read from the labels: it is the tissue of the voxels
+    in which that channel is the largest.
 
     Parameters
     ----------
@@ -182,7 +185,7 @@ def posterior_fractions(posteriors: Floats, labels: Labels, tissues: Mapping[int
     Raises
     ------
     ValueError
-        If a label has no channel of its own or no tissue, or a tissue no voxel.
+        If a channel belongs to no one tissue, a label has no tissue, or a tissue no voxel.
 
     Examples
     --------
@@ -192,21 +195,24 @@ def posterior_fractions(posteriors: Floats, labels: Labels, tissues: Mapping[int
     [[1.0, 9.0, 0.0], [8.0, 2.0, 0.0], [0.0, 3.0, 7.0]]
     """
     hard = label_fractions(labels, tissues)
+    own = np.where(hard.any(axis=-1), hard.argmax(axis=-1), len(TISSUES))
     largest = posteriors.argmax(axis=-1)
     fractions = np.zeros_like(hard)
-    owners: dict[int, int] = {}
-    for label in np.unique(labels).tolist():
-        counts = np.bincount(largest[labels == label], minlength=posteriors.shape[-1])
-        channel = int(counts.argmax())
-        if counts[channel] < SAME_CHANNEL * counts.sum() or channel in owners:
+    lost = 0.0
+    for channel in range(posteriors.shape[-1]):
+        counts = np.bincount(own[largest == channel], minlength=len(TISSUES) + 1)
+        place = int(counts.argmax())
+        if not counts.any():
+            lost += float(posteriors[..., channel].sum(dtype=np.float64))
+        elif counts[place] < SAME_TISSUE * counts.sum():
             raise ValueError(
-                f"no channel of the posteriors belongs to label {label} alone (channel {channel} "
-                f"is the largest in {counts[channel]} of its {counts.sum()} voxels)"
+                f"channel {channel} belongs to no one tissue of the labels: of the "
+                f"{counts.sum()} voxels in which it is the largest, at most {counts[place]} agree"
             )
-        owners[channel] = label
-        tissue = tissues.get(label, NOTHING)
-        if tissue:
-            fractions[..., TISSUES.index(tissue)] += posteriors[..., channel]
+        elif place < len(TISSUES):
+            fractions[..., place] += posteriors[..., channel]
+    if lost > LOST_SHARE * float(posteriors.sum(dtype=np.float64)):
+        raise ValueError("channels that are nowhere the largest hold more than 0.1 % of the whole")
     return fractions
 
 

@@ -160,7 +160,15 @@ def test_a_mask_is_measured_and_a_small_brain_told(tmp_path, run_in, put, refere
     )
     np.testing.assert_array_equal(values_of(taken.mask_file), RADIUS < 8)
     assert taken.brain_volume_ml == pytest.approx((RADIUS < 8).sum() * 8e-3)
-    assert taken.warning != ""
+    assert "holds 17 ml" in taken.warning
+    assert "skull-stripped" not in taken.warning
+
+
+def test_an_image_without_skull_is_told(tmp_path, run_in, put):
+    bare = put("bare", (RADIUS < 8).astype(np.float32))
+    mask = put("mask", RADIUS < 8)
+    taken = run_in(TakeMask(in_file=mask, reference_file=bare), tmp_path / "a")
+    assert "skull-stripped?" in taken.warning
 
 
 def test_without_a_mask_the_fractions_give_it(tmp_path, run_in, put, reference):

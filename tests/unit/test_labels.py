@@ -87,7 +87,22 @@ def test_the_order_of_posteriors_is_read_from_the_labels(labels, seed):
 def test_posteriors_of_another_segmentation_are_refused(labels):
     other = np.random.default_rng(3).permutation(labels.ravel()).reshape(labels.shape)
     posteriors = channels_of(other, [0, 2, 3, 4, 41, 42, 43])
-    with pytest.raises(ValueError, match="no channel of the posteriors belongs to label"):
+    with pytest.raises(ValueError, match="channel 0 belongs to no one tissue of the labels"):
+        posterior_fractions(posteriors, labels, FREESURFER)
+
+
+def test_labels_may_be_finer_than_the_posteriors(labels):
+    posteriors = channels_of(labels, [0, 2, 3, 4, 41, 42, 43])
+    parcels = np.where(labels == 3, 1000 + np.arange(512).reshape(8, 8, 8) % 30, labels)
+    np.testing.assert_array_equal(
+        posterior_fractions(posteriors, parcels, FREESURFER),
+        posterior_fractions(posteriors, labels, FREESURFER),
+    )
+
+
+def test_a_channel_that_cannot_be_placed_must_be_small(labels):
+    posteriors = channels_of(labels, [0, 2, 3, 4, 41, 42, 43, 77])
+    with pytest.raises(ValueError, match="nowhere the largest hold more than 0.1 %"):
         posterior_fractions(posteriors, labels, FREESURFER)
 
 
