@@ -28,15 +28,18 @@ from sodiumprep.bids_app.metadata import (
     read_protocol,
     read_vials,
 )
-from sodiumprep.bids_app.names import acquisition_label, suffix
+from sodiumprep.bids_app.names import acquisition_label
 from sodiumprep.bids_app.ready import (
     Ready,
+    anatomy_suffix,
     check_derivatives,
     find_lesions,
+    find_sodium_regions,
     find_transform,
     find_vial_labels,
     ready_anatomy,
     ready_files,
+    ready_sources,
 )
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.interfaces.kspace import read_kspace_header
@@ -72,9 +75,13 @@ class SodiumRun:
     fieldmap, fieldmap_nucleus
         Field map [Hz] and the nucleus whose frequency it tells.
     sodium_to_anat
-        The user's transform, ITK text.
+        The user's transform.
+    transform_backward
+        Whether that transform is from T1w to sodium.
     warnings
         What the report must say about the input.
+    regions
+        Regions drawn in sodium space, file and label by name, where there is no anatomy.
     """
 
     subject: str
@@ -94,7 +101,9 @@ class SodiumRun:
     fieldmap: Path | None = None
     fieldmap_nucleus: str = SODIUM
     sodium_to_anat: Path | None = None
+    transform_backward: bool = False
     warnings: tuple[str, ...] = ()
+    regions: Mapping[str, tuple[Path, int]] = field(default_factory=dict)
 
     @property
     def acquisition(self) -> str:
@@ -113,11 +122,15 @@ class Anatomy:
     suffix
         Suffix of that image, or of the ready-made one.
     ready
-        Ready-made results: ``preproc mask GM WM CSF dseg dseg_tsv``, as far as found.
+        Ready-made results, as :class:`~sodiumprep.bids_app.ready.ReadyAnatomy` names them.
     lesions
         Lesion masks by name.
     warnings
         What the report must say about the input.
+    label_tissues
+        Tissue of each label of the ready-made label image, where fractions come from it.
+    sources
+        What came from where, for readers.
     """
 
     image: Path | None
@@ -125,6 +138,13 @@ class Anatomy:
     ready: Mapping[str, Path] = field(default_factory=dict)
     lesions: Mapping[str, Path] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    label_tissues: Mapping[int, str] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is an image of the anatomy; without one sodium stays in its space."""
+        return self.image is not None or "preproc" in self.ready
 
 
 @dataclass(frozen=True)
@@ -184,7 +204,9 @@ def collect(settings: Settings) -> tuple[list[SubjectJob], list[tuple[str, str]]
 def describe(job: SubjectJob) -> list[str]:
     """Return lines that say what was found where, for the terminal."""
     title = f"sub-{job.subject}" + (f" ses-{job.session}" if job.session else "")
-    lines = [f"{title}: 1H anatomy {job.anatomy.image or 'ready-made'}"]
+    image = job.anatomy.ready.get("preproc", job.anatomy.image)
+    lines = [f"{title}: 1H anatomy {image or 'none, sodium stays in its own space'}"]
+    lines += [f"  anatomy {text}" for text in job.anatomy.sources]
     lines += [f"  ready-made {key}: {path}" for key, path in job.anatomy.ready.items()]
     lines += [f"  lesion {name}: {path}" for name, path in job.anatomy.lesions.items()]
     lines += [f"  note: {text}" for text in job.anatomy.warnings]
@@ -193,6 +215,8 @@ def describe(job: SubjectJob) -> list[str]:
         lines.append(f"  sodium {kind} {run.source}: {len(run.vials)} vial(s)")
         found = {"vial labels": run.vial_labels, "transform": run.sodium_to_anat}
         lines += [f"    {key}: {path}" for key, path in found.items() if path]
+        if not job.anatomy.exists:
+            lines += [f"    region {name}: {path}" for name, (path, _) in run.regions.items()]
         pair = len(run.receive_array), len(run.receive_volume)
         lines.append("    receive: {} array, {} volume image(s)".format(*pair))
         lines += [f"    note: {text}" for text in run.warnings]
@@ -261,14 +285,43 @@ def _collect_session(
 ) -> SubjectJob:
     ready = Ready(tuple(ready_files(settings.derivatives, subject, session)))
     anatomy = _find_anatomy(settings, session, files, ready)
-    if anatomy.image is None and "preproc" not in anatomy.ready:
-        raise UserError(
-            f"sub-{subject}: no 1H image; accepted in anat/: {', '.join(ANATOMY_ORDER)}, or a "
-            "desc-preproc image in a -d folder"
-        )
     own = [file for file in files if file.parts.get("ses") == session]
     runs = () if settings.anat_only else _find_runs(settings, subject, own, ready)
+    if not anatomy.exists:
+        runs = _in_sodium_space(settings, subject, anatomy, runs, ready)
     return SubjectJob(subject, session, anatomy, runs)
+
+
+def _in_sodium_space(
+    settings: Settings,
+    subject: str,
+    anatomy: Anatomy,
+    runs: Sequence[SodiumRun],
+    ready: Ready,
+) -> tuple[SodiumRun, ...]:
+    """Return the runs of a subject without anatomy, with the regions drawn on them.
+
+    Raises
+    ------
+    UserError
+        If nothing calibrates a run in sodium space.
+    """
+    accepted = f"no 1H image; accepted in anat/: {', '.join(ANATOMY_ORDER)}, or a desc-preproc "
+    accepted += "image in a -d folder (FreeSurfer: mri/T1.mgz)"
+    if not runs or anatomy.ready:
+        found = f" (ready-made {', '.join(anatomy.ready)} alone is not enough)"
+        raise UserError(f"sub-{subject}: {accepted}{found if anatomy.ready else ''}")
+    for run in runs:
+        if not run.vials or run.vial_space != "sodium" or settings.reference == "csf":
+            raise UserError(
+                f"sub-{subject}: {accepted}; or, for apparent concentrations in sodium space, "
+                f"CalibrationVials of {run.source.name} with *_acq-23Na_desc-vials_dseg in a -d "
+                "folder"
+            )
+    return tuple(
+        replace(run, regions=find_sodium_regions(RawFile(run.source, {}, {}), ready))
+        for run in runs
+    )
 
 
 def _find_anatomy(
@@ -278,12 +331,22 @@ def _find_anatomy(
     candidates = [file for file in files if _is_anatomy(file) and passes(file, filters)]
     best = min(candidates, key=lambda file: _anatomy_rank(file, session), default=None)
     found = ready_anatomy(ready)
-    notes = _anatomy_notes(best, session, found)
-    if best is not None and "preproc" not in found:
+    preproc = found.files.get("preproc")
+    notes = _anatomy_notes(None if preproc else best, session, found.files)
+    if best is not None and preproc is None:
         check_image(best.path)
-    kind = suffix(found["preproc"]) if "preproc" in found else best.suffix if best else "T1w"
+    kind = anatomy_suffix(preproc) if preproc else best.suffix if best else "T1w"
     image = None if best is None else best.path
-    return Anatomy(image, kind, found, find_lesions(session, files, ready), notes)
+    lesions, empty = find_lesions(session, files, ready)
+    return Anatomy(
+        image,
+        kind,
+        found.files,
+        lesions,
+        (*notes, *found.notes, *empty),
+        found.label_tissues,
+        ready_sources(found.files, settings.derivatives),
+    )
 
 
 def _is_anatomy(file: RawFile) -> bool:
@@ -400,7 +463,7 @@ def _build_run(
         next(iter(receive["map"]), None),
         fieldmap,
         nucleus,
-        find_transform(source, ready),
+        *find_transform(source, ready),
         (*notes, *told, *_fmap_notes(fmaps)),
     )
 

@@ -184,13 +184,7 @@ def check_image(path: Path, finite: bool = True) -> None:
     UserError
         If it cannot be read, is truncated, not 3D, constant, or holds NaN or infinity.
     """
-    try:
-        image = nib.load(path)
-        values = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, ImageFileError) as error:
-        raise UserError(
-            f"{path}: cannot be read, perhaps truncated ({one_line(error)})"
-        ) from error
+    values = _values_of(path)
     if values.squeeze().ndim != 3:
         raise UserError(f"{path}: has shape {values.shape}; accepted: one 3D image per file")
     if finite and not np.isfinite(values).all():
@@ -198,6 +192,17 @@ def check_image(path: Path, finite: bool = True) -> None:
         raise UserError(f"{path}: {bad} of {values.size} voxels are NaN or infinite")
     if finite and values.min() == values.max():
         raise UserError(f"{path}: every voxel is {values.min():g}; accepted: an image")
+
+
+def is_empty(path: Path) -> bool:
+    """Tell whether a mask is zero everywhere.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read.
+    """
+    return not _values_of(path).any()
 
 
 def without_part(path: Path) -> str:
@@ -229,6 +234,16 @@ def same_label(first: str, second: str) -> bool:
 def one_line(error: BaseException) -> str:
     """Return what an error says, in one line of at most 200 characters."""
     return " ".join(str(error).split())[:200]
+
+
+def _values_of(path: Path) -> Any:
+    try:
+        image: Any = nib.load(path)
+        return np.asanyarray(image.dataobj)
+    except (OSError, EOFError, ValueError, ImageFileError) as error:
+        raise UserError(
+            f"{path}: cannot be read, perhaps truncated ({one_line(error)})"
+        ) from error
 
 
 def _shortened(labels: Sequence[str]) -> str:

@@ -43,6 +43,17 @@ def stem(path: Path | str) -> str:
     return Path(path).name.split(".", 1)[0]
 
 
+def extension(path: Path | str) -> str:
+    """Return what follows the first dot of a file name, dot included.
+
+    Examples
+    --------
+    >>> extension("anat/sub-01_acq-23Na_PDw.nii.gz")
+    '.nii.gz'
+    """
+    return Path(path).name.removeprefix(stem(path))
+
+
 def suffix(path: Path | str) -> str:
     """Return the last part of a BIDS name.
 

@@ -69,10 +69,14 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
     """
     found: Anatomy = job.anatomy
     names = DerivativeNames(settings.out_dir, job.subject, job.session, anat_suffix=found.suffix)
-    sources = [found.image, *found.ready.values(), *found.lesions.values()]
+    ready = _ready(found)
+    used = [path for key, path in ready.items() if not key.startswith(("to_", "from_"))]
+    raw = [] if "preproc" in ready else [found.image]
+    sources = [*raw, *used, *found.lesions.values()]
     return AnatomyPlan(
         image=str(found.image or ""),
-        ready={key: str(path) for key, path in found.ready.items()},
+        ready={key: str(path) for key, path in ready.items()},
+        label_tissues=dict(found.label_tissues),
         lesions={key: str(path) for key, path in found.lesions.items()},
         outputs={
             "preproc_file": str(names.anat_preproc()),
@@ -85,8 +89,17 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
             "from_template_xfm": str(names.inverse_template_transform(TEMPLATE)),
             **{f"lesion_{name}": str(names.lesion_mask(name)) for name in found.lesions},
         },
-        provenance=_provenance([p for p in sources if p], settings, found.warnings),
+        provenance={
+            **_provenance([p for p in sources if p], settings, found.warnings),
+            **({"AnatomyFrom": list(found.sources)} if found.sources else {}),
+        },
     )
+
+
+def _ready(found: Anatomy) -> dict[str, Path]:
+    """Return ready-made files; transforms of the template that we normalize to by their port."""
+    ports = {f"{way}_{TEMPLATE}": f"{way}_template" for way in ("to", "from")}
+    return {ports.get(key, key): path for key, path in found.ready.items()}
 
 
 def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
@@ -111,18 +124,23 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
     UserError
         If relaxation constants are missing, or vials are asked for that cannot be found.
     """
+    anatomical = job.anatomy.exists
     reference, warnings = _choose_reference(run, settings)
+    if not anatomical:
+        warnings = (*warnings, *_without_anatomy(run, settings))
     vials = _plain_vials(run.vials) if reference == "vials" else ()
     inputs = [run.source, run.phase, run.vial_labels, run.receive_map, run.sodium_to_anat]
     inputs += [*run.receive_array, *run.receive_volume, run.fieldmap]
+    inputs += [] if anatomical else list(dict.fromkeys(path for path, _ in run.regions.values()))
     notes = (*job.anatomy.warnings, *run.warnings, *warnings)
     return SodiumPlan(
         name=f"sodium_{run.acquisition}_run_{run.run or 1}_wf",
         source=_source(run, settings),
         is_kspace=run.is_kspace,
         receive=_receive(run),
-        regions=_regions(job, run, vials),
+        regions=_regions(job, run, vials) if anatomical else _drawn(run, vials),
         given_xfm=str(run.sodium_to_anat or ""),
+        given_backward=run.transform_backward,
         tissues=_tissues(job, run, settings, vials),
         protocol={
             name: getattr(run.protocol, name)
@@ -130,8 +148,9 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         },
         reference=reference,
         vials=vials,
-        outputs=_outputs(_names(job, run, settings)),
-        nonlinear=_nonlinear(job, run, settings),
+        outputs=(_outputs if anatomical else _sodium_only_outputs)(_names(job, run, settings)),
+        nonlinear=_nonlinear(job, run, settings) if anatomical else {},
+        sodium_only=not anatomical,
         provenance={
             **_provenance([p for p in inputs if p], settings, notes),
             "EchoTime": run.protocol.echo_time,
@@ -140,6 +159,40 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
             "MagneticFieldStrength": run.protocol.field_strength,
         },
     )
+
+
+def _without_anatomy(run: SodiumRun, settings: Settings) -> list[str]:
+    """Return what must be said of a run in its own space."""
+    told = [
+        "no 1H image: sodium space only, concentrations are apparent (corrected neither for "
+        "relaxation nor for partial volume)"
+    ]
+    if not run.regions:
+        told.append("no region was drawn in sodium space: maps only, no table")
+    if settings.recon in NONLINEAR:
+        told.append(f"--recon {settings.recon} needs a 1H image: not made")
+    return told
+
+
+def _drawn(run: SodiumRun, vials: tuple[Mapping[str, Any], ...]) -> dict[str, Any]:
+    return {
+        "region_files": {name: (str(path), label) for name, (path, label) in run.regions.items()},
+        "vial_labels": str(run.vial_labels),
+        "vial_names": [vial["name"] for vial in vials],
+    }
+
+
+def _sodium_only_outputs(names: DerivativeNames) -> dict[str, str]:
+    paths = {
+        "image_file": names.sodium_preproc(),
+        "noise_file": names.sodium_preproc(stat="noise"),
+        "field_file": names.receive_field(),
+        "apparent_file": names.tsc_map("apparent"),
+        "uncertainty_file": names.tsc_map("apparent", stat="uncertainty"),
+        "table_file": names.tsc_table("drawn"),
+        "qc": names.qc(),
+    }
+    return {port: str(path) for port, path in paths.items()}
 
 
 def _provenance(

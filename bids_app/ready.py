@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from sodiumprep.bids_app.index import ANATOMY_ORDER, RawFile, check_image, same_label
+import nibabel as nib
+import numpy as np
+
+from sodiumprep.bids_app import io_spec
+from sodiumprep.bids_app.index import (
+    ANATOMY_ORDER,
+    RawFile,
+    check_image,
+    is_empty,
+    one_line,
+    same_label,
+)
 from sodiumprep.bids_app.metadata import SODIUM, UserError
 from sodiumprep.bids_app.names import acquisition_label, entities, stem, suffix
+from sodiumprep.interfaces.transforms import transform_kinds
+from sodiumprep.sodium.labels import FREESURFER, TISSUES, is_freesurfer, tissue_of_name
 
-NO_LESION = ("brain", "head", "vials", "ribbon", "cortex", "air", "background", "eyes", "valid")
+HARD = "their edges are hard: no voxel holds two tissues"
 
 
 @dataclass(frozen=True)
@@ -25,9 +39,29 @@ class Ready:
 
     paths: tuple[Path, ...]
 
-    def find(self, accept: Callable[[Path, Mapping[str, str]], bool]) -> list[Path]:
-        """Return the files that ``accept``, given path and entities, in their order."""
-        return [path for path in self.paths if accept(path, entities(path))]
+    def find(self, item: str) -> list[Path]:
+        """Return the files that serve as an item of ``io_spec.json``, best first."""
+        return [path for path, _ in io_spec.matches(item, self.paths)]
+
+
+@dataclass(frozen=True)
+class ReadyAnatomy:
+    """The ready-made anatomy of one subject and session.
+
+    Parameters
+    ----------
+    files
+        What is there of ``preproc mask GM WM CSF dseg dseg_tsv posteriors``, and transforms as
+        ``to_<space>`` and ``from_<space>``.
+    label_tissues
+        Tissue of each label of ``dseg``, where fractions come from it; else empty.
+    notes
+        What must be said of it.
+    """
+
+    files: dict[str, Path]
+    label_tissues: dict[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def check_derivatives(derivatives: Mapping[str, Path]) -> None:
@@ -57,43 +91,74 @@ def ready_files(
 ) -> Iterable[Path]:
     """Yield the files of a subject: folder by folder, of each the session before the subject."""
     for root in derivatives.values():
-        base = root / f"sub-{subject}"
-        folders = [base / f"ses-{session}" / "anat"] if session else []
-        for folder in [*folders, base / "anat"]:
-            yield from sorted(path for path in folder.glob("*") if path.is_file())
+        for folder in io_spec.folders(subject, session):
+            for path in sorted((root / folder).glob("*")):
+                parts = entities(path)
+                named = parts.get("sub", None if folder == "." else subject)
+                if path.is_file() and named == subject and parts.get("ses") in (session, None):
+                    yield path
 
 
-def ready_anatomy(ready: Ready) -> dict[str, Path]:
-    """Return what is there of ``preproc mask GM WM CSF dseg dseg_tsv``.
+def anatomy_suffix(path: Path) -> str:
+    """Return what kind of 1H image a ready-made one is; FreeSurfer's is a T1w image."""
+    return suffix(path) if suffix(path) in ANATOMY_ORDER else "T1w"
 
-    GM, WM and CSF come from one folder or not at all.
+
+def ready_anatomy(ready: Ready) -> ReadyAnatomy:
+    """Return the ready-made anatomy.
+
+    GM, WM and CSF come from one folder or not at all; where they are missing, a label image that
+    is understood gives them.
+
+    Raises
+    ------
+    UserError
+        If a label image should give the fractions and names a region that is not known.
     """
-    images = ready.find(
-        lambda path, parts: (
-            path.name.endswith((".nii", ".nii.gz"))
-            and parts.get("space", "T1w") == "T1w"
-            and SODIUM not in parts.get("acq", "")
+    found = {item: ready.find(item) for item in ("preproc", "mask")}
+    files = {item: paths[0] for item, paths in found.items() if paths}
+    fractions = _ready_fractions(ready)
+    notes: tuple[str, ...] = ()
+    tissues: dict[int, str] = {}
+    if not fractions:
+        segmented, tissues, notes = _segmentation(ready)
+        files |= segmented
+    table = _dseg_table(files["dseg"]) if "dseg" in files else None
+    tables = {"dseg_tsv": table} if table else {}
+    return ReadyAnatomy({**files, **fractions, **tables, **_transforms(ready)}, tissues, notes)
+
+
+def ready_sources(files: Mapping[str, Path], derivatives: Mapping[str, Path]) -> tuple[str, ...]:
+    """Return a line for each derivatives folder that says what of the anatomy it gives.
+
+    Parameters
+    ----------
+    files
+        As :class:`ReadyAnatomy` holds them.
+    derivatives
+        Folders by name.
+
+    Examples
+    --------
+    >>> ready_sources({"mask": Path("/d/sub-01/anat/m.nii.gz")}, {"fmriprep": Path("/d")})
+    ('from fmriprep: mask',)
+    """
+    given: dict[str, list[str]] = {}
+    for item, path in files.items():
+        holding = [name for name, root in derivatives.items() if path.is_relative_to(root)]
+        name = max(
+            holding, key=lambda name: len(derivatives[name].parts), default=str(path.parent)
         )
-    )
-    rules: dict[str, Callable[[Path, Mapping[str, str]], bool]] = {
-        "preproc": lambda path, parts: (
-            parts.get("desc") == "preproc" and suffix(path) in ANATOMY_ORDER
-        ),
-        "mask": lambda path, parts: (
-            suffix(path) == "mask" and "brain" in (parts.get("desc"), parts.get("label"))
-        ),
-        "dseg": lambda path, parts: suffix(path) == "dseg" and parts.get("desc") != "vials",
-    }
-    found = {}
-    for key, rule in rules.items():
-        matches = [path for path in images if rule(path, entities(path))]
-        if matches:
-            found[key] = min(matches, key=_ready_rank)
-    return {**found, **_ready_fractions(images), **_dseg_table(found.get("dseg"))}
+        given.setdefault(name, []).append(item)
+    return tuple(f"from {name}: {', '.join(items)}" for name, items in given.items())
 
 
-def find_lesions(session: str | None, files: Sequence[RawFile], ready: Ready) -> dict[str, Path]:
-    """Return the lesion masks by name, of derivatives and of the raw dataset.
+def find_lesions(
+    session: str | None, files: Sequence[RawFile], ready: Ready
+) -> tuple[dict[str, Path], list[str]]:
+    """Return the lesion masks by name, of derivatives and of the raw dataset, and what to say.
+
+    A mask that is zero everywhere says that the patient has no such lesion: it is left out.
 
     Raises
     ------
@@ -101,16 +166,19 @@ def find_lesions(session: str | None, files: Sequence[RawFile], ready: Ready) ->
         If one of them cannot be read.
     """
     lesions: dict[str, Path] = {}
-    for path in ready.find(_is_lesion):
+    for path in ready.find("lesions"):
         parts = entities(path)
         lesions.setdefault(parts.get("label") or parts["desc"], path)
     for file in files:
         here = file.parts.get("ses") in (session, None) and file.datatype == "anat"
         if here and file.suffix == "roi" and file.parts.get("label") == "lesion":
             lesions.setdefault("lesion", file.path)
-    for path in lesions.values():
-        check_image(path)
-    return dict(sorted(lesions.items()))
+    empty = [name for name, path in lesions.items() if is_empty(path)]
+    for name, path in lesions.items():
+        if name not in empty:
+            check_image(path)
+    notes = [f"lesion {name}: {lesions[name].name} is 0 everywhere, left out" for name in empty]
+    return {name: lesions[name] for name in sorted(lesions) if name not in empty}, sorted(notes)
 
 
 def find_vial_labels(source: RawFile, ready: Ready) -> tuple[Path | None, str | None]:
@@ -121,73 +189,189 @@ def find_vial_labels(source: RawFile, ready: Ready) -> tuple[Path | None, str | 
     UserError
         If it cannot be read.
     """
-    matches = ready.find(
-        lambda path, parts: (
-            suffix(path) == "dseg"
-            and parts.get("desc") == "vials"
-            and path.name.endswith((".nii", ".nii.gz"))
-            and parts.get("space", "T1w") == "T1w"
-            and _belongs(parts, source)
-        )
-    )
-    if not matches:
+    found = [path for path in ready.find("vials") if _belongs(entities(path), source)]
+    if not found:
         return None, None
-    best = min(matches, key=lambda path: (_strangeness(path, source), "space" in entities(path)))
+    best = min(found, key=lambda path: (_strangeness(path, source), "space" in entities(path)))
     check_image(best)
     return best, "T1w" if "space" in entities(best) else "sodium"
 
 
-def find_transform(source: RawFile, ready: Ready) -> Path | None:
-    """Return the user's sodium-to-T1w transform of a sodium image."""
-    matches = ready.find(
-        lambda path, parts: (
-            path.name.endswith("_xfm.txt")
-            and (parts.get("from"), parts.get("to")) == ("sodium", "T1w")
-            and _belongs(parts, source)
+def find_transform(source: RawFile, ready: Ready) -> tuple[Path | None, bool]:
+    """Return the user's transform of a sodium image, and whether it is from T1w to sodium.
+
+    Raises
+    ------
+    UserError
+        If it is not linear, or no transform.
+    """
+    for item, backward in (("sodium_xfm", False), ("sodium_xfm_inverse", True)):
+        found = [path for path in ready.find(item) if _belongs(entities(path), source)]
+        if found:
+            best = min(found, key=lambda path: _strangeness(path, source))
+            _check_linear(best)
+            return best, backward
+    return None, False
+
+
+def find_sodium_regions(source: RawFile, ready: Ready) -> dict[str, tuple[Path, int]]:
+    """Return regions that a user has drawn in sodium space: a file and a label for each name.
+
+    Raises
+    ------
+    UserError
+        If a file cannot be read, or a label image has no TSV that names its labels.
+    """
+    regions: dict[str, tuple[Path, int]] = {}
+    for path in ready.find("sodium_regions"):
+        if not _belongs(entities(path), source):
+            continue
+        check_image(path)
+        if suffix(path) == "mask":
+            name = entities(path).get("label") or entities(path)["desc"]
+            regions.setdefault(name, (path, 1))
+            continue
+        table = _dseg_table(path)
+        if table is None:
+            raise UserError(
+                f"{path}: no TSV with columns index and name tells what its labels are"
+            )
+        names = read_label_names(table)
+        for label in labels_of(path):
+            if label not in names:
+                raise UserError(f"{path}: label {label} does not stand in {table}")
+            regions.setdefault(names[label], (path, label))
+    return regions
+
+
+def labels_of(path: Path) -> list[int]:
+    """Return the labels of an image, 0 left out.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read, or holds values that are no whole numbers.
+    """
+    check_image(path)
+    values = np.unique(np.asanyarray(nib.load(path).dataobj))
+    if not np.array_equal(values, np.rint(values)):
+        raise UserError(
+            f"{path}: holds {values[values != np.rint(values)][0]:g}; labels are whole"
         )
-    )
-    return min(matches, key=lambda path: _strangeness(path, source), default=None)
+    return [int(value) for value in values if value]
 
 
-def _ready_rank(path: Path) -> tuple[int, bool]:
-    order = ANATOMY_ORDER.index(suffix(path)) if suffix(path) in ANATOMY_ORDER else 0
-    return order, suffix(path) == "dseg" and "desc" in entities(path)
+def read_label_names(path: Path) -> dict[int, str]:
+    """Return the names of labels from a TSV with columns ``index`` and ``name``.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read so.
+    """
+    try:
+        rows = list(
+            csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines(), delimiter="\t")
+        )
+        return {int(float(row["index"])): str(row["name"]) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({one_line(error)}); accepted: tab-separated columns index "
+            "and name"
+        ) from error
 
 
-def _ready_fractions(images: Sequence[Path]) -> dict[str, Path]:
+def _ready_fractions(ready: Ready) -> dict[str, Path]:
     # The three must come from one folder: fractions of two spaces do not add up to one.
-    for folder in dict.fromkeys(path.parent for path in images):
+    by_tissue = {tissue: ready.find(tissue) for tissue in TISSUES}
+    for first in by_tissue["GM"]:
         here = {
-            entities(path).get("label"): path
-            for path in images
-            if path.parent == folder and suffix(path) == "probseg"
+            tissue: next((path for path in paths if path.parent == first.parent), None)
+            for tissue, paths in by_tissue.items()
         }
-        if {"GM", "WM", "CSF"} <= set(here):
-            return {label: here[label] for label in ("GM", "WM", "CSF")}
+        if all(here.values()):
+            return {tissue: path for tissue, path in here.items() if path is not None}
     return {}
 
 
-def _dseg_table(dseg: Path | None) -> dict[str, Path]:
-    if dseg is None:
-        return {}
+def _segmentation(ready: Ready) -> tuple[dict[str, Path], dict[int, str], tuple[str, ...]]:
+    """Return the first label image that is understood, its tissues, and what must be said."""
+    notes = []
+    for path, rule in io_spec.matches("dseg", ready.paths):
+        tissues = _label_tissues(path, rule.labels)
+        if tissues is None:
+            notes.append(f"{path.name}: not used, no TSV tells what its labels are")
+            continue
+        said = [f"{path.name} {rule.note}"] if rule.note else []
+        posteriors = next((p for p in ready.find("posteriors") if p.parent == path.parent), None)
+        if posteriors is None:
+            said.append(f"tissue fractions from the labels of {path.name}: {HARD}")
+            return {"dseg": path}, tissues, tuple(said)
+        return {"dseg": path, "posteriors": posteriors}, tissues, tuple(said)
+    return {}, {}, tuple(notes)
+
+
+def _label_tissues(path: Path, meaning: str) -> dict[int, str] | None:
+    """Return the tissue of each label of an image, None where nothing tells it."""
+    labels = labels_of(path)
+    table = _dseg_table(path) if meaning == "table" else None
+    if table is None:
+        if meaning == "table" and not is_freesurfer(labels):
+            return None
+        unknown = [label for label in labels if label not in FREESURFER]
+        if unknown:
+            raise UserError(f"{path}: label {unknown[0]} is none of FreeSurfer's tissues")
+        return _all_three(path, {label: FREESURFER[label] for label in labels})
+    names = read_label_names(table)
+    tissues = {}
+    for label in labels:
+        tissue = tissue_of_name(names.get(label, "n/a"))
+        if tissue is None:
+            said = f"is called {names[label]!r}" if label in names else "has no row"
+            raise UserError(
+                f"{table}: label {label} of {path.name} {said}; accepted: names such as GM, WM, "
+                "CSF, Left-Cerebral-Cortex, Bone, Background (docs/usage.md)"
+            )
+        tissues[label] = tissue
+    return _all_three(path, tissues)
+
+
+def _all_three(path: Path, tissues: dict[int, str]) -> dict[int, str]:
+    missing = [tissue for tissue in TISSUES if tissue not in tissues.values()]
+    if missing:
+        raise UserError(f"{path}: no label is {missing[0]}; accepted: labels of GM, WM and CSF")
+    return tissues
+
+
+def _transforms(ready: Ready) -> dict[str, Path]:
+    found = {}
+    for item, key, word in (("to_template", "to", "to"), ("from_template", "from", "from")):
+        for path in ready.find(item):
+            found.setdefault(f"{word}_{entities(path)[key]}", path)
+    return found
+
+
+def _dseg_table(dseg: Path) -> Path | None:
+    """Return the TSV of a label image: beside it, or the one that a whole dataset shares."""
     desc = entities(dseg).get("desc")
     name = f"desc-{desc}_dseg.tsv" if desc else "dseg.tsv"
-    root = next(folder for folder in dseg.parents if not folder.name.startswith(("anat", "ses-")))
-    tables = (dseg.with_name(stem(dseg) + ".tsv"), root.parent / name)
-    return next(({"dseg_tsv": table} for table in tables if table.exists()), {})
+    inside = ("anat", "mri", "ses-", "sub-")
+    root = next(folder for folder in dseg.parents if not folder.name.startswith(inside))
+    tables = (dseg.with_name(stem(dseg) + ".tsv"), root / name)
+    return next((table for table in tables if table.exists()), None)
 
 
-def _is_lesion(path: Path, parts: Mapping[str, str]) -> bool:
-    name = parts.get("label") or parts.get("desc")
-    tissue = name in ("GM", "WM", "CSF") or name in NO_LESION
-    return (
-        path.name.endswith((".nii", ".nii.gz"))
-        and suffix(path) == "mask"
-        and name is not None
-        and not tissue
-        and "hemi" not in parts
-        and parts.get("space", "T1w") == "T1w"
-    )
+def _check_linear(path: Path) -> None:
+    try:
+        kinds = transform_kinds(path)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    bent = [kind for kind in kinds if "Displacement" in kind or "BSpline" in kind]
+    if bent:
+        raise UserError(
+            f"{path}: is not linear ({bent[0]}); accepted between sodium and T1w: rigid or affine "
+            "(ITK .txt, .mat or .h5)"
+        )
 
 
 def _belongs(parts: Mapping[str, str], source: RawFile) -> bool:

@@ -322,10 +322,17 @@ def _short(uri: str) -> str:
 def _anatomy_text(session: SessionResults) -> str:
     if not session.has_anatomy:
         return "none written"
+    held = session.metadata.get("AnatomyFrom") or []
+    if held:
+        return f"{session.names.anat_suffix}, {'; '.join(map(str, held))}{_lesion_text(session)}"
     sources = [str(source) for source in session.metadata.get("Sources") or []]
+    named = ", ".join(map(_short, sources)) or "n/a"
+    return f"{session.names.anat_suffix} ({named}){_lesion_text(session)}"
+
+
+def _lesion_text(session: SessionResults) -> str:
     lesions = ", ".join(session.lesion_files())
-    named = f"; lesions: {lesions}" if lesions else ""
-    return f"{session.names.anat_suffix} ({', '.join(map(_short, sources)) or 'n/a'}){named}"
+    return f"; lesions: {lesions}" if lesions else ""
 
 
 def _receive_text(held: Mapping[str, Any]) -> str:

@@ -87,8 +87,9 @@ class RunResults:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """The table of tissues and lesions, empty where there is none."""
-        return read_table(self.names.tsc_table())
+        """The table of tissues and lesions, else of drawn regions; empty where there is none."""
+        table = read_table(self.names.tsc_table())
+        return read_table(self.names.tsc_table("drawn")) if table.empty else table
 
     @property
     def warnings(self) -> list[str]:

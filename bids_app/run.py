@@ -18,7 +18,11 @@ from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_nam
 from sodiumprep.bids_app.report import write_report
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.interfaces.outputs import write_json
-from sodiumprep.workflows.base import init_subject_wf
+from sodiumprep.workflows.base import (
+    computed_steps,
+    init_prepared_anatomy_wf,
+    init_subject_wf,
+)
 
 Failure = tuple[str, str]  # subject label, message
 
@@ -45,7 +49,7 @@ def run_participant(settings: Settings) -> int:
     for line in (line for job in jobs for line in describe(job)):
         print(line)
     if settings.dry_run:
-        return _end(failures)
+        return _end([*failures, *_foresee(jobs, settings)])
     write_dataset_files(settings)
     if settings.reports_only:
         failures += _reports(settings, [job.subject for job in jobs], {})
@@ -90,7 +94,7 @@ def build(
     for job in jobs:
         try:
             plans = [] if settings.anat_only else [plan_run(job, r, settings) for r in job.runs]
-            anatomy = plan_anatomy(job, settings)
+            anatomy = plan_anatomy(job, settings) if job.anatomy.exists else None
         except UserError as error:
             failures.append((_label(job), str(error)))
             continue
@@ -116,6 +120,52 @@ def write_dataset_files(settings: Settings) -> None:
         source = settings.bids_dir / f"participants{suffix}"
         if source.is_file():
             shutil.copyfile(source, names.participants.with_suffix(suffix))
+
+
+def to_compute(job: SubjectJob, settings: Settings) -> list[str]:
+    """Return lines that say what would be computed for a subject.
+
+    Parameters
+    ----------
+    job
+        What was found.
+    settings
+        The user's choices.
+
+    Raises
+    ------
+    UserError
+        If the subject cannot be planned.
+    """
+    lines = []
+    if job.anatomy.exists:
+        plan = plan_anatomy(job, settings)
+        steps = computed_steps(init_prepared_anatomy_wf(plan, settings.sloppy))
+        lines.append(f"  anatomy: {'; '.join(steps) or 'all of it is ready-made'}")
+    for run in () if settings.anat_only else job.runs:
+        planned = plan_run(job, run, settings)
+        parts = [f"calibrated by {planned.reference}"]
+        if planned.sodium_only:
+            parts.append("in sodium space only")
+        else:
+            parts.append(
+                "transform as given" if planned.given_xfm else "registered to the anatomy"
+            )
+        made = planned.source.get("recon", "gridding") if planned.is_kspace else "image as it is"
+        lines.append(f"  {run.source.name}: {', '.join([made, *parts])}")
+    return lines
+
+
+def _foresee(jobs: list[SubjectJob], settings: Settings) -> list[Failure]:
+    """Print what would be computed; return the subjects that cannot be planned."""
+    failures = []
+    for job in jobs:
+        print(f"sub-{_label(job)} would be computed:")
+        try:
+            print("\n".join(to_compute(job, settings)))
+        except UserError as error:
+            failures.append((_label(job), str(error)))
+    return failures
 
 
 def _label(job: SubjectJob) -> str:

@@ -99,7 +99,7 @@ class _CalibrateInput(BaseInterfaceInputSpec):
     image_file = File(exists=True, mandatory=True, desc="sodium image, receive-corrected [signal]")
     noise_file = File(exists=True, mandatory=True, desc="its noise SD [signal]")
     regions_file = File(exists=True, mandatory=True, desc="regions (npz)")
-    signals_file = File(exists=True, mandatory=True, desc="corrected regional signals (npz)")
+    signals_file = File(exists=True, desc="corrected regional signals (npz), for CSF")
     reference = traits.Enum("vials", "csf", mandatory=True, desc="what the line rests on")
     vials = traits.List(traits.Dict, usedefault=True, desc="name, concentration [mmol/L], ...")
     tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue and vial [s]")

@@ -292,6 +292,62 @@ class SaveNonlinear(SimpleInterface):
         return runtime
 
 
+SODIUM_ONLY_FILES: dict[str, tuple[str, str]] = {
+    "image_file": SODIUM_FILES["image_file"],
+    "noise_file": SODIUM_FILES["noise_file"],
+    "field_file": SODIUM_FILES["field_file"],
+    "apparent_file": SODIUM_FILES["apparent_file"],
+    "uncertainty_file": (TSC, "Standard uncertainty of the apparent concentration"),
+    "table_file": (TSC, "Apparent concentrations of the regions that were drawn"),
+}
+
+
+class _SaveSodiumOnlyInput(BaseInterfaceInputSpec):
+    outputs = traits.Dict(mandatory=True, desc="output path by port, and 'qc'")
+    provenance = traits.Dict(mandatory=True, desc="entries of every sidecar")
+    properties = traits.Dict(mandatory=True, desc="of the image, for the QC file")
+    image_file = File(exists=True, mandatory=True, desc="sodium image [signal]")
+    noise_file = File(exists=True, mandatory=True, desc="noise SD [signal]")
+    field_file = File(exists=True, mandatory=True, desc="receive correction")
+    apparent_file = File(exists=True, mandatory=True, desc="[mmol/L]")
+    uncertainty_file = File(exists=True, mandatory=True, desc="[mmol/L]")
+    calibration_file = File(exists=True, mandatory=True, desc="calibration lines (JSON)")
+    table_file = File(exists=True, mandatory=True, desc="table (TSV), without rows if none")
+
+
+class SaveSodiumOnly(SimpleInterface):
+    """Save what can be told without an anatomy: apparent maps, and a table of drawn regions."""
+
+    input_spec = _SaveSodiumOnlyInput
+    output_spec = _SavedOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        lines, references = load_lines(self.inputs.calibration_file)
+        known = self.inputs.properties
+        used = {
+            **self.inputs.provenance,
+            "Calibration": {**references, "Lines": {"apparent": vars(lines["apparent"])}},
+            "PointSpreadFWHM": known["PointSpreadFWHM"],
+            "ReceiveCorrection": known["ReceiveCorrection"],
+            "PartialVolumeCorrection": "none",
+        }
+        empty = pd.read_csv(self.inputs.table_file, sep="\t").empty
+        written = []
+        for port, (units, description) in SODIUM_ONLY_FILES.items():
+            if port == "table_file" and empty:
+                continue
+            target = self.inputs.outputs[port]
+            save_as(getattr(self.inputs, port), target)
+            columns = TABLE_COLUMNS if port == "table_file" else {}
+            head = {"Description": description, "Units": units}
+            write_json(_sidecar(target), {**columns, **head, **used})
+            written.append(target)
+        told = [*known.get("Warnings", []), *self.inputs.provenance.get("InputWarnings", [])]
+        write_json(Path(self.inputs.outputs["qc"]), {**known, **used, "Warnings": told})
+        self._results["out_files"] = [*written, self.inputs.outputs["qc"]]
+        return runtime
+
+
 # Reference values spread widely between groups: a warning, never an error [mmol/L]
 PLAUSIBLE = {"GM": (25, 70), "WM": (20, 70), "CSF": (100, 170)}
 TABLE_COLUMNS: dict[str, dict[str, str]] = {

@@ -116,6 +116,8 @@ def _brain_regions(
         mask, lesion_affine = load_finite_image(path)
         to_anatomy = index_map(affine, lesion_affine, np.eye(4))
         lesions[name] = resample(mask, to_anatomy, own["GM"].shape, 1)
+        if not lesions[name].any():
+            raise ValueError(f"{path}: lesion '{name}' has no voxel inside the 1H image")
     carved = carve_lesions(own, lesions)
     sampled = {name: grid.sample(values, affine, transform) for name, values in carved.items()}
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
@@ -148,6 +150,63 @@ def _background(
     )
     air = np.clip(1 - occupied - np.sum(list(sectors.values()), axis=0), 0, 1)
     return {**sectors, "air": air.astype(np.float32)}
+
+
+class _SampleDrawnInput(BaseInterfaceInputSpec):
+    sodium_file = File(exists=True, mandatory=True, desc="sodium image; its grid is taken")
+    response_file = File(exists=True, mandatory=True, desc="transfer functions (npz)")
+    region_files = traits.Dict(usedefault=True, desc="file and label by region, in sodium space")
+    vial_labels = File(exists=True, mandatory=True, desc="label image of the vials, sodium space")
+    vial_names = traits.List(traits.Str, mandatory=True, desc="vial n carries label n")
+
+
+class SampleDrawnRegions(SimpleInterface):
+    """Bring regions that were drawn in sodium space, and vials, to the grid of the image."""
+
+    input_spec = _SampleDrawnInput
+    output_spec = _SampleRegionsOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        sodium, affine = load_finite_image(self.inputs.sodium_file)
+        factor = subdivision(np.linalg.norm(affine[:3, :3], axis=0))
+        grid = _FineGrid(fine_affine(affine, factor), tuple(n * factor for n in sodium.shape))
+        transfers = load_response(self.inputs.response_file).transfers
+        drawn, volumes, covered = _drawn(self.inputs.region_files, grid)
+        labels, own = load_finite_image(self.inputs.vial_labels)
+        sampled = grid.sample(labels, own, np.eye(4), order=0)
+        vials = vial_fractions(sampled, self.inputs.vial_names, str(self.inputs.vial_labels))
+        everything = {**drawn, **vials}
+        kernels = ["muscle"] * len(drawn) + list(vials)
+        np.savez(
+            Path(runtime.cwd) / "regions.npz",
+            names=list(everything),
+            kinds=["drawn"] * len(drawn) + ["vial"] * len(vials),
+            volumes_ml=volumes,
+            coverage=covered,
+            fractions=np.stack([voxel_means(f, factor) for f in everything.values()]),
+            blurred=np.stack([
+                blur_to_grid(fine, factor, transfers[kernel])
+                for fine, kernel in zip(everything.values(), kernels, strict=True)
+            ]),
+        )  # fmt: skip
+        self._results["regions_file"] = str(Path(runtime.cwd) / "regions.npz")
+        return runtime
+
+
+def _drawn(
+    files: dict[str, Any], grid: _FineGrid
+) -> tuple[dict[str, Floats], list[float], list[float]]:
+    fine_ml = abs(np.linalg.det(grid.affine[:3, :3])) / 1e3
+    drawn, volumes, covered = {}, [], []
+    for name, (path, label) in files.items():
+        values, own = load_finite_image(path)
+        inside = (np.rint(values) == label).astype(np.float32)
+        drawn[name] = grid.sample(inside, own, np.eye(4), order=0)  # what was drawn is hard
+        if not drawn[name].any():
+            raise ValueError(f"{path}: region '{name}' has no voxel inside the sodium image")
+        volumes.append(float(inside.sum(dtype=np.float64) * abs(np.linalg.det(own[:3, :3])) / 1e3))
+        covered.append(coverage(float(drawn[name].sum(dtype=np.float64)) * fine_ml, volumes[-1]))
+    return drawn, volumes, covered
 
 
 class _UniteLesionsInput(BaseInterfaceInputSpec):

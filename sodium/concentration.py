@@ -355,6 +355,34 @@ def map_concentration(
     return Concentrations(apparent, corrected, np.sqrt(squares).astype(np.float32), factor, signal)
 
 
+def map_apparent(image: Floats, noise_sd: Floats, line: Calibration) -> tuple[Floats, Floats]:
+    """Return apparent concentration and its uncertainty where no tissue is known.
+
+    Parameters
+    ----------
+    image, noise_sd
+        Signal and its noise SD, any shape.
+    line
+        The apparent calibration.
+
+    Returns
+    -------
+    apparent
+        Same shape [mmol/L], float32.
+    uncertainty
+        Of noise and calibration, same shape [mmol/L], float32.
+
+    Examples
+    --------
+    >>> line = Calibration(2.0, 0.0, np.zeros((2, 2)), None, np.zeros(1), None)
+    >>> [part.tolist() for part in map_apparent(np.array([80.0]), np.array([4.0]), line)]
+    [[40.0], [2.0]]
+    """
+    shared = u_calibration(image, np.ones(1), line)
+    uncertainty = np.hypot(noise_sd / line.slope, shared)
+    return line.concentration(image).astype(np.float32), uncertainty.astype(np.float32)
+
+
 def uncorrected_signals(
     image: Floats, fractions: Floats, noise_sd: Floats, noise_spectrum: Floats, shift: Floats
 ) -> RegionalSignals:

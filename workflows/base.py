@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
-from sodiumprep.interfaces.anatomy import HeadMask
+from sodiumprep.interfaces.anatomy import BiasCorrect, BrainExtract, Normalize, TissueFractions
+from sodiumprep.interfaces.ready import TakeFractions, TakeImage, TakeMask
 from sodiumprep.interfaces.regions import UniteLesions
+from sodiumprep.interfaces.transforms import InvertTransform
 from sodiumprep.workflows import anatomy as anatomy_room
 from sodiumprep.workflows.anatomy import init_anatomy_wf
 from sodiumprep.workflows.concentration import init_concentration_wf
@@ -18,14 +21,27 @@ from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan
 from sodiumprep.workflows.pvc import init_gtm_wf
 from sodiumprep.workflows.reconstruct import init_reconstruct_wf
 from sodiumprep.workflows.register import init_register_wf
+from sodiumprep.workflows.sodium_only import init_sodium_only_wf
 
-COMPLETE = {"mask", "GM", "WM", "CSF"}  # ready-made files that leave nothing to compute
 FRACTIONS = ["gm_file", "wm_file", "csf_file"]
 USED_BY_SODIUM = [*FRACTIONS, "brain_mask", "head_mask"]
+# step -> what it computes, as the methods text says it
+COMPUTED: dict[type, str] = {
+    BiasCorrect: "the 1H image was corrected for its bias field (N4)",
+    BrainExtract: "the brain was extracted by registering a synthetic head around the MNI152 "
+    "template brain",
+    TissueFractions: "volume fractions of grey matter, white matter and cerebrospinal fluid were "
+    "estimated with a partial-volume mixture model",
+    Normalize: "the brain was normalized to the MNI152 template (SyN)",
+}
+# step that is not taken -> what stands in for it: its output, that of the ready-made node
+FROM_FRACTIONS = {port: port for port in (*FRACTIONS, "dseg_file")}
+FROM_MASK = {"mask_file": "mask_file", "brain_volume_ml": "brain_volume_ml", "warning": "warning"}
+FROM_TRANSFORMS = {port: port for port in anatomy_room.TRANSFORMS}
 
 
-def is_ready(plan: AnatomyPlan) -> bool:
-    """Tell whether ready-made files make the anatomy complete.
+def fractions_are_ready(plan: AnatomyPlan) -> bool:
+    """Tell whether ready-made files give the tissue fractions, and so all that sodium needs.
 
     Parameters
     ----------
@@ -35,48 +51,24 @@ def is_ready(plan: AnatomyPlan) -> bool:
     Returns
     -------
     ready
-        Mask, three fractions, and an image to show them on.
+        GM, WM and CSF, or a label image whose labels have a tissue.
     """
-    return set(plan.ready) >= COMPLETE and bool(plan.ready.get("preproc") or plan.image)
+    return set(plan.ready) >= {"GM", "WM", "CSF"} or bool(plan.label_tissues)
 
 
-def init_ready_anatomy_wf(plan: AnatomyPlan, name: str = "anatomy_wf") -> Workflow:
-    """Build the graph of an anatomy that is ready-made but for the mask of the head.
-
-    Parameters
-    ----------
-    plan
-        Of one subject.
-    name
-        Of the workflow.
-
-    Returns
-    -------
-    workflow
-        ``outputnode`` as that of :func:`~sodiumprep.workflows.anatomy.init_anatomy_wf`, without
-        transforms.
-    """
-    workflow = Workflow(name=name)
-    image = plan.ready.get("preproc") or plan.image
-    head = Node(HeadMask(in_file=image, mask_file=plan.ready["mask"]), name="head")
-    known = {"preproc_file": image, "brain_mask": plan.ready["mask"]}
-    known |= {f"{t.lower()}_file": plan.ready[t] for t in ("GM", "WM", "CSF")}
-    known |= {"dseg_file": plan.ready["dseg"]} if "dseg" in plan.ready else {}
-    result = Node(IdentityInterface(anatomy_room.OUTPUTS), name="outputnode")
-    result.inputs.trait_set(**known)
-    workflow.connect([(head, result, [("head_mask_file", "head_mask")])])
-    return workflow
-
-
-def init_computed_anatomy_wf(
+def init_prepared_anatomy_wf(
     plan: AnatomyPlan, sloppy: bool, name: str = "anatomy_wf"
 ) -> Workflow:
-    """Build the graph of an anatomy that is computed from the 1H image.
+    """Build the graph of an anatomy: what is ready-made is taken, the rest computed.
+
+    The graph that computes everything is built, ready-made files take the place of the steps
+    that would make them, and what then feeds nothing is dropped.
 
     Parameters
     ----------
     plan
-        Of one subject; a ready-made mask is used.
+        Of one subject. Fractions give a mask as well, and make bias correction and normalization
+        needless.
     sloppy
         Faster and less exact.
     name
@@ -85,19 +77,122 @@ def init_computed_anatomy_wf(
     Returns
     -------
     workflow
-        As :func:`~sodiumprep.workflows.anatomy.init_anatomy_wf`, inputs set.
+        ``outputnode`` as that of :func:`~sodiumprep.workflows.anatomy.init_anatomy_wf`; transforms
+        are missing where fractions are ready-made and transforms are not.
     """
     workflow = init_anatomy_wf(sloppy, name=name)
     source = workflow.get_node("inputnode")
-    source.inputs.anat_file = plan.image
-    if "mask" in plan.ready:
-        source.inputs.mask_file = plan.ready["mask"]
-    if plan.lesions:
+    source.inputs.anat_file = plan.ready.get("preproc") or plan.image
+    for step, (node, ports) in _stand_ins(plan, workflow).items():
+        _replace(workflow, step, node, ports)
+    if fractions_are_ready(plan):
+        _remove(workflow, Normalize)
+    _drop_unused(workflow)
+    if plan.lesions and "lesion_file" in [output for _, output, _ in _uses(workflow, source)]:
         unite = Node(
-            UniteLesions(lesion_files=dict(plan.lesions), reference_file=plan.image), name="unite"
+            UniteLesions(lesion_files=dict(plan.lesions), reference_file=source.inputs.anat_file),
+            name="unite",
         )
         workflow.connect(unite, "out_file", source, "lesion_file")
+    workflow.__desc__ = _describe(workflow)
     return workflow
+
+
+def computed_steps(workflow: Workflow) -> list[str]:
+    """Return what a graph of the anatomy computes, in words.
+
+    Parameters
+    ----------
+    workflow
+        As :func:`init_prepared_anatomy_wf` builds it.
+    """
+    taken = [type(getattr(node, "interface", None)) for node in workflow._graph.nodes()]
+    return [text for step, text in COMPUTED.items() if step in taken]
+
+
+def _describe(workflow: Workflow) -> str:
+    computed = computed_steps(workflow)
+    if len(computed) == len(COMPUTED):
+        return anatomy_room.DESCRIPTION
+    rest = "; ".join(computed)
+    taken = "Anatomy was taken from ready-made derivatives as far as they went"
+    return f"{taken}; {rest}, with ANTs." if rest else f"{taken}."
+
+
+def _stand_ins(plan: AnatomyPlan, workflow: Workflow) -> dict[type, tuple[Node, dict[str, str]]]:
+    """Return the nodes that take ready-made files, by the step that they stand in for."""
+    complete = fractions_are_ready(plan)
+    nodes: dict[type, tuple[Node, dict[str, str]]] = {}
+    image = plan.ready.get("preproc") or (plan.image if complete else "")
+    reference = {"reference_file": image or plan.image}
+    if image:
+        nodes[BiasCorrect] = (
+            Node(TakeImage(in_file=image), name="take_image"),
+            {"out_file": "out_file"},
+        )
+    if "mask" in plan.ready or complete:
+        given = {"in_file": plan.ready["mask"]} if "mask" in plan.ready else {}
+        mask = Node(TakeMask(**given, **reference), name="take_mask")
+        nodes[BrainExtract] = mask, FROM_MASK
+    if complete:
+        take = Node(TakeFractions(**_fraction_files(plan), **reference), name="take_fractions")
+        nodes[TissueFractions] = take, FROM_FRACTIONS
+        workflow.connect(take, "brain_file", mask, "brain_file")
+        workflow.connect(take, "warning", mask, "notes")
+    if set(plan.ready) >= {"to_template", "from_template"}:
+        known = {f"{way}_xfm": plan.ready[way] for way in ("to_template", "from_template")}
+        ready = Node(IdentityInterface(list(known)), name="take_transforms")
+        ready.inputs.trait_set(**known)
+        nodes[Normalize] = ready, FROM_TRANSFORMS
+    return nodes
+
+
+def _fraction_files(plan: AnatomyPlan) -> dict[str, Any]:
+    if not plan.label_tissues:
+        return {f"{tissue.lower()}_file": plan.ready[tissue] for tissue in ("GM", "WM", "CSF")}
+    posteriors = plan.ready.get("posteriors")
+    return {
+        "labels_file": plan.ready["dseg"],
+        "label_tissues": dict(plan.label_tissues),
+        **({"posteriors_file": posteriors} if posteriors else {}),
+    }
+
+
+def _nodes_of(workflow: Workflow, step: type) -> list[Node]:
+    nodes = list(workflow._graph.nodes())
+    return [node for node in nodes if isinstance(getattr(node, "interface", None), step)]
+
+
+def _uses(workflow: Workflow, node: Node) -> list[tuple[Node, Any, str]]:
+    """Return what takes a node's outputs: the taker, the output, and the taker's field."""
+    return [
+        (target, output, field)
+        for _, target, link in workflow._graph.out_edges(node, data=True)
+        for output, field in link["connect"]
+    ]
+
+
+def _replace(workflow: Workflow, step: type, ready: Node, ports: Mapping[str, str]) -> None:
+    """Let a node give what the nodes of a step would compute."""
+    for node in _nodes_of(workflow, step):
+        for target, output, field in _uses(workflow, node):
+            if output in ports:
+                workflow.disconnect(node, output, target, field)
+                workflow.connect(ready, ports[output], target, field)
+
+
+def _remove(workflow: Workflow, step: type) -> None:
+    workflow.remove_nodes(_nodes_of(workflow, step))
+
+
+def _drop_unused(workflow: Workflow) -> None:
+    """Drop the nodes that feed nothing, until all do."""
+    ports = ("inputnode", "outputnode")
+    nodes = list(workflow._graph.nodes())
+    idle = [n for n in nodes if n.name not in ports and not _uses(workflow, n)]
+    if idle:
+        workflow.remove_nodes(idle)
+        _drop_unused(workflow)
 
 
 def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
@@ -119,7 +214,7 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
     workflow = Workflow(name=plan.name)
     source = Node(IdentityInterface([*USED_BY_SODIUM, "preproc_file"]), name="inputnode")
     image = init_reconstruct_wf(plan)
-    register = init_register_wf(plan.given_xfm, sloppy)
+    register = init_register_wf("" if plan.given_backward else plan.given_xfm, sloppy)
     pvc = init_gtm_wf(plan)
     concentration = init_concentration_wf(plan)
     save = init_sodium_outputs_wf(plan)
@@ -154,6 +249,9 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
             )
         ]),
     ])  # fmt: skip
+    if plan.given_backward:
+        turn = Node(InvertTransform(in_file=plan.given_xfm), name="turn")
+        workflow.connect(turn, "out_file", register, "register.given_xfm")
     if plan.nonlinear:
         rooms = {"register": register, "pvc": pvc, "concentration": concentration}
         _add_nonlinear(workflow, plan, source, rooms)
@@ -179,7 +277,7 @@ def _add_nonlinear(
 
 
 def init_subject_wf(
-    name: str, anatomy: AnatomyPlan, runs: Sequence[SodiumPlan], sloppy: bool
+    name: str, anatomy: AnatomyPlan | None, runs: Sequence[SodiumPlan], sloppy: bool
 ) -> Workflow:
     """Build the graph of one subject and session.
 
@@ -188,7 +286,7 @@ def init_subject_wf(
     name
         Of the workflow.
     anatomy
-        Plan of the anatomy.
+        Plan of the anatomy; None where there is none, and sodium stays in its own space.
     runs
         Plans of the sodium runs.
     sloppy
@@ -200,11 +298,10 @@ def init_subject_wf(
         Complete: no input is left open.
     """
     workflow = Workflow(name=name)
-    prepared = (
-        init_ready_anatomy_wf(anatomy)
-        if is_ready(anatomy)
-        else init_computed_anatomy_wf(anatomy, sloppy)
-    )
+    if anatomy is None:
+        workflow.add_nodes([init_sodium_only_wf(plan) for plan in runs])
+        return workflow
+    prepared = init_prepared_anatomy_wf(anatomy, sloppy)
     save = init_anatomy_outputs_wf(anatomy)
     saved = [(f"outputnode.{p}", f"inputnode.{p}") for p in anatomy_room.OUTPUTS]
     workflow.connect([(prepared, save, saved)])

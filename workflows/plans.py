@@ -16,7 +16,11 @@ class AnatomyPlan:
     image
         Raw 1H image; empty where everything is ready-made.
     ready
-        Ready-made files: ``preproc``, ``mask``, ``GM``, ``WM``, ``CSF``, ``dseg``.
+        Ready-made files: ``preproc``, ``mask``, ``GM``, ``WM``, ``CSF``, ``dseg``,
+        ``posteriors``; ``to_template`` and ``from_template`` of the embedded template, ``to_<s>``
+        and ``from_<s>`` of other spaces.
+    label_tissues
+        Tissue of each label of ``dseg``, where fractions come from it.
     lesions
         Lesion masks by class.
     outputs
@@ -30,6 +34,7 @@ class AnatomyPlan:
     lesions: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    label_tissues: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class SodiumPlan:
         Inputs of the regions: vial labels and their space, lesions.
     given_xfm
         The user's transform; empty to register.
+    given_backward
+        Whether that transform is from T1w to sodium and has to be turned round.
     tissues
         Relaxation constants by tissue and vial [s].
     protocol
@@ -62,6 +69,8 @@ class SodiumPlan:
         Output path of each file by name.
     provenance
         Entries of every sidecar.
+    sodium_only
+        Whether there is no anatomy: apparent concentrations in sodium space, no more.
     nonlinear
         ``method``, ``source`` and ``outputs`` of a second reconstruction; empty for none.
     """
@@ -79,3 +88,5 @@ class SodiumPlan:
     outputs: Mapping[str, str]
     provenance: Mapping[str, Any]
     nonlinear: Mapping[str, Any] = field(default_factory=dict)
+    given_backward: bool = False
+    sodium_only: bool = False

@@ -1,56 +1,122 @@
 """What exists and needs no computing is decided in one place."""
 
 import pytest
+from nipype.interfaces.base import isdefined
 
-from sodiumprep.workflows.base import init_subject_wf, is_ready
+from sodiumprep.interfaces.anatomy import BiasCorrect, BrainExtract, Normalize, TissueFractions
+from sodiumprep.workflows.base import (
+    computed_steps,
+    fractions_are_ready,
+    init_prepared_anatomy_wf,
+    init_subject_wf,
+)
 from sodiumprep.workflows.plans import AnatomyPlan
 
-COMPLETE = {name: f"/{name}.nii.gz" for name in ("mask", "GM", "WM", "CSF")}
-
-
-@pytest.mark.parametrize(
-    ("image", "ready", "expected"),
-    [
-        ("T1w.nii.gz", COMPLETE, True),
-        ("", {**COMPLETE, "preproc": "p.nii.gz"}, True),
-        ("", COMPLETE, False),
-        ("T1w.nii.gz", {k: v for k, v in COMPLETE.items() if k != "CSF"}, False),
-        ("T1w.nii.gz", {}, False),
-    ],
-)
-def test_an_anatomy_is_ready_with_mask_fractions_and_an_image(image, ready, expected):
-    assert is_ready(AnatomyPlan(image=image, ready=ready)) is expected
+FRACTIONS = ("GM", "WM", "CSF")
+TRANSFORMS = ("to_template", "from_template")
+LABELS = {1: "GM", 2: "WM", 3: "CSF"}
 
 
 @pytest.fixture
 def files(tmp_path):
-    names = ("T1w", "preproc", "mask", "GM", "WM", "CSF", "dseg")
+    names = ("T1w", "preproc", "mask", *FRACTIONS, "dseg", "posteriors", *TRANSFORMS, "core")
     for name in names:
         (tmp_path / name).touch()
     return {name: str(tmp_path / name) for name in names}
 
 
-def saved_by(workflow):
-    """Return what the node that saves the anatomy is fed by value."""
-    nodes = {node.fullname: node for node in workflow._create_flat_graph().nodes()}
-    return nodes["sub_01_wf.anatomy_wf.outputnode"].inputs
+@pytest.fixture
+def prepared(files):
+    """Build the anatomy from these ready-made files."""
+
+    def build(*ready, raw=True, labels=None, lesions=()):
+        plan = AnatomyPlan(
+            files["T1w"] if raw else "",
+            {name: files[name] for name in ready},
+            {name: files[name] for name in lesions},
+            label_tissues=labels or {},
+        )
+        return init_prepared_anatomy_wf(plan, sloppy=True)
+
+    return build
 
 
-def test_ready_files_become_the_anatomy_as_they_are(files):
-    ready = {name: files[name] for name in ("preproc", "mask", "GM", "WM", "CSF", "dseg")}
-    ports = saved_by(init_subject_wf("sub_01_wf", AnatomyPlan(files["T1w"], ready), [], False))
-    assert ports.preproc_file == files["preproc"]
-    assert ports.brain_mask == files["mask"]
-    assert (ports.gm_file, ports.wm_file, ports.csf_file) == (
-        files["GM"], files["WM"], files["CSF"],
-    )  # fmt: skip
-    assert ports.dseg_file == files["dseg"]
+def steps(workflow):
+    """Count the nodes of each computing step."""
+    kinds = [type(node.interface) for node in workflow._graph.nodes()]
+    counted = (BiasCorrect, BrainExtract, TissueFractions, Normalize)
+    return tuple(kinds.count(step) for step in counted)
 
 
-def test_the_raw_image_stands_in_for_a_missing_ready_one(files):
-    ready = {name: files[name] for name in ("mask", "GM", "WM", "CSF")}
-    ports = saved_by(init_subject_wf("sub_01_wf", AnatomyPlan(files["T1w"], ready), [], False))
-    assert ports.preproc_file == files["T1w"]
+@pytest.mark.parametrize(
+    ("ready", "counts"),
+    [
+        ((), (2, 1, 1, 1)),
+        (("mask",), (2, 0, 1, 1)),
+        (("preproc",), (0, 1, 1, 1)),
+        (("preproc", "mask"), (0, 0, 1, 1)),
+        (("mask", *TRANSFORMS), (2, 0, 1, 0)),
+        (("preproc", "mask", *TRANSFORMS), (0, 0, 1, 0)),
+        (FRACTIONS, (0, 0, 0, 0)),
+        (("mask", *FRACTIONS), (0, 0, 0, 0)),
+        (("preproc", "mask", *FRACTIONS), (0, 0, 0, 0)),
+        (("preproc", "mask", *FRACTIONS, *TRANSFORMS), (0, 0, 0, 0)),
+        (("GM", "WM"), (2, 1, 1, 1)),
+    ],
+)
+def test_nothing_is_computed_that_is_ready(prepared, ready, counts):
+    assert steps(prepared(*ready)) == counts
+
+
+def test_a_labelled_image_leaves_nothing_to_compute(prepared):
+    workflow = prepared("dseg", labels=LABELS)
+    assert steps(workflow) == (0, 0, 0, 0)
+    assert not isdefined(workflow.get_node("take_fractions").inputs.posteriors_file)
+
+
+def test_posteriors_stand_beside_their_labels(prepared, files):
+    inputs = prepared("dseg", "posteriors", labels=LABELS).get_node("take_fractions").inputs
+    assert (inputs.labels_file, inputs.posteriors_file) == (files["dseg"], files["posteriors"])
+    assert inputs.label_tissues == LABELS
+
+
+def test_labels_without_a_meaning_are_no_fractions(prepared):
+    assert steps(prepared("dseg")) == (2, 1, 1, 1)
+    assert not fractions_are_ready(AnatomyPlan("T1w", {"dseg": "dseg"}))
+
+
+def test_a_ready_image_needs_no_raw_one(prepared, files):
+    workflow = prepared("preproc", "mask", raw=False)
+    assert workflow.get_node("inputnode").inputs.anat_file == files["preproc"]
+    assert workflow.get_node("take_mask").inputs.reference_file == files["preproc"]
+
+
+def test_the_raw_image_stands_in_for_a_missing_ready_one(prepared, files):
+    workflow = prepared("mask", *FRACTIONS)
+    assert workflow.get_node("take_image").inputs.in_file == files["T1w"]
+
+
+def test_given_transforms_reach_what_needs_them(prepared, files):
+    taken = prepared("mask", *TRANSFORMS).get_node("take_transforms")
+    assert taken.inputs.from_template_xfm == files["from_template"]
+
+
+def test_lesions_are_united_only_where_something_is_computed_without_them(prepared):
+    assert prepared("mask", lesions=("core",)).get_node("unite") is not None
+    assert prepared("mask", *FRACTIONS, lesions=("core",)).get_node("unite") is None
+
+
+@pytest.mark.parametrize(
+    ("ready", "said"),
+    [((), 4), (("mask",), 3), (("preproc", "mask"), 2), (("mask", *FRACTIONS), 0)],
+)
+def test_the_methods_text_tells_what_was_computed_and_no_more(prepared, ready, said):
+    workflow = prepared(*ready)
+    assert len(computed_steps(workflow)) == said
+    text = workflow.__desc__
+    assert text.endswith(".")
+    assert ("N4" in text) is ("preproc" not in ready and "GM" not in ready)
+    assert ("ready-made" in text) is bool(ready)
 
 
 def test_an_anatomy_without_runs_is_a_whole_graph(files):

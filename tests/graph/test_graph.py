@@ -1,5 +1,6 @@
 """No factory leaks a port, whatever the options."""
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan
 from sodiumprep.workflows.pvc import init_gtm_wf
 from sodiumprep.workflows.reconstruct import init_reconstruct_wf
 from sodiumprep.workflows.register import init_register_wf
+from sodiumprep.workflows.sodium_only import init_sodium_only_wf
 
 VIALS = ({"name": "1 low", "concentration": 50.0}, {"name": "2 high", "concentration": 100.0})
 READY = ("preproc", "mask", "GM", "WM", "CSF")
@@ -110,12 +112,10 @@ def test_no_port_leaks(graph):
 
 def expected_open_ports(options):
     """Return the ports that may stay open: what a ready-made anatomy does not have."""
-    if options["ready"] == "all":
-        missing = ("dseg_file", "to_template_xfm", "from_template_xfm", "brain_volume_ml",
-                   "brain_warning")  # fmt: skip
-        return {f"anatomy_wf.{port}" for port in missing}
     optional = set(OPTIONAL_ANATOMY) - {"anat_file"}
-    optional -= {"mask_file"} if options["ready"] == "mask" else set()
+    if options["ready"] == "all":
+        missing = optional | {"to_template_xfm", "from_template_xfm"}
+        return {f"anatomy_wf.{port}" for port in missing}
     return {f"anatomy_wf.{port}" for port in optional - (
         {"lesion_file"} if options["lesions"] else set())}  # fmt: skip
 
@@ -141,13 +141,13 @@ def test_the_source_decides_how_the_image_comes_about(file, kspace):
 def test_a_ready_anatomy_is_not_computed(file):
     nodes = nodes_with(file, ready="all")
     assert "anatomy_wf.normalize" not in nodes
-    assert nodes["anatomy_wf.head"].inputs.mask_file.endswith("mask.nii.gz")
+    assert nodes["anatomy_wf.take_mask"].inputs.in_file.endswith("mask.nii.gz")
 
 
 def test_a_ready_mask_alone_is_used_and_the_rest_computed(file):
     nodes = nodes_with(file, ready="mask")
     assert "anatomy_wf.fractions" in nodes
-    assert nodes["anatomy_wf.inputnode"].inputs.mask_file.endswith("mask.nii.gz")
+    assert nodes["anatomy_wf.take_mask"].inputs.in_file.endswith("mask.nii.gz")
 
 
 def test_lesions_reach_anatomy_and_regions(file):
@@ -183,6 +183,36 @@ def test_receive_data_reach_the_correction(file, receive):
     assert found == [receive == "pair", receive == "map"]
 
 
+def drawn_plan(file):
+    """Plan a run without anatomy."""
+    regions = {"region_files": {"roi": (file("roi.nii.gz"), 1)}, "vial_names": ["1 low"],
+               "vial_labels": file("labels.nii.gz")}  # fmt: skip
+    return replace(sodium_plan(file), regions=regions, sodium_only=True)
+
+
+def test_without_an_anatomy_sodium_stays_alone(file):
+    workflow = init_subject_wf("sub_01_wf", None, [drawn_plan(file)], False)
+    nodes = by_name(workflow)
+    assert not any("register" in name or "anatomy" in name for name in nodes)
+    assert list(nodes["sodium_wf.regions"].inputs.region_files) == ["roi"]
+    fed = fed_ports(workflow._create_flat_graph())
+    for node in nodes.values():
+        for field in node.inputs.traits(mandatory=True):
+            assert is_fed(node, field, fed), f"{node.fullname}.{field} is open"
+
+
+@pytest.mark.parametrize("backward", [True, False])
+def test_a_transform_that_points_the_other_way_is_turned_round(file, backward):
+    plan = replace(sodium_plan(file, given=True), given_backward=backward)
+    workflow = init_subject_wf("sub_01_wf", AnatomyPlan(file("T1w.nii.gz")), [plan], True)
+    nodes = by_name(workflow)
+    register = nodes["sodium_wf.register_wf.register"]
+    assert ("sodium_wf.turn" in nodes) is backward
+    assert isdefined(register.inputs.given_xfm) is not backward
+    fed = (register.fullname, "given_xfm") in fed_ports(workflow._create_flat_graph())
+    assert fed is backward
+
+
 def factories(file):
     plan, anatomy = sodium_plan(file), AnatomyPlan(image=file("T1w.nii.gz"))
     return {
@@ -192,10 +222,12 @@ def factories(file):
         "concentration": init_concentration_wf(plan),
         "anatomy outputs": init_anatomy_outputs_wf(anatomy),
         "sodium outputs": init_sodium_outputs_wf(plan),
+        "sodium only": init_sodium_only_wf(drawn_plan(file)),
     }
 
 
-NAMES = ["reconstruct", "register", "pvc", "concentration", "anatomy outputs", "sodium outputs"]
+NAMES = ["reconstruct", "register", "pvc", "concentration", "sodium only", "anatomy outputs",
+         "sodium outputs"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -212,7 +244,7 @@ def test_every_port_of_a_factory_is_used(file, name):
             assert sorted(given) == ports
 
 
-@pytest.mark.parametrize("name", NAMES[:4])
+@pytest.mark.parametrize("name", NAMES[:5])
 def test_a_factory_that_states_methods_describes_itself_in_a_sentence(file, name):
     text = factories(file)[name].__desc__
     assert text[0].isupper()

@@ -78,6 +78,14 @@ def test_a_lesion_is_taken_from_white_matter(sample, head):
     assert with_lesion["volumes_ml"][3] == pytest.approx(4 / 3 * np.pi * 0.6**3, rel=0.1)
 
 
+def test_a_lesion_beside_the_anatomy_is_refused(sample, tmp_path):
+    far = np.diag([2.0, 2.0, 2.0, 1.0])
+    far[:3, 3] = 400
+    path = save_image(tmp_path / "far.nii.gz", np.ones((4, 4, 4), np.uint8), far)
+    with pytest.raises(ValueError, match="far.nii.gz: lesion 'core' has no voxel inside"):
+        sample(lesion_files={"core": path})
+
+
 def test_a_lesion_mask_of_another_orientation_is_the_same_lesion(sample, head, tmp_path):
     turned = nib.load(head["lesion"]).as_reoriented([[1, -1], [0, 1], [2, -1]])
     nib.save(turned, tmp_path / "turned.nii.gz")

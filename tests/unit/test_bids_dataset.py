@@ -35,6 +35,7 @@ VIALS = [
 ]
 NA = "anat/sub-01_acq-23Na_PDw.nii.gz"
 T1W = "anat/sub-01_T1w.nii.gz"
+LINEAR = "#Insight Transform File V1.0\nTransform: AffineTransform_double_3_3\n"
 
 
 class Dataset:
@@ -294,6 +295,56 @@ def test_the_best_anatomy_comes_first(simple):
     assert "no T1w image" in anatomy.warnings[0]
 
 
+def test_without_anatomy_vials_in_sodium_space_are_enough(empty):
+    empty.image(NA, {**SODIUM, "CalibrationVials": VIALS})
+    empty.derive("anat/sub-01_acq-23Na_desc-vials_dseg.nii.gz")
+    drawn = empty.derive("anat/sub-01_acq-23Na_desc-pons_mask.nii.gz")
+    job = empty.job()
+    assert not job.anatomy.exists
+    assert job.runs[0].regions == {"pons": (drawn, 1)}
+    assert "sodium stays in its own space" in describe(job)[0]
+    assert f"    region pons: {drawn}" in describe(job)
+
+
+@pytest.mark.parametrize("space", ["_space-T1w", None])
+def test_without_anatomy_and_calibration_what_is_accepted_is_told(empty, space):
+    empty.image(NA, {**SODIUM, "CalibrationVials": VIALS})
+    if space:
+        empty.derive(f"anat/sub-01_acq-23Na{space}_desc-vials_dseg.nii.gz")
+    assert "no 1H image; accepted in anat/: T1w" in empty.failure()
+    assert "CalibrationVials of sub-01_acq-23Na_PDw.nii.gz with" in empty.failure()
+
+
+def test_without_anatomy_fluid_cannot_calibrate(empty):
+    empty.image(NA, {**SODIUM, "CalibrationVials": VIALS})
+    empty.derive("anat/sub-01_acq-23Na_desc-vials_dseg.nii.gz")
+    assert "no 1H image" in empty.failure(reference="csf")
+
+
+def test_a_ready_mask_alone_is_no_anatomy(empty):
+    empty.image(NA, {**SODIUM, "CalibrationVials": VIALS})
+    empty.derive("anat/sub-01_acq-23Na_desc-vials_dseg.nii.gz")
+    empty.derive("anat/sub-01_desc-brain_mask.nii.gz")
+    assert "(ready-made mask alone is not enough)" in empty.failure()
+
+
+def test_what_came_from_where_is_told(simple):
+    simple.derive("anat/sub-01_desc-preproc_T1w.nii.gz")
+    simple.derive("anat/sub-01_desc-brain_mask.nii.gz")
+    job = simple.job()
+    assert job.anatomy.sources == ("from ready: preproc, mask",)
+    assert "  anatomy from ready: preproc, mask" in describe(job)
+    assert str(job.anatomy.ready["preproc"]) in describe(job)[0]
+
+
+def test_an_empty_lesion_mask_is_said_and_left_out(simple):
+    simple.image("anat/sub-01_label-core_mask.nii.gz", root=simple.ready,
+                 values=np.zeros((3, 3, 3), np.uint8))  # fmt: skip
+    anatomy = simple.job().anatomy
+    assert anatomy.lesions == {}
+    assert "is 0 everywhere, left out" in anatomy.warnings[0]
+
+
 def test_sodium_without_its_key_is_no_anatomy(empty):
     empty.image("anat/sub-01_acq-23Na_run-1_PDw.nii.gz", SODIUM)
     empty.image("anat/sub-01_acq-23Na_run-2_PDw.nii.gz")
@@ -402,8 +453,9 @@ def test_vial_labels_of_a_run_belong_to_that_run(empty):
 def test_a_users_transform_is_found(simple):
     path = simple.ready / "sub-01/anat/sub-01_acq-23Na_from-sodium_to-T1w_mode-image_xfm.txt"
     path.parent.mkdir(parents=True)
-    path.write_text("#Insight Transform File V1.0\n")
+    path.write_text(LINEAR)
     assert simple.run().sodium_to_anat == path
+    assert not simple.run().transform_backward
 
 
 def test_array_and_volume_coil_images_are_told_apart(simple):
@@ -484,7 +536,7 @@ def test_ready_made_anatomy_is_found(simple):
         simple.derive(f"anat/sub-01_{ending}.nii.gz")
     (simple.ready / "dseg.tsv").write_text("index\tname\n")
     ready = simple.job().anatomy.ready
-    assert sorted(ready) == ["CSF", "GM", "WM", "dseg", "dseg_tsv", "mask", "preproc"]
+    assert sorted(ready) == ["CSF", "GM", "WM", "mask", "preproc"]
     assert ready["mask"].name == "sub-01_desc-brain_mask.nii.gz"
 
 

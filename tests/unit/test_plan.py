@@ -10,7 +10,12 @@ from sodiumprep.bids_app.dataset import Anatomy, SodiumRun, SubjectJob
 from sodiumprep.bids_app.metadata import Protocol, UserError, Vial
 from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_name
 from sodiumprep.bids_app.settings import Settings
-from sodiumprep.interfaces.outputs import ANATOMY_FILES, NOT_SAVED, SODIUM_FILES
+from sodiumprep.interfaces.outputs import (
+    ANATOMY_FILES,
+    NOT_SAVED,
+    SODIUM_FILES,
+    SODIUM_ONLY_FILES,
+)
 from sodiumprep.sodium.relaxation import relaxation_of
 
 RAW, OUT = Path("/data/raw"), Path("/data/out")
@@ -286,3 +291,43 @@ def test_a_subject_without_raw_anatomy_is_planned_from_ready_files():
 def test_linked_datasets_are_the_output_the_input_and_the_derivatives():
     settings = replace(SETTINGS, derivatives={"manual": Path("/d")})
     assert links(settings) == {"": OUT, "raw": RAW, "manual": Path("/d")}
+
+
+NO_ANATOMY = Anatomy(None, "T1w")
+DRAWN = {"regions": {"roi": (Path("/d/roi.nii.gz"), 2)}, **WITH_VIALS, "vial_space": "sodium"}
+
+
+def test_a_run_without_anatomy_stays_in_sodium_space():
+    planned = plan(run_of(**DRAWN), anatomy=NO_ANATOMY)
+    assert planned.sodium_only
+    assert planned.regions["region_files"] == {"roi": ("/d/roi.nii.gz", 2)}
+    assert set(planned.outputs) == {*SODIUM_ONLY_FILES, "qc"}
+    assert planned.outputs["table_file"].endswith("_seg-drawn_TSC.tsv")
+    assert "/d/roi.nii.gz" in planned.provenance["Sources"]
+    assert "concentrations are apparent" in warnings_of(planned)
+
+
+def test_a_run_without_anatomy_says_what_it_cannot_do():
+    planned = plan(
+        run_of(**{**DRAWN, "regions": {}}), replace(SETTINGS, recon="agr"), anatomy=NO_ANATOMY
+    )
+    assert planned.nonlinear == {}
+    assert "--recon agr needs a 1H image" in warnings_of(planned)
+    assert "no region was drawn" in warnings_of(planned)
+
+
+def test_a_transform_that_points_the_other_way_is_planned_as_such():
+    planned = plan(run_of(sodium_to_anat=Path("/d/xfm.txt"), transform_backward=True))
+    assert (planned.given_xfm, planned.given_backward) == ("/d/xfm.txt", True)
+
+
+def test_transforms_of_our_template_stand_in_for_the_normalization():
+    ready = {"to_MNI152NLin2009aSym": Path("/d/to.h5"), "from_MNI152NLin2009aSym": Path("/d/f.h5"),
+             "to_MNI152NLin6Asym": Path("/d/6.h5"), "preproc": Path("/d/p.nii.gz")}  # fmt: skip
+    found = replace(ANATOMY, ready=ready, label_tissues={1: "GM"}, sources=("from d: preproc",))
+    planned = plan_anatomy(SubjectJob("01", None, found, ()), SETTINGS)
+    assert sorted(planned.ready) == ["from_template", "preproc", "to_MNI152NLin6Asym",
+                                     "to_template"]  # fmt: skip
+    assert planned.label_tissues == {1: "GM"}
+    assert planned.provenance["Sources"] == ["/d/p.nii.gz"]
+    assert planned.provenance["AnatomyFrom"] == ["from d: preproc"]

@@ -1,0 +1,132 @@
+"""Apparent concentrations where no anatomy tells what a voxel is made of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from sodiumprep.interfaces.calibrate import load_lines, protocol_of
+from sodiumprep.interfaces.coil_fields import load_field
+from sodiumprep.interfaces.concentration import COLUMNS
+from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
+from sodiumprep.interfaces.reconstruct import load_response
+from sodiumprep.sodium.acquisition import Floats
+from sodiumprep.sodium.coil_fields import grid_positions, relative_uncertainty
+from sodiumprep.sodium.concentration import (
+    concentration_table,
+    map_apparent,
+    region_flags,
+    region_statistics,
+    uncorrected_signals,
+)
+
+
+class _ApparentInput(BaseInterfaceInputSpec):
+    image_file = File(exists=True, mandatory=True, desc="sodium image, receive-corrected [signal]")
+    noise_file = File(exists=True, mandatory=True, desc="its noise SD [signal]")
+    calibration_file = File(exists=True, mandatory=True, desc="apparent line (JSON)")
+
+
+class _ApparentOutput(TraitedSpec):
+    apparent_file = File(exists=True, desc="apparent concentration [mmol/L]")
+    uncertainty_file = File(exists=True, desc="its standard uncertainty [mmol/L]")
+
+
+class MapApparent(SimpleInterface):
+    """Turn the sodium image into a map of apparent concentration on its own grid."""
+
+    input_spec = _ApparentInput
+    output_spec = _ApparentOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        image, affine = load_finite_image(self.inputs.image_file)
+        noise, _ = load_image(self.inputs.noise_file)
+        lines, _ = load_lines(self.inputs.calibration_file)
+        maps = map_apparent(image, noise, lines["apparent"])
+        for name, values in zip(("apparent", "uncertainty"), maps, strict=True):
+            path = Path(runtime.cwd) / f"{name}.nii.gz"
+            self._results[f"{name}_file"] = save_image(path, values, affine)
+        return runtime
+
+
+class _TabulateDrawnInput(_ApparentInput):
+    regions_file = File(exists=True, mandatory=True, desc="drawn regions and vials (npz)")
+    response_file = File(exists=True, mandatory=True, desc="noise spectrum (npz)")
+    model_file = traits.Either(None, File(exists=True), desc="fitted receive field (npz), or None")
+    properties = traits.Dict(mandatory=True, desc="of the image; flags are read")
+    protocol = traits.Dict(mandatory=True, desc="echo and repetition time [s], flip angle [rad]")
+
+
+class _TabulateDrawnOutput(TraitedSpec):
+    table_file = File(exists=True, desc="regional table (TSV) [mmol/L]; only a head if no region")
+
+
+class TabulateDrawn(SimpleInterface):
+    """Write one row of apparent concentration per drawn region, with its uncertainty."""
+
+    input_spec = _TabulateDrawnInput
+    output_spec = _TabulateDrawnOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        with np.load(self.inputs.regions_file) as stored:
+            regions = {key: stored[key] for key in stored.files if key != "blurred"}
+        drawn = regions["kinds"] == "drawn"
+        table = self._table(regions, drawn) if drawn.any() else pd.DataFrame(columns=COLUMNS)
+        path = Path(runtime.cwd) / "table.tsv"
+        table[COLUMNS].to_csv(path, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+        self._results["table_file"] = str(path)
+        return runtime
+
+    def _table(self, regions: dict[str, Any], drawn: Any) -> pd.DataFrame:
+        image, affine = load_finite_image(self.inputs.image_file)
+        noise, _ = load_image(self.inputs.noise_file)
+        line = load_lines(self.inputs.calibration_file)[0]["apparent"]
+        spectrum = load_response(self.inputs.response_file).noise_spectrum
+        names, fractions = regions["names"][drawn].tolist(), regions["fractions"][drawn]
+        signals = replace(
+            # drawn on the image itself: it cannot be out of place
+            uncorrected_signals(image, fractions, noise, spectrum, np.full(3, np.nan)),
+            u_receive=self._receive(regions["fractions"], drawn, affine),
+        )
+        protocol = protocol_of(self.inputs.protocol)
+        rows = concentration_table(signals, np.ones(len(names)), None, protocol, line)
+        values = region_statistics(line.concentration(image), fractions)
+        voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
+        return pd.DataFrame({
+            "index": np.arange(1, len(names) + 1),
+            "name": names,
+            "pvc": "none",
+            "desc": "apparent",
+            "n_voxels": fractions.sum(axis=(1, 2, 3), dtype=np.float64),
+            "volume_ml": regions["volumes_ml"],
+            **{key: values[key] for key in ("sd", "median", "q25", "q75")},
+            **rows,
+            "snr": signals.values / region_statistics(noise, fractions)["mean"],
+            "coverage": regions["coverage"],
+            "flag": self._flags(names, fractions, regions["coverage"], voxel_ml),
+        })  # fmt: skip
+
+    def _flags(self, names: list[str], fractions: Floats, covered: Floats, ml: float) -> list[str]:
+        known = self.inputs.properties
+        widths = dict.fromkeys(names, known["PointSpreadFWHM"]["muscle"])
+        return region_flags(fractions, covered, {**known, "PointSpreadFWHM": widths}, ml, names)
+
+    def _receive(self, fractions: Floats, drawn: Any, affine: Floats) -> Floats:
+        if not isdefined(self.inputs.model_file) or self.inputs.model_file is None:
+            return np.full(int(drawn.sum()), np.nan)
+        model = load_field(self.inputs.model_file)
+        weights = fractions.reshape(len(fractions), -1)
+        basis = model.region_means(grid_positions(fractions.shape[1:], affine), weights)
+        return relative_uncertainty(model, basis[drawn], basis[~drawn].mean(axis=0))
