@@ -92,27 +92,6 @@ def ready_anatomy(ready: Ready) -> dict[str, Path]:
     return {**found, **_ready_fractions(images), **_dseg_table(found.get("dseg"))}
 
 
-def find_lesions(session: str | None, files: Sequence[RawFile], ready: Ready) -> dict[str, Path]:
-    """Return the lesion masks by name, of derivatives and of the raw dataset.
-
-    Raises
-    ------
-    UserError
-        If one of them cannot be read.
-    """
-    lesions: dict[str, Path] = {}
-    for path in ready.find(_is_lesion):
-        parts = entities(path)
-        lesions.setdefault(parts.get("label") or parts["desc"], path)
-    for file in files:
-        here = file.parts.get("ses") in (session, None) and file.datatype == "anat"
-        if here and file.suffix == "roi" and file.parts.get("label") == "lesion":
-            lesions.setdefault("lesion", file.path)
-    for path in lesions.values():
-        check_image(path)
-    return dict(sorted(lesions.items()))
-
-
 def find_vial_labels(source: RawFile, ready: Ready) -> tuple[Path | None, str | None]:
     """Return the label image of the vials beside a sodium image, and the space it lies in.
 
@@ -175,19 +154,6 @@ def _dseg_table(dseg: Path | None) -> dict[str, Path]:
     root = next(folder for folder in dseg.parents if not folder.name.startswith(("anat", "ses-")))
     tables = (dseg.with_name(stem(dseg) + ".tsv"), root.parent / name)
     return next(({"dseg_tsv": table} for table in tables if table.exists()), {})
-
-
-def _is_lesion(path: Path, parts: Mapping[str, str]) -> bool:
-    name = parts.get("label") or parts.get("desc")
-    tissue = name in ("GM", "WM", "CSF") or name in NO_LESION
-    return (
-        path.name.endswith((".nii", ".nii.gz"))
-        and suffix(path) == "mask"
-        and name is not None
-        and not tissue
-        and "hemi" not in parts
-        and parts.get("space", "T1w") == "T1w"
-    )
 
 
 def _belongs(parts: Mapping[str, str], source: RawFile) -> bool:

@@ -21,6 +21,7 @@ from nipype.interfaces.base import (
 
 from sodiumprep.interfaces.calibrate import load_lines
 from sodiumprep.interfaces.image import load_image, save_image
+from sodiumprep.interfaces.lesions import load_lesion
 from sodiumprep.sodium.alignment import index_map, resample
 
 # port -> (unit, description)
@@ -155,21 +156,36 @@ class SaveAnatomy(SimpleInterface):
             write_json(_sidecar(target), {**head, **self.inputs.provenance, **known})
             written.append(target)
         for name, source in self.inputs.lesion_files.items():
-            written.append(self._save_lesion(name, source))
+            target = str(self.inputs.outputs[f"lesion_{name}"])
+            said = {"Description": f"Lesion mask: {name}", **self.inputs.provenance}
+            save_lesion_mask(source, self.inputs.preproc_file, target, said)
+            written.append(target)
         self._results["out_files"] = written
         return runtime
 
-    def _save_lesion(self, name: str, source: str) -> str:
-        """Save a lesion mask on the grid of the anatomy."""
-        target = str(self.inputs.outputs[f"lesion_{name}"])
-        mask, own = load_image(source)
-        reference, affine = load_image(self.inputs.preproc_file)
-        moved = resample(mask, index_map(affine, own, np.eye(4)), reference.shape, 1) > 0.5
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        save_image(target, moved, affine)
-        head = {"Description": f"Lesion mask: {name}", "Units": "1"}
-        write_json(_sidecar(target), {**head, **self.inputs.provenance})
-        return target
+
+def save_lesion_mask(
+    source: str, reference_file: str, target: str, sidecar: Mapping[str, Any]
+) -> None:
+    """Save a lesion mask on the grid of the anatomy.
+
+    Parameters
+    ----------
+    source
+        Mask or fraction on any grid.
+    reference_file
+        Image whose grid is taken.
+    target
+        NIfTI file to write; its sidecar lies beside it.
+    sidecar
+        Entries of it.
+    """
+    mask, own = load_lesion(source)
+    reference, affine = load_image(reference_file)
+    moved = resample(mask, index_map(affine, own, np.eye(4)), reference.shape, 1) > 0.5
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    save_image(target, moved, affine)
+    write_json(_sidecar(target), {"Units": "1", **sidecar})
 
 
 class _SaveSodiumInput(BaseInterfaceInputSpec):
