@@ -18,6 +18,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogFormatter
 
 from sodiumprep.bids_app.results import RunResults, SessionResults
@@ -35,6 +36,7 @@ LESION_LOOKS: dict[str, Any] = {
     "#C7B8EA": (0, (1.2, 1.2)),
     "#0072B2": (0, (4, 1, 1, 1)),
 }
+LESION_WIDTH = 1.4  # of its outline, relative to that of a tissue
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#d9dee4"
 UNCORRECTED, CORRECTED = "#8a94a0", "#0b5394"
 TSC_RANGE = (0.0, 150.0)  # mmol/L
@@ -208,10 +210,14 @@ class Contours:
             plane = volume.plane(cut.axis, cut.index)
             if plane.min() < 0.5 < plane.max():
                 extent = volume.extent(cut.axis)
-                axes.contour(
-                    plane, [0.5], colors=color, linewidths=width, extent=extent,
+                lesion = color in LESION_LOOKS
+                thick = width * LESION_WIDTH if lesion else width
+                drawn = axes.contour(
+                    plane, [0.5], colors=color, linewidths=thick, extent=extent,
                     linestyles=[LESION_LOOKS.get(color, "solid")],
                 )  # fmt: skip
+                if lesion:  # a dark rim keeps it apart from bright sodium
+                    drawn.set(path_effects=[withStroke(linewidth=2 * thick, foreground=INK)])
 
     def only(self, *names: str) -> Contours:
         """Return these outlines and those of lesions."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,13 +91,18 @@ def save_as(source: str, target: str) -> None:
     """
     final = Path(target)
     final.parent.mkdir(parents=True, exist_ok=True)
-    partial = final.with_name(f".partial-{final.name}")
+    partial = _partial(final)
     if target.endswith(".nii.gz"):
         values, affine = load_image(source)
         save_image(partial, _as_stored(values, final.name), affine)
     else:
         shutil.copyfile(source, partial)
     partial.replace(final)
+
+
+def _partial(final: Path) -> Path:
+    """Return where a file grows; two processes may write the anatomy that sessions share."""
+    return final.with_name(f".partial-{os.getpid()}-{final.name}")
 
 
 def _as_stored(values: Any, name: str) -> Any:
@@ -183,8 +189,11 @@ def save_lesion_mask(
     mask, own = load_lesion(source)
     reference, affine = load_image(reference_file)
     moved = resample(mask, index_map(affine, own, np.eye(4)), reference.shape, 1) > 0.5
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    save_image(target, moved, affine)
+    final = Path(target)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(final)
+    save_image(partial, moved, affine)
+    partial.replace(final)
     write_json(_sidecar(target), {"Units": "1", **sidecar})
 
 
