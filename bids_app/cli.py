@@ -19,6 +19,7 @@ from sodiumprep.bids_app.metadata import UserError, load_relaxation, load_vials,
 from sodiumprep.bids_app.settings import (
     DEFAULT_RECON,
     DEFAULT_SEED,
+    SESSIONWISE,
     Settings,
     available_processors,
 )
@@ -128,6 +129,14 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=PATH",
         help="folders with ready-made anatomy, lesions or vial labels; first one first",
+    )
+    query.add_argument(
+        "--subject-anatomical-reference",
+        choices=("first-lex", SESSIONWISE, "unbiased"),
+        default=SESSIONWISE,
+        help="the anatomy that a subject's sessions lie on: each its own (sessionwise), that of "
+        "the dataset's first session for all (first-lex), or the rigid average of all in the "
+        f"space between them (unbiased), whichever sessions are chosen (default: {SESSIONWISE})",
     )
     query.add_argument("--anat-only", action="store_true", help="1H anatomy only")
     query.add_argument(
@@ -373,6 +382,7 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         stop_on_first_crash=options.stop_on_first_crash,
         sloppy=options.sloppy,
         verbose=options.verbose,
+        subject_anatomical_reference=options.subject_anatomical_reference,
         recon=options.recon,
         coil_sensitivities=options.coil_sensitivities,
         **_read_delay(options.gradient_delay),

@@ -18,6 +18,7 @@ from sodiumprep.bids_app.index import (
     passes,
     without_part,
 )
+from sodiumprep.bids_app.lesions import Lesions, find_lesions
 from sodiumprep.bids_app.metadata import (
     HYDROGEN,
     SODIUM,
@@ -28,12 +29,11 @@ from sodiumprep.bids_app.metadata import (
     read_protocol,
     read_vials,
 )
-from sodiumprep.bids_app.names import acquisition_label
+from sodiumprep.bids_app.names import acquisition_label, entities, suffix
 from sodiumprep.bids_app.ready import (
     Ready,
     anatomy_suffix,
     check_derivatives,
-    find_lesions,
     find_sodium_regions,
     find_transform,
     find_vial_labels,
@@ -41,10 +41,19 @@ from sodiumprep.bids_app.ready import (
     ready_files,
     ready_sources,
 )
-from sodiumprep.bids_app.settings import Settings
+from sodiumprep.bids_app.sessions import (
+    Reference,
+    SessionImage,
+    first_session,
+    lies_in_reference,
+    order_of,
+    without_session,
+)
+from sodiumprep.bids_app.settings import SESSIONWISE, Settings
 from sodiumprep.interfaces.kspace import read_kspace_header
 
 QUANTIFIED = ("PDw", "MEGRE")
+COMPLETE = {"preproc", "mask", "GM", "WM", "CSF"}  # a ready-made anatomy that lacks nothing
 UNUSED_TRANSMIT = ("TB1map", "TB1DAM")
 
 
@@ -149,22 +158,32 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class SubjectJob:
-    """What is to be done for one subject and session.
+    """What is to be done for one subject and session, or for all sessions that share an anatomy.
 
     Parameters
     ----------
     subject, session
-        Labels without their keys; session None where the input has none.
+        Labels without their keys; session None where the input has none, or several share one
+        anatomy.
     anatomy
         The 1H anatomy.
     runs
         The sodium runs; empty with ``--anat-only``.
+    reference
+        What the sessions share; None for a session with an anatomy of its own.
     """
 
     subject: str
     session: str | None
     anatomy: Anatomy
     runs: tuple[SodiumRun, ...]
+    reference: Reference | None = None
+
+    @property
+    def has_anatomy(self) -> bool:
+        """Whether there is, or will be, an image of the anatomy."""
+        built = self.reference is not None and self.reference.builds_template
+        return built or self.anatomy.exists
 
 
 def collect(settings: Settings) -> tuple[list[SubjectJob], list[tuple[str, str]]]:
@@ -204,22 +223,35 @@ def collect(settings: Settings) -> tuple[list[SubjectJob], list[tuple[str, str]]
 def describe(job: SubjectJob) -> list[str]:
     """Return lines that say what was found where, for the terminal."""
     title = f"sub-{job.subject}" + (f" ses-{job.session}" if job.session else "")
+    made = job.reference is not None and job.reference.builds_template
     image = job.anatomy.ready.get("preproc", job.anatomy.image)
-    lines = [f"{title}: 1H anatomy {image or 'none, sodium stays in its own space'}"]
+    nothing = "mean of all sessions" if made else "none, sodium stays in its own space"
+    lines = [f"{title}: 1H anatomy {image or nothing}"]
     lines += [f"  anatomy {text}" for text in job.anatomy.sources]
     lines += [f"  ready-made {key}: {path}" for key, path in job.anatomy.ready.items()]
     lines += [f"  lesion {name}: {path}" for name, path in job.anatomy.lesions.items()]
     lines += [f"  note: {text}" for text in job.anatomy.warnings]
+    lines += _describe_reference(job.reference) if job.reference else []
     for run in job.runs:
         kind = "k-space" if run.is_kspace else "image"
         lines.append(f"  sodium {kind} {run.source}: {len(run.vials)} vial(s)")
         found = {"vial labels": run.vial_labels, "transform": run.sodium_to_anat}
         lines += [f"    {key}: {path}" for key, path in found.items() if path]
-        if not job.anatomy.exists:
+        if not job.has_anatomy:
             lines += [f"    region {name}: {path}" for name, (path, _) in run.regions.items()]
         pair = len(run.receive_array), len(run.receive_volume)
         lines.append("    receive: {} array, {} volume image(s)".format(*pair))
         lines += [f"    note: {text}" for text in run.warnings]
+    return lines
+
+
+def _describe_reference(reference: Reference) -> list[str]:
+    lines = [f"  anatomical reference of all sessions: {reference.method}"]
+    for number, image in enumerate(reference.images):
+        word = "is it" if number == reference.reference_index else "is registered to it"
+        word = "is part of it" if reference.builds_template else word
+        lines.append(f"    {image.image} {word}")
+        lines += [f"      lesion {name}: {path}" for name, path in image.lesions.items()]
     return lines
 
 
@@ -230,6 +262,8 @@ def _collect_subject(
     try:
         files = [*images, *kspace_files(settings.bids_dir, subject, images)]
         sessions = _sessions(settings, subject, files)
+        if settings.subject_anatomical_reference != SESSIONWISE and len(_labels(files)) > 1:
+            return _collect_shared(settings, subject, sessions, files)
     except UserError as error:
         return [], [str(error)]
     for session in sessions:
@@ -333,20 +367,144 @@ def _find_anatomy(
     found = ready_anatomy(ready)
     preproc = found.files.get("preproc")
     notes = _anatomy_notes(None if preproc else best, session, found.files)
+    lesions = _find_lesions(session, files, preproc, ready, best)
     if best is not None and preproc is None:
         check_image(best.path)
     kind = anatomy_suffix(preproc) if preproc else best.suffix if best else "T1w"
     image = None if best is None else best.path
-    lesions, empty = find_lesions(session, files, ready)
     return Anatomy(
         image,
         kind,
         found.files,
-        lesions,
-        (*notes, *found.notes, *empty),
+        lesions.masks,
+        (*notes, *found.notes, *lesions.notes),
         found.label_tissues,
         ready_sources(found.files, settings.derivatives),
     )
+
+
+def _find_lesions(
+    session: str | None,
+    files: Sequence[RawFile],
+    preproc: Path | None,
+    ready: Ready,
+    best: RawFile | None,
+) -> Lesions:
+    """Return the masks of a session; nameless ones only where their space is sure."""
+    alone = len(_labels(files)) < 2
+    shared = best is not None and "ses" not in best.parts
+    given = preproc is not None and "ses" not in entities(preproc)
+    return find_lesions(session, files, ready, alone or shared or given)
+
+
+def _labels(files: Sequence[RawFile]) -> list[str | None]:
+    """Return the sessions of a subject in the whole dataset, whatever the user asked for."""
+    return order_of([file.parts.get("ses") for file in files if file.datatype == "anat"])
+
+
+def _collect_shared(
+    settings: Settings, subject: str, sessions: Sequence[str | None], files: Sequence[RawFile]
+) -> tuple[list[SubjectJob], list[str]]:
+    """Collect the sessions of a subject that share one anatomy.
+
+    The reference rests on all sessions of the dataset, so that runs over some of them agree.
+    """
+    anatomy, reference = _find_reference(settings, subject, sessions, files)
+    runs: list[SodiumRun] = []
+    failures = []
+    for session in () if settings.anat_only else sessions:
+        ready = Ready(tuple(ready_files(settings.derivatives, subject, session)))
+        own = [file for file in files if file.parts.get("ses") == session]
+        try:
+            found = _find_runs(settings, subject, own, ready)
+            runs += [_in_reference(run, reference) for run in found]
+        except UserError as error:
+            failures.append(str(error))
+    if failures and not runs:
+        return [], failures
+    return [SubjectJob(subject, None, anatomy, tuple(runs), reference)], failures
+
+
+def _in_reference(run: SodiumRun, reference: Reference) -> SodiumRun:
+    """Drop vial labels in T1w space whose way to the reference is not known."""
+    labels = run.vial_labels
+    if labels is None or run.vial_space != "T1w" or lies_in_reference(labels):
+        return run
+    named = entities(labels).get("ses")
+    if reference.index(run.session if named is None else named) >= 0 and (
+        named is not None or None in [image.session for image in reference.images]
+    ):
+        return run
+    note = f"{labels.name}: vial labels not used, their session has no 1H image or is not named"
+    return replace(run, vial_labels=None, vial_space=None, warnings=(*run.warnings, note))
+
+
+def _find_reference(
+    settings: Settings, subject: str, sessions: Sequence[str | None], files: Sequence[RawFile]
+) -> tuple[Anatomy, Reference]:
+    method = settings.subject_anatomical_reference
+    whole = Ready(tuple(ready_files(settings.derivatives, subject, None)))
+    given = ready_anatomy(Ready(tuple(without_session(whole.paths)))).files
+    given = given if set(given) >= COMPLETE else {}
+    images, notes = _session_images(settings, subject, files)
+    first = None
+    if not given:
+        first = first_session({label: suffix(i.image) for label, i in images.items()}, subject)
+    builds = method == "unbiased" and not given and len(images) > 1
+    if builds:
+        kind = suffix(images[first].image)
+        anatomy, index = Anatomy(None, kind, warnings=tuple(notes)), -1
+        used = list(images)
+    else:
+        anatomy = _serving_anatomy(settings, subject, first, files, bool(given))
+        said = [] if method == "first-lex" else [_not_built(first, given)]
+        anatomy = replace(
+            anatomy, warnings=tuple(dict.fromkeys((*anatomy.warnings, *notes, *said)))
+        )
+        used = [label for label in images if label in sessions or label == first]
+        own = "preproc" not in anatomy.ready or "ses" in entities(anatomy.ready["preproc"])
+        index = used.index(first) if first in used and own and not given else -1
+    shown = tuple(images[label] for label in used)
+    return anatomy, Reference(method, shown, builds, index, settings.sessions)
+
+
+def _serving_anatomy(
+    settings: Settings, subject: str, first: str | None, files: Sequence[RawFile], given: bool
+) -> Anatomy:
+    """Return the ready-made anatomy of the subject, or that of the first session."""
+    ready = Ready(tuple(ready_files(settings.derivatives, subject, None if given else first)))
+    mine = [file for file in files if not given or "ses" not in file.parts]
+    return _find_anatomy(settings, first, mine, ready)
+
+
+def _not_built(first: str | None, given: Mapping[str, Path]) -> str:
+    if given:
+        return "the reference is the ready-made anatomy of the subject: no template was built"
+    return f"one session alone has a 1H image (ses-{first}): no template was built"
+
+
+def _session_images(
+    settings: Settings, subject: str, files: Sequence[RawFile]
+) -> tuple[dict[str | None, SessionImage], list[str]]:
+    """Return the 1H image of each session in the dataset, raw or ready-made, with its lesions."""
+    filters = settings.bids_filters.get("anat", {})
+    images: dict[str | None, SessionImage] = {}
+    notes: list[str] = []
+    for label in _labels(files):
+        ready = Ready(tuple(ready_files(settings.derivatives, subject, label)))
+        own = [f for f in files if f.parts.get("ses") == label and _is_anatomy(f)]
+        fitting = [file for file in own if passes(file, filters)]
+        best = min(fitting, key=lambda file, s=label: _anatomy_rank(file, s), default=None)
+        preproc = ready_anatomy(ready).files.get("preproc")
+        usable = preproc is not None and entities(preproc).get("ses") == label
+        image = best.path if best else preproc if usable else None
+        if image is None:
+            continue
+        check_image(image)
+        lesions = find_lesions(label, files, ready, label is None)
+        images[label] = SessionImage(label, image, lesions.masks)
+        notes += lesions.notes
+    return images, notes
 
 
 def _is_anatomy(file: RawFile) -> bool:

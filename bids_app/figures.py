@@ -7,6 +7,7 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,25 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogFormatter
 
 from sodiumprep.bids_app.results import RunResults, SessionResults
 from sodiumprep.interfaces.image import load_image
 from sodiumprep.sodium.acquisition import Floats
+from sodiumprep.sodium.alignment import index_map, resample
 from sodiumprep.sodium.calibrate import magnetization_factor
 
 # Okabe & Ito 2008: told apart under every common colour blindness
 COLORS = {"GM": "#E69F00", "WM": "#56B4E9", "CSF": "#009E73", "brain": "#D55E00"}
-LESION_COLORS = ("#FF5FA2", "#F0E442", "#CC79A7", "#0072B2")
+# a class of lesion is told by its dashes as well as by its colour
+LESION_LOOKS: dict[str, Any] = {
+    "#F0E442": "solid",
+    "#FF5FA2": (0, (4, 1.2)),
+    "#C7B8EA": (0, (1.2, 1.2)),
+    "#0072B2": (0, (4, 1, 1, 1)),
+}
+LESION_WIDTH = 1.4  # of its outline, relative to that of a tissue
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#d9dee4"
 UNCORRECTED, CORRECTED = "#8a94a0", "#0b5394"
 TSC_RANGE = (0.0, 150.0)  # mmol/L
@@ -121,6 +131,10 @@ def load_volume(path: Path) -> Volume:
     values, affine = load_image(path)
     if values.ndim != 3:
         raise ValueError(f"{path.name}: {values.ndim} dimensions; a 3D image is needed")
+    return _turned(values, affine)
+
+
+def _turned(values: Floats, affine: Floats) -> Volume:
     turned = nib.as_closest_canonical(nib.Nifti1Image(values, affine))
     x, y, z = (float(edge) for edge in turned.header.get_zooms()[:3])
     return Volume(np.asarray(turned.dataobj, np.float32), (x, y, z))
@@ -196,13 +210,24 @@ class Contours:
             plane = volume.plane(cut.axis, cut.index)
             if plane.min() < 0.5 < plane.max():
                 extent = volume.extent(cut.axis)
-                axes.contour(plane, [0.5], colors=color, linewidths=width, extent=extent)
+                lesion = color in LESION_LOOKS
+                thick = width * LESION_WIDTH if lesion else width
+                drawn = axes.contour(
+                    plane, [0.5], colors=color, linewidths=thick, extent=extent,
+                    linestyles=[LESION_LOOKS.get(color, "solid")],
+                )  # fmt: skip
+                if lesion:  # a dark rim keeps it apart from bright sodium
+                    drawn.set(path_effects=[withStroke(linewidth=2 * thick, foreground=INK)])
 
     def only(self, *names: str) -> Contours:
         """Return these outlines and those of lesions."""
         tissues = set(COLORS) - set(names)
         kept = {name: layer for name, layer in self.layers.items() if name not in tissues}
         return Contours(self.mask, kept, self.box)
+
+    def lesions(self) -> Contours:
+        """Return the outlines of lesions alone."""
+        return self.only()
 
 
 def load_contours(session: SessionResults) -> Contours:
@@ -233,8 +258,9 @@ def load_contours(session: SessionResults) -> Contours:
         for name, path in paths.items()
         if path.is_file()
     }
-    for number, (name, path) in enumerate(session.lesion_files().items()):
-        color = LESION_COLORS[number % len(LESION_COLORS)]
+    for (name, path), color in zip(
+        session.lesion_files().items(), cycle(LESION_LOOKS), strict=False
+    ):
         layers[name] = (load_volume(path).cut(box), color)
     cut_mask = mask.cut(box)
     return Contours(cut_mask, {"brain": (cut_mask, COLORS["brain"]), **layers}, box)
@@ -326,8 +352,7 @@ def concentration_figure(run: RunResults, contours: Contours) -> Figure:
         limits = window or (0.0, _window(volume.values[contours.mask.values > 0.5], 0, 99)[1])
         for axes, cut in zip(panels, cuts, strict=False):
             shown = _show(axes, volume, cut, colors, limits)
-            if window:
-                outlines.draw(axes, cut, 0.5)
+            (outlines if window else outlines.lesions()).draw(axes, cut, 0.5)
         _label_row(panels[0], title)
         _bar(figure, panels[-1], shown, "mmol/L")
     _mark_sides(grid[0][0])
@@ -335,13 +360,78 @@ def concentration_figure(run: RunResults, contours: Contours) -> Figure:
     return figure
 
 
-def receive_figure(run: RunResults) -> Figure:
+def sodium_lesions(run: RunResults, session: SessionResults) -> Contours | None:
+    """Load the lesions of a session on the grid of a sodium image.
+
+    Parameters
+    ----------
+    run
+        With a reconstructed image and a transform.
+    session
+        Of the run.
+
+    Returns
+    -------
+    contours
+        None where there is no lesion, or no transform yet.
+
+    Raises
+    ------
+    ValueError
+        If a file cannot be read.
+    """
+    files, xfm = session.lesion_files(), run.names.sodium_transform()
+    if not files or not xfm.is_file():
+        return None
+    sodium, affine = load_image(run.names.sodium_preproc())
+    back = np.linalg.inv(read_linear_text(xfm))
+    layers = {}
+    for (name, path), color in zip(files.items(), cycle(LESION_LOOKS), strict=False):
+        mask, own = load_image(path)
+        moved = resample(mask, index_map(affine, own, back), sodium.shape, 1)
+        layers[name] = (_turned(moved, affine), color)
+    first = next(iter(layers.values()))[0]
+    return Contours(first, layers, (slice(None),) * 3)
+
+
+def read_linear_text(path: Path) -> Floats:
+    """Read a linear transform from ITK text; the library that writes all kinds is slow to load.
+
+    Parameters
+    ----------
+    path
+        ITK text.
+
+    Returns
+    -------
+    matrix
+        Shape (4, 4) [mm, LPS].
+
+    Raises
+    ------
+    ValueError
+        If the file holds no linear transform.
+    """
+    lines = [line.partition(":") for line in path.read_text().splitlines()]
+    numbers = {key: np.array(values.split(), float) for key, _, values in lines
+               if key in ("Parameters", "FixedParameters")}  # fmt: skip
+    if [len(numbers.get(key, ())) for key in ("Parameters", "FixedParameters")] != [12, 3]:
+        raise ValueError(f"{path.name}: not a linear transform of 12 parameters and a centre")
+    linear, shift = numbers["Parameters"][:9].reshape(3, 3), numbers["Parameters"][9:]
+    matrix, centre = np.eye(4), numbers["FixedParameters"]
+    matrix[:3, :3], matrix[:3, 3] = linear, shift + centre - linear @ centre
+    return matrix
+
+
+def receive_figure(run: RunResults, lesions: Contours | None = None) -> Figure:
     """Draw the sodium image before and after the receive correction, the field and the noise.
 
     Parameters
     ----------
     run
         With a reconstructed image and a receive field.
+    lesions
+        On the grid of the sodium image.
     """
     before = load_volume(run.names.sodium_preproc())
     field = load_volume(run.names.receive_field())
@@ -357,12 +447,17 @@ def receive_figure(run: RunResults) -> Figure:
         ("after", after, "gray", _window(after.values, 1, 99.7)),
         ("noise SD, before", noise, "cividis", (0.0, 1.2 * _window(noise.values, 0, 99.5)[1])),
     ]
-    figure, grid = _mosaic(before, [[cut] * 4 for cut in cuts], below=True)
+    room = 0.75 if lesions else 0.5
+    figure, grid = _mosaic(before, [[cut] * 4 for cut in cuts], below=room)
     for column, (title, volume, colors, window) in enumerate(columns):
         for row, cut in enumerate(cuts):
             shown = _show(grid[row][column], volume, cut, colors, window)
+            if lesions:
+                lesions.draw(grid[row][column], cut)
         grid[0][column].set_title(title, color=INK, fontsize=9, pad=4)
         _bar_below(figure, grid[-1][column], shown)
+    if lesions:
+        _legend(figure, lesions)
     return figure
 
 
@@ -518,12 +613,12 @@ def _orthogonal(mask: Volume) -> list[Cut]:
 
 
 def _mosaic(
-    volume: Volume, rows: Sequence[Sequence[Cut]], bars: bool = False, below: bool = False
+    volume: Volume, rows: Sequence[Sequence[Cut]], bars: bool = False, below: float = 0.0
 ) -> tuple[Figure, list[list[Axes]]]:
     """Return a black figure with one panel per slice, each in its true proportions.
 
-    With ``bars`` a row ends with a panel for a colour bar; with ``below`` the last row is
-    followed by room for some.
+    With ``bars`` a row ends with a panel for a colour bar; ``below`` is the room [inch] that
+    follows the last row for some.
     """
     sizes = [[_size(volume, cut) for cut in row] for row in rows]
     width, left, top, gap = 9.6, (0.32 if bars else 0.0), (0.24 if below else 0.0), 0.03
@@ -531,7 +626,7 @@ def _mosaic(
     heights = [
         (width - left - right - gap * len(row)) / sum(w / h for w, h in row) for row in sizes
     ]
-    bottom = 0.5 if below else 0.3
+    bottom = below or 0.3
     total = sum(heights) + gap * len(rows) + bottom + top
     figure = Figure(figsize=(width, total), facecolor="white")
     grid, y = [], total - top
@@ -607,10 +702,16 @@ def _legend(figure: Figure, contours: Contours) -> None:
     x, step = 0.012, 0.3 / figure.get_figheight()
     for name, (_, color) in contours.layers.items():
         line = mpl.lines.Line2D([x, x + 0.02], [step * 0.4] * 2, color=color, lw=3)
+        line.set_linestyle(_thick(LESION_LOOKS.get(color, "solid")))
         figure.add_artist(line)
         text = "brain mask" if name == "brain" else name
         figure.text(x + 0.026, step * 0.4, text, fontsize=8.5, va="center", color=INK)
         x += 0.045 + 0.0068 * len(text)
+
+
+def _thick(style: Any) -> Any:
+    """Return dashes for a thick line, whose lengths count in widths of the line."""
+    return (0, tuple(length / 2 for length in style[1])) if isinstance(style, tuple) else style
 
 
 def _bar(figure: Figure, axes: Axes, shown: Any, label: str) -> None:

@@ -194,17 +194,6 @@ def check_image(path: Path, finite: bool = True) -> None:
         raise UserError(f"{path}: every voxel is {values.min():g}; accepted: an image")
 
 
-def is_empty(path: Path) -> bool:
-    """Tell whether a mask is zero everywhere.
-
-    Raises
-    ------
-    UserError
-        If it cannot be read.
-    """
-    return not _values_of(path).any()
-
-
 def without_part(path: Path) -> str:
     """Return the name without extension and ``part-`` entity."""
     return re.sub(r"_part-(mag|phase|real|imag)(?=_)", "", stem(path))

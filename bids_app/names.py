@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,8 @@ class DerivativeNames:
         Label of the sodium acquisition; begins with ``23Na``.
     anat_suffix
         Suffix of the 1H image that served as anatomy.
+    shared_anatomy
+        Whether the anatomy is that of the subject, shared by its sessions.
 
     Examples
     --------
@@ -107,6 +109,7 @@ class DerivativeNames:
     rec: str | None = None
     acquisition: str = SODIUM_LABEL
     anat_suffix: str = "T1w"
+    shared_anatomy: bool = False
 
     @property
     def folder(self) -> Path:
@@ -115,9 +118,19 @@ class DerivativeNames:
         return self.out_dir.joinpath(f"sub-{self.subject}", *session, "anat")
 
     @property
+    def prefix(self) -> str:
+        """Begin of every name of the session."""
+        return _joined(sub=self.subject, ses=self.session)
+
+    @property
+    def anat_folder(self) -> Path:
+        """Folder of the anatomy: that of the subject where its sessions share one."""
+        return replace(self, session=None).folder if self.shared_anatomy else self.folder
+
+    @property
     def anat_prefix(self) -> str:
         """Begin of every anatomical name."""
-        return _joined(sub=self.subject, ses=self.session)
+        return _joined(sub=self.subject, ses=None if self.shared_anatomy else self.session)
 
     @property
     def sodium_prefix(self) -> str:
@@ -149,6 +162,14 @@ class DerivativeNames:
     def lesion_mask(self, name: str) -> Path:
         """Path of the mask of one lesion class."""
         return self._anat(f"label-{name}_mask")
+
+    def session_lesion_mask(self, name: str) -> Path:
+        """Path of a session's mask of one lesion class, on the anatomy that sessions share."""
+        return self.folder / f"{self.prefix}_space-T1w_label-{name}_mask.nii.gz"
+
+    def session_transform(self) -> Path:
+        """Path of the ITK text that maps points of the shared anatomy to the session's."""
+        return self.folder / f"{self.prefix}_from-orig_to-{self.anat_suffix}_mode-image_xfm.txt"
 
     def template_transform(self, template: str, extension: str = ".h5") -> Path:
         """Path of the transform that maps points of the template to the anatomy."""
@@ -206,14 +227,14 @@ class DerivativeNames:
 
     def anat_figure(self, desc: str, extension: str = ".svg") -> Path:
         """Path of a figure of the anatomy."""
-        return self.figures_dir() / f"{self.anat_prefix}_desc-{desc}_{self.anat_suffix}{extension}"
+        return self.figures_dir() / f"{self.prefix}_desc-{desc}_{self.anat_suffix}{extension}"
 
     def sodium_figure(self, desc: str, extension: str = ".svg") -> Path:
         """Path of a figure of one sodium run."""
         return self.figures_dir() / f"{self.sodium_prefix}_desc-{desc}_PDw{extension}"
 
     def _anat(self, ending: str, extension: str = ".nii.gz") -> Path:
-        return self.folder / f"{self.anat_prefix}_{ending}{extension}"
+        return self.anat_folder / f"{self.anat_prefix}_{ending}{extension}"
 
     def _sodium(self, ending: str, extension: str = ".nii.gz", **parts: str | None) -> Path:
         middle = "".join(f"_{key}-{value}" for key, value in parts.items() if value)

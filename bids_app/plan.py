@@ -10,12 +10,18 @@ from typing import Any
 
 from sodiumprep.bids_app.dataset import Anatomy, SodiumRun, SubjectJob
 from sodiumprep.bids_app.metadata import SODIUM, UserError, Vial, load_relaxation
-from sodiumprep.bids_app.names import DerivativeNames, bids_uri
-from sodiumprep.bids_app.settings import DEFAULT_RECON, Settings
+from sodiumprep.bids_app.names import DerivativeNames, bids_uri, entities
+from sodiumprep.bids_app.sessions import (
+    NOT_MOVED,
+    Reference,
+    SessionImage,
+    lies_in_reference,
+)
+from sodiumprep.bids_app.settings import DEFAULT_RECON, SESSIONWISE, Settings
 from sodiumprep.sodium.acquisition import PROTON_GAMMA_BAR, SODIUM_GAMMA_BAR
 from sodiumprep.sodium.relaxation import relaxation_of
 from sodiumprep.sodium.signal import Relaxation
-from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan
+from sodiumprep.workflows.plans import AnatomyPlan, ReferencePlan, SessionPlan, SodiumPlan
 
 NONLINEAR = ("tv", "agr")  # maps beside those of the default one, never quantified
 SODIUM_OVER_PROTON = SODIUM_GAMMA_BAR / PROTON_GAMMA_BAR  # frequencies in the same field
@@ -38,6 +44,9 @@ def workflow_name(job: SubjectJob) -> str:
         Subject and session.
     """
     session = f"_ses_{job.session}" if job.session else ""
+    if job.reference and job.reference.chosen:
+        # runs over other sessions at the same time must not share a work folder
+        session = f"_only_{'_'.join(job.reference.chosen)}"
     return f"sub_{job.subject}{session}_wf"
 
 
@@ -73,6 +82,8 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
     used = [path for key, path in ready.items() if not key.startswith(("to_", "from_"))]
     raw = [] if "preproc" in ready else [found.image]
     sources = [*raw, *used, *found.lesions.values()]
+    if job.reference and job.reference.builds_template:
+        sources += [image.image for image in job.reference.images]
     return AnatomyPlan(
         image=str(found.image or ""),
         ready={key: str(path) for key, path in ready.items()},
@@ -90,9 +101,10 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
             **{f"lesion_{name}": str(names.lesion_mask(name)) for name in found.lesions},
         },
         provenance={
-            **_provenance([p for p in sources if p], settings, found.warnings),
+            **_provenance(job, [p for p in sources if p], settings, found.warnings),
             **({"AnatomyFrom": list(found.sources)} if found.sources else {}),
         },
+        reference=_plan_reference(job, settings),
     )
 
 
@@ -100,6 +112,67 @@ def _ready(found: Anatomy) -> dict[str, Path]:
     """Return ready-made files; transforms of the template that we normalize to by their port."""
     ports = {f"{way}_{TEMPLATE}": f"{way}_template" for way in ("to", "from")}
     return {ports.get(key, key): path for key, path in found.ready.items()}
+
+
+def _plan_reference(job: SubjectJob, settings: Settings) -> ReferencePlan | None:
+    """Plan what the sessions of a subject share."""
+    shared = job.reference
+    if shared is None:
+        return None
+    masks = {
+        f"{number}_{name}": (number, path)
+        for number, image in enumerate(shared.images)
+        for name, path in image.lesions.items()
+    }
+    chosen = [
+        image for image in shared.images if not shared.chosen or image.session in shared.chosen
+    ]
+    return ReferencePlan(
+        images=tuple(str(image.image) for image in shared.images),
+        builds_template=shared.builds_template,
+        reference_index=shared.reference_index,
+        excluded={name: str(path) for name, (_, path) in masks.items()},
+        excluded_spaces={name: _space(shared, n, path) for name, (n, path) in masks.items()},
+        sessions=tuple(_plan_session(job, shared, image, settings) for image in chosen),
+    )
+
+
+def _plan_session(
+    job: SubjectJob, shared: Reference, image: SessionImage, settings: Settings
+) -> SessionPlan:
+    names = DerivativeNames(
+        settings.out_dir, job.subject, image.session, anat_suffix=job.anatomy.suffix
+    )
+    lesions, spaces, note = _shared_lesions(shared, image.session)
+    outputs = {f"lesion_{name}": str(names.session_lesion_mask(name)) for name in lesions}
+    sources = [image.image, *map(Path, lesions.values())]
+    return SessionPlan(
+        name=f"ses_{image.session}" if image.session else "subject",
+        index=shared.index(image.session),
+        lesions=lesions,
+        spaces=spaces,
+        outputs={"xfm": str(names.session_transform()), **outputs},
+        provenance=_provenance(job, sources, settings, (note,) if note else ()),
+    )
+
+
+def _shared_lesions(
+    shared: Reference, session: str | None
+) -> tuple[dict[str, str], dict[str, int], str]:
+    """Return a session's masks by class, the index of each one's space, and what is to be said."""
+    source, note = shared.lesions_of(session)
+    if source is None:
+        return {}, {}, ""
+    number = shared.index(source.session)
+    masks = {name: str(path) for name, path in source.lesions.items()}
+    spaces = {name: _space(shared, number, path) for name, path in source.lesions.items()}
+    return masks, spaces, note
+
+
+def _space(shared: Reference, number: int, path: Path) -> int:
+    if lies_in_reference(path) or number == shared.reference_index:
+        return NOT_MOVED
+    return number
 
 
 def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
@@ -124,7 +197,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
     UserError
         If relaxation constants are missing, or vials are asked for that cannot be found.
     """
-    anatomical = job.anatomy.exists
+    anatomical = job.has_anatomy
     reference, warnings = _choose_reference(run, settings)
     if not anatomical:
         warnings = (*warnings, *_without_anatomy(run, settings))
@@ -132,16 +205,18 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
     inputs = [run.source, run.phase, run.vial_labels, run.receive_map, run.sodium_to_anat]
     inputs += [*run.receive_array, *run.receive_volume, run.fieldmap]
     inputs += [] if anatomical else list(dict.fromkeys(path for path, _ in run.regions.values()))
-    notes = (*job.anatomy.warnings, *run.warnings, *warnings)
+    lesions, spaces, said = _lesions(job, run)
+    notes = (*job.anatomy.warnings, *run.warnings, *warnings, *([said] if said else []))
+    session = f"ses_{run.session}_" if job.reference and run.session else ""
     return SodiumPlan(
-        name=f"sodium_{run.acquisition}_run_{run.run or 1}_wf",
+        name=f"sodium_{session}{run.acquisition}_run_{run.run or 1}_wf",
         source=_source(run, settings),
         is_kspace=run.is_kspace,
         receive=_receive(run),
-        regions=_regions(job, run, vials) if anatomical else _drawn(run, vials),
+        regions=_regions(lesions, run, vials) if anatomical else _drawn(run, vials),
         given_xfm=str(run.sodium_to_anat or ""),
         given_backward=run.transform_backward,
-        tissues=_tissues(job, run, settings, vials),
+        tissues=_tissues(tuple(lesions), run, settings, vials),
         protocol={
             name: getattr(run.protocol, name)
             for name in ("echo_time", "repetition_time", "flip_angle")
@@ -151,8 +226,10 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         outputs=(_outputs if anatomical else _sodium_only_outputs)(_names(job, run, settings)),
         nonlinear=_nonlinear(job, run, settings) if anatomical else {},
         sodium_only=not anatomical,
+        moved=_moved(job, run) if job.reference else {},
+        lesion_spaces=spaces,
         provenance={
-            **_provenance([p for p in inputs if p], settings, notes),
+            **_provenance(job, [p for p in inputs if p], settings, notes),
             "EchoTime": run.protocol.echo_time,
             "RepetitionTime": run.protocol.repetition_time,
             "FlipAngle": run.protocol.flip_angle * 57.29577951308232,  # degrees per radian
@@ -195,12 +272,38 @@ def _sodium_only_outputs(names: DerivativeNames) -> dict[str, str]:
     return {port: str(path) for port, path in paths.items()}
 
 
+def _lesions(job: SubjectJob, run: SodiumRun) -> tuple[dict[str, str], dict[str, int], str]:
+    """Return the lesion masks of a run, the spaces they lie in, and what is to be said."""
+    if job.reference is None:
+        return {name: str(path) for name, path in job.anatomy.lesions.items()}, {}, ""
+    masks, spaces, note = _shared_lesions(job.reference, run.session)
+    if not masks:  # those of a ready-made anatomy of the subject
+        return {name: str(path) for name, path in job.anatomy.lesions.items()}, {}, ""
+    return masks, spaces, note
+
+
+def _moved(job: SubjectJob, run: SodiumRun) -> dict[str, int]:
+    """Return what moves along with the session's 1H image, with the index of the image."""
+    shared = job.reference
+    index = NOT_MOVED if shared is None else shared.moved(run.session)
+    if shared is None:
+        return {}
+    given = run.sodium_to_anat is not None and lies_in_reference(run.sodium_to_anat)
+    moved = {"sodium": index} if index != NOT_MOVED and not given else {}
+    labels = run.vial_labels
+    if labels is not None and run.vial_space == "T1w" and not lies_in_reference(labels):
+        place = shared.moved(entities(labels).get("ses"))
+        moved |= {"vials": place} if place != NOT_MOVED else {}
+    return moved
+
+
 def _provenance(
-    sources: list[Path], settings: Settings, warnings: tuple[str, ...]
+    job: SubjectJob, sources: list[Path], settings: Settings, warnings: tuple[str, ...]
 ) -> dict[str, Any]:
     linked = links(settings)
     return {
         "Sources": [bids_uri(path, linked) for path in sources],
+        "AnatomicalReference": job.reference.method if job.reference else SESSIONWISE,
         "SoftwareName": "sodiumprep",
         "SoftwareVersion": version("sodiumprep"),
         "RandomSeed": settings.random_seed,
@@ -275,11 +378,9 @@ def _receive(run: SodiumRun) -> dict[str, Any]:
 
 
 def _regions(
-    job: SubjectJob, run: SodiumRun, vials: tuple[Mapping[str, Any], ...]
+    lesions: Mapping[str, str], run: SodiumRun, vials: tuple[Mapping[str, Any], ...]
 ) -> dict[str, Any]:
-    regions: dict[str, Any] = {
-        "lesion_files": {name: str(path) for name, path in job.anatomy.lesions.items()}
-    }
+    regions: dict[str, Any] = {"lesion_files": dict(lesions)}
     if vials:
         regions["vial_labels"] = str(run.vial_labels)
         regions["vial_space"] = run.vial_space
@@ -288,14 +389,17 @@ def _regions(
 
 
 def _tissues(
-    job: SubjectJob, run: SodiumRun, settings: Settings, vials: tuple[Mapping[str, Any], ...]
+    lesions: tuple[str, ...],
+    run: SodiumRun,
+    settings: Settings,
+    vials: tuple[Mapping[str, Any], ...],
 ) -> dict[str, dict[str, Any]]:
     overrides = _overrides(settings, run)
     field = run.protocol.field_strength
     try:
         constants = {
             name: relaxation_of(name, field or 0.0, overrides)
-            for name in ("GM", "WM", "CSF", "muscle", *job.anatomy.lesions)
+            for name in ("GM", "WM", "CSF", "muscle", *lesions)
         }
     except ValueError as error:
         raise UserError(f"{run.source}: MagneticFieldStrength: {error}") from None
@@ -365,7 +469,7 @@ def _names(job: SubjectJob, run: SodiumRun, settings: Settings) -> DerivativeNam
     return DerivativeNames(
         settings.out_dir,
         job.subject,
-        job.session,
+        run.session,
         run=run.run,
         acquisition=run.acquisition,
         rec=method if run.is_kspace and method != DEFAULT_RECON else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from sodiumprep.bids_app.index import (
     ANATOMY_ORDER,
     RawFile,
     check_image,
-    is_empty,
     one_line,
     same_label,
 )
@@ -151,34 +150,6 @@ def ready_sources(files: Mapping[str, Path], derivatives: Mapping[str, Path]) ->
         )
         given.setdefault(name, []).append(item)
     return tuple(f"from {name}: {', '.join(items)}" for name, items in given.items())
-
-
-def find_lesions(
-    session: str | None, files: Sequence[RawFile], ready: Ready
-) -> tuple[dict[str, Path], list[str]]:
-    """Return the lesion masks by name, of derivatives and of the raw dataset, and what to say.
-
-    A mask that is zero everywhere says that the patient has no such lesion: it is left out.
-
-    Raises
-    ------
-    UserError
-        If one of them cannot be read.
-    """
-    lesions: dict[str, Path] = {}
-    for path in ready.find("lesions"):
-        parts = entities(path)
-        lesions.setdefault(parts.get("label") or parts["desc"], path)
-    for file in files:
-        here = file.parts.get("ses") in (session, None) and file.datatype == "anat"
-        if here and file.suffix == "roi" and file.parts.get("label") == "lesion":
-            lesions.setdefault("lesion", file.path)
-    empty = [name for name, path in lesions.items() if is_empty(path)]
-    for name, path in lesions.items():
-        if name not in empty:
-            check_image(path)
-    notes = [f"lesion {name}: {lesions[name].name} is 0 everywhere, left out" for name in empty]
-    return {name: lesions[name] for name in sorted(lesions) if name not in empty}, sorted(notes)
 
 
 def find_vial_labels(source: RawFile, ready: Ready) -> tuple[Path | None, str | None]:

@@ -35,6 +35,10 @@ RECEIVE = {
     "RB1map": "receive map (RB1map)",
     "none": "none",
 }
+REFERENCES = {
+    "first-lex": "that of the first session, for all sessions (first-lex)",
+    "unbiased": "the mean of all sessions, halfway between them (unbiased)",
+}
 Cell = dict[str, Any]
 
 
@@ -227,7 +231,8 @@ def _run_figures(
     if is_for_looking(run.metrics):
         return drawn
     path = names.sodium_figure("receive", ".png")
-    drawn["receive"] = _saved(lambda: figures.receive_figure(run), path)
+    lesions, _ = _attempt(lambda: figures.sodium_lesions(run, session))
+    drawn["receive"] = _saved(lambda: figures.receive_figure(run, lesions), path)
     if contours is None:
         missing = {"uri": None, "problem": "needs brain mask and tissues of the anatomy"}
         drawn |= dict.fromkeys(("overlay", "underlay", "concentration"), missing)
@@ -305,6 +310,7 @@ def _chosen(run: RunResults, session: SessionResults) -> list[tuple[str, str]]:
     return [
         source,
         ("Anatomy", _anatomy_text(session)),
+        *_reference_rows(held),
         method,
         ("Receive correction", _receive_text(held)),
         ("Registration", f"start “{plain_value(held.get('RegistrationChosen'))}”, spread "
@@ -333,6 +339,19 @@ def _anatomy_text(session: SessionResults) -> str:
 def _lesion_text(session: SessionResults) -> str:
     lesions = ", ".join(session.lesion_files())
     return f"; lesions: {lesions}" if lesions else ""
+
+
+def _reference_rows(held: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what the sessions of the subject share, and where this one lies from it."""
+    shared = REFERENCES.get(str(held.get("AnatomicalReference")))
+    if shared is None:
+        return []
+    pose = held.get("SessionToReference") or {}
+    moved = (
+        f"; this session is turned by {number(pose.get('Rotation'), 1)}° and shifted by "
+        f"{number(pose.get('Displacement'), 1)} mm, correlation {number(pose.get('Score'), 2)}"
+    )
+    return [("Anatomical reference", shared + (moved if pose else ""))]
 
 
 def _receive_text(held: Mapping[str, Any]) -> str:

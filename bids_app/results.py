@@ -15,6 +15,7 @@ from sodiumprep.bids_app.names import SODIUM_LABEL, DerivativeNames, entities, s
 
 TISSUES = ("GM", "WM", "CSF")
 PREPROC = "_desc-preproc_"
+SHARED = ("first-lex", "unbiased")  # anatomical references that a subject's sessions share
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -150,8 +151,14 @@ class SessionResults:
 
     def lesion_files(self) -> dict[str, Path]:
         """Return masks or fractions of lesions that lie beside the anatomy, by name."""
+        if self.names.shared_anatomy:
+            pattern = f"{self.names.prefix}_space-T1w_label-*_mask.nii.gz"
+            own = {entities(p)["label"]: p for p in sorted(self.names.folder.glob(pattern))}
+            if own:
+                return own
         pattern = f"{self.names.anat_prefix}_label-*.nii.gz"
-        wanted = [p for p in sorted(self.names.folder.glob(pattern)) if "space" not in entities(p)]
+        beside = sorted(self.names.anat_folder.glob(pattern))
+        wanted = [path for path in beside if "space" not in entities(path)]
         files = {entities(path)["label"]: path for path in wanted}
         return {name: path for name, path in files.items() if name not in TISSUES}
 
@@ -173,7 +180,10 @@ def find_sessions(out_dir: Path, subject: str) -> list[SessionResults]:
     """
     root = out_dir / f"sub-{subject}"
     folders = [root / "anat", *sorted(root.glob("ses-*/anat"))]
-    return [_session(out_dir, subject, folder) for folder in folders if folder.is_dir()]
+    found = [_session(out_dir, subject, folder) for folder in folders if folder.is_dir()]
+    # an anatomy that sessions share is shown with each of them, not as a session without sodium
+    shared = any(session.names.shared_anatomy for session in found)
+    return [s for s in found if not shared or s.names.session or s.runs]
 
 
 def find_subjects(out_dir: Path) -> list[str]:
@@ -203,9 +213,20 @@ def find_tables(out_dir: Path) -> Iterator[Path]:
 def _session(out_dir: Path, subject: str, folder: Path) -> SessionResults:
     above = folder.parent.name
     label = above.removeprefix("ses-") if above.startswith("ses-") else None
-    found = [suffix(path) for path in _anatomies(folder)]
-    names = DerivativeNames(out_dir, subject, label, anat_suffix=found[0] if found else "T1w")
+    names = DerivativeNames(out_dir, subject, label)
+    names = replace(names, shared_anatomy=label is not None and _shares_anatomy(names))
+    found = [suffix(path) for path in _anatomies(names.anat_folder)]
+    names = replace(names, anat_suffix=found[0] if found else "T1w")
     return SessionResults(names, bool(found), list(_runs(names)))
+
+
+def _shares_anatomy(names: DerivativeNames) -> bool:
+    """Tell what the sodium results of a session lie on; without any, where an anatomy is."""
+    used = {run.metrics.get("AnatomicalReference") for run in _runs(names) if run.metrics}
+    if used - {None}:
+        return bool(used & set(SHARED))
+    whole = replace(names, session=None).folder
+    return not _anatomies(names.folder) and bool(_anatomies(whole))
 
 
 def _anatomies(folder: Path) -> list[Path]:
@@ -214,7 +235,7 @@ def _anatomies(folder: Path) -> list[Path]:
 
 
 def _runs(names: DerivativeNames) -> Iterator[RunResults]:
-    files = names.folder.glob(f"{names.anat_prefix}_acq-{SODIUM_LABEL}*")
+    files = names.folder.glob(f"{names.prefix}_acq-{SODIUM_LABEL}*")
     found = [entities(path) for path in files]
     keys = {(parts["acq"], parts.get("rec"), parts.get("run")) for parts in found}
     for acquisition, rec, run in sorted(keys, key=lambda key: [part or "" for part in key]):

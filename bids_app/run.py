@@ -94,7 +94,7 @@ def build(
     for job in jobs:
         try:
             plans = [] if settings.anat_only else [plan_run(job, r, settings) for r in job.runs]
-            anatomy = plan_anatomy(job, settings) if job.anatomy.exists else None
+            anatomy = plan_anatomy(job, settings) if job.has_anatomy else None
         except UserError as error:
             failures.append((_label(job), str(error)))
             continue
@@ -138,7 +138,7 @@ def to_compute(job: SubjectJob, settings: Settings) -> list[str]:
         If the subject cannot be planned.
     """
     lines = []
-    if job.anatomy.exists:
+    if job.has_anatomy:
         plan = plan_anatomy(job, settings)
         steps = computed_steps(init_prepared_anatomy_wf(plan, settings.sloppy))
         lines.append(f"  anatomy: {'; '.join(steps) or 'all of it is ready-made'}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 DEFAULT_SEED = 23
+SESSIONWISE = "sessionwise"  # each session has an anatomy of its own
 DEFAULT_RECON = "gridding"  # results of another method carry its name
 THREAD_VARIABLES = (
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
@@ -57,6 +58,8 @@ class Settings:
         Coarse registration, for tests.
     verbose
         0 or more: how much is said; from 1 on with tracebacks.
+    subject_anatomical_reference
+        ``sessionwise``, or ``first-lex`` or ``unbiased``: one anatomy for all sessions.
     kspace_filter
         ``none`` or ``hamming``; what is applied to k-space in the reconstruction.
     recon
@@ -104,6 +107,7 @@ class Settings:
     stop_on_first_crash: bool = False
     sloppy: bool = False
     verbose: int = 0
+    subject_anatomical_reference: str = SESSIONWISE
     kspace_filter: str = "none"
     recon: str = DEFAULT_RECON
     coil_sensitivities: str = "centre"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from nipype.interfaces.base import (
 
 from sodiumprep.interfaces.calibrate import load_lines
 from sodiumprep.interfaces.image import load_image, save_image
+from sodiumprep.interfaces.lesions import load_lesion
 from sodiumprep.sodium.alignment import index_map, resample
 
 # port -> (unit, description)
@@ -89,13 +91,18 @@ def save_as(source: str, target: str) -> None:
     """
     final = Path(target)
     final.parent.mkdir(parents=True, exist_ok=True)
-    partial = final.with_name(f".partial-{final.name}")
+    partial = _partial(final)
     if target.endswith(".nii.gz"):
         values, affine = load_image(source)
         save_image(partial, _as_stored(values, final.name), affine)
     else:
         shutil.copyfile(source, partial)
     partial.replace(final)
+
+
+def _partial(final: Path) -> Path:
+    """Return where a file grows; two processes may write the anatomy that sessions share."""
+    return final.with_name(f".partial-{os.getpid()}-{final.name}")
 
 
 def _as_stored(values: Any, name: str) -> Any:
@@ -155,21 +162,39 @@ class SaveAnatomy(SimpleInterface):
             write_json(_sidecar(target), {**head, **self.inputs.provenance, **known})
             written.append(target)
         for name, source in self.inputs.lesion_files.items():
-            written.append(self._save_lesion(name, source))
+            target = str(self.inputs.outputs[f"lesion_{name}"])
+            said = {"Description": f"Lesion mask: {name}", **self.inputs.provenance}
+            save_lesion_mask(source, self.inputs.preproc_file, target, said)
+            written.append(target)
         self._results["out_files"] = written
         return runtime
 
-    def _save_lesion(self, name: str, source: str) -> str:
-        """Save a lesion mask on the grid of the anatomy."""
-        target = str(self.inputs.outputs[f"lesion_{name}"])
-        mask, own = load_image(source)
-        reference, affine = load_image(self.inputs.preproc_file)
-        moved = resample(mask, index_map(affine, own, np.eye(4)), reference.shape, 1) > 0.5
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        save_image(target, moved, affine)
-        head = {"Description": f"Lesion mask: {name}", "Units": "1"}
-        write_json(_sidecar(target), {**head, **self.inputs.provenance})
-        return target
+
+def save_lesion_mask(
+    source: str, reference_file: str, target: str, sidecar: Mapping[str, Any]
+) -> None:
+    """Save a lesion mask on the grid of the anatomy.
+
+    Parameters
+    ----------
+    source
+        Mask or fraction on any grid.
+    reference_file
+        Image whose grid is taken.
+    target
+        NIfTI file to write; its sidecar lies beside it.
+    sidecar
+        Entries of it.
+    """
+    mask, own = load_lesion(source)
+    reference, affine = load_image(reference_file)
+    moved = resample(mask, index_map(affine, own, np.eye(4)), reference.shape, 1) > 0.5
+    final = Path(target)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(final)
+    save_image(partial, moved, affine)
+    partial.replace(final)
+    write_json(_sidecar(target), {"Units": "1", **sidecar})
 
 
 class _SaveSodiumInput(BaseInterfaceInputSpec):

@@ -44,6 +44,7 @@ class CorrectPartialVolume(SimpleInterface):
         spectrum = load_response(self.inputs.response_file).noise_spectrum
         with np.load(self.inputs.regions_file) as regions:
             fractions, blurred = regions["fractions"], regions["blurred"]
+            remarks = regions["remarks"].tolist()
         estimate = geometric_transfer_matrix(image, fractions, blurred, noise, spectrum)
         known = self.inputs.properties
         voxel = np.linalg.norm(affine[:3, :3], axis=0)
@@ -64,5 +65,6 @@ class CorrectPartialVolume(SimpleInterface):
         self._results["properties"] = {
             **known,
             "ConditionNumber": round(estimate.condition_number, 2),
+            "Warnings": [*known.get("Warnings", []), *remarks],
         }
         return runtime

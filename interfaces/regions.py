@@ -16,10 +16,12 @@ from nipype.interfaces.base import (
 )
 
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
+from sodiumprep.interfaces.lesions import load_lesion
 from sodiumprep.interfaces.reconstruct import load_response
 from sodiumprep.interfaces.registration import read_transform
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import index_map, resample
+from sodiumprep.sodium.lesions import lesion_remarks
 from sodiumprep.sodium.regions import (
     TISSUES,
     background_regions,
@@ -64,7 +66,7 @@ class SampleRegions(SimpleInterface):
         grid = _FineGrid(fine_affine(affine, factor), tuple(n * factor for n in sodium.shape))
         transform = read_transform(self.inputs.xfm_file)
         response = load_response(self.inputs.response_file)
-        regions, volumes, covered = _brain_regions(self.inputs, grid, transform)
+        regions, volumes, covered, remarks = _brain_regions(self.inputs, grid, transform)
         vials = _vials(self.inputs, grid, transform)
         background = _background(self.inputs, grid, transform, {**regions, **vials})
         everything = {**regions, **vials, **background}
@@ -79,6 +81,7 @@ class SampleRegions(SimpleInterface):
             kinds=kinds,
             volumes_ml=volumes,
             coverage=covered,
+            remarks=remarks,
             fractions=np.stack([voxel_means(f, factor) for f in everything.values()]),
             blurred=np.stack([
                 blur_to_grid(fine, factor, response.transfers[kernel])
@@ -106,25 +109,38 @@ class _FineGrid:
 
 def _brain_regions(
     inputs: Any, grid: _FineGrid, transform: Floats
-) -> tuple[dict[str, Floats], list[float], list[float]]:
+) -> tuple[dict[str, Floats], list[float], list[float], list[str]]:
     paths = dict(zip(TISSUES, (inputs.gm_file, inputs.wm_file, inputs.csf_file), strict=True))
     loaded = {name: load_finite_image(path) for name, path in paths.items()}
     affine = loaded["GM"][1]
     own = {name: values for name, (values, _) in loaded.items()}
-    lesions = {}
-    for name, path in inputs.lesion_files.items():
-        mask, lesion_affine = load_finite_image(path)
-        to_anatomy = index_map(affine, lesion_affine, np.eye(4))
-        lesions[name] = resample(mask, to_anatomy, own["GM"].shape, 1)
-        if not lesions[name].any():
-            raise ValueError(f"{path}: lesion '{name}' has no voxel inside the 1H image")
+    voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
+    lesions, remarks = _lesions(inputs, affine, own["GM"].shape, voxel_ml)
     carved = carve_lesions(own, lesions)
     sampled = {name: grid.sample(values, affine, transform) for name, values in carved.items()}
-    voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
     volumes = [float(values.sum(dtype=np.float64)) * voxel_ml for values in carved.values()]
     fine_ml = abs(np.linalg.det(grid.affine[:3, :3])) / 1e3
     inside = [float(values.sum(dtype=np.float64)) * fine_ml for values in sampled.values()]
-    return sampled, volumes, [coverage(i, v) for i, v in zip(inside, volumes, strict=True)]
+    covered = [coverage(i, v) for i, v in zip(inside, volumes, strict=True)]
+    return sampled, volumes, covered, remarks
+
+
+def _lesions(
+    inputs: Any, affine: Floats, shape: tuple[int, ...], voxel_ml: float
+) -> tuple[dict[str, Floats], list[str]]:
+    """Return the lesion fractions on the grid of the anatomy, and what is to be said of them."""
+    lesions = {}
+    for name, path in inputs.lesion_files.items():
+        fraction, own = load_lesion(path)
+        lesions[name] = resample(fraction, index_map(affine, own, np.eye(4)), shape, 1)
+    if not lesions:
+        return {}, []
+    brain, own = load_finite_image(inputs.brain_mask)
+    inside = resample(brain, index_map(affine, own, np.eye(4)), shape, 1)
+    try:
+        return lesions, lesion_remarks(lesions, inside, voxel_ml)
+    except ValueError as error:
+        raise ValueError(f"{', '.join(map(str, inputs.lesion_files.values()))}: {error}") from None
 
 
 def _vials(inputs: Any, grid: _FineGrid, transform: Floats) -> dict[str, Floats]:
@@ -228,7 +244,7 @@ class UniteLesions(SimpleInterface):
         reference, affine = load_image(self.inputs.reference_file)
         united = np.zeros(reference.shape, bool)
         for path in self.inputs.lesion_files.values():
-            mask, own = load_image(path)
+            mask, own = load_lesion(path)
             united |= resample(mask, index_map(affine, own, np.eye(4)), united.shape, 1) > 0.5
         self._results["out_file"] = save_image(
             Path(runtime.cwd) / "lesions.nii.gz", united, affine

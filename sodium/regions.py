@@ -132,9 +132,10 @@ def carve_lesions(
     tissues
         Fractions of GM, WM and CSF, each of one shape.
     lesions
-        Fractions by class; where classes overlap, the earlier name in the alphabet keeps its
-        share. A segmenter calls a lesion white matter, so what a lesion covers is taken from
-        the tissues.
+        Fractions by class; where classes overlap, the class of the smaller volume keeps its
+        share (of equal ones the earlier name), since an inner class is often drawn on top of an
+        outer one: core on whole tumour. A segmenter calls a lesion white matter, so what a
+        lesion covers is taken from the tissues.
 
     Returns
     -------
@@ -148,14 +149,16 @@ def carve_lesions(
     {'WM': 0.25, 'core': 0.75}
     """
     free = np.ones_like(next(iter(tissues.values())))
+    held = {name: np.clip(lesions[name], 0, 1) for name in sorted(lesions)}
     carved = {}
-    for name in sorted(lesions):
-        carved[name] = np.minimum(np.clip(lesions[name], 0, 1), free)
+    for name in sorted(held, key=lambda key: float(held[key].sum(dtype=np.float64))):
+        carved[name] = np.minimum(held[name], free)
         free = free - carved[name]
     total = sum(np.clip(f, 0, 1) for f in tissues.values())
     share = np.minimum(free, total) / np.maximum(total, 1e-6)
-    return {name: np.clip(f, 0, 1) * np.where(total > free, share, 1.0)
-            for name, f in tissues.items()} | carved  # fmt: skip
+    left = {name: np.clip(f, 0, 1) * np.where(total > free, share, 1.0)
+            for name, f in tissues.items()}  # fmt: skip
+    return left | {name: carved[name] for name in held}
 
 
 def background_regions(

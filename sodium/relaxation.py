@@ -13,6 +13,7 @@ FLEYSHER = "Fleysher 2009, doi:10.1002/mrm.22133"
 BARTHA = "Bartha & Menon, at 4 T"
 MUSCLE = "doi:10.1186/s12891-022-05879-5"
 ASSUMED = "assumed, to be verified"
+FLUID_LESIONS = ("cavity", "resection", "cyst")  # part of a lesion's name: it is filled with fluid
 FIELD_TOLERANCE = 0.10  # relative; a row further away in field strength is not used
 
 
@@ -71,7 +72,8 @@ def relaxation_of(
     ----------
     tissue
         "GM", "WM", "CSF", "muscle", or the name of a lesion class. A lesion class takes the
-        constants of white matter with twice the uncertainty, until ``overrides`` names it.
+        constants of :func:`lesion_tissue` with twice the uncertainty, until ``overrides`` names
+        it.
     field_strength
         [T]; the nominal and the true one (3 and 2.89) find the same row.
     overrides
@@ -95,7 +97,8 @@ def relaxation_of(
     if overrides and tissue in overrides:
         return overrides[tissue]
     if tissue not in ("GM", "WM", "CSF", "muscle"):
-        return _doubled(relaxation_of("WM", field_strength, overrides))
+        named = lesion_tissue(tissue)
+        return _doubled(relaxation_of(named, field_strength, overrides), named)
     for field, rows in CONSTANTS.items():
         if abs(field_strength - field) <= FIELD_TOLERANCE * field and tissue in rows:
             return rows[tissue]
@@ -106,10 +109,35 @@ def relaxation_of(
     )
 
 
-def _doubled(relaxation: Relaxation) -> Relaxation:
+def lesion_tissue(name: str) -> str:
+    """Return the tissue whose constants a class of lesion takes.
+
+    Parameters
+    ----------
+    name
+        Of the class. One that names a cavity, a resection or a cyst is fluid; one that ends with
+        GM, WM or CSF is that tissue; all others (core, enhancing, edema, necrosis, ...) are
+        white matter.
+
+    Returns
+    -------
+    tissue
+        "GM", "WM" or "CSF".
+
+    Examples
+    --------
+    >>> [lesion_tissue(name) for name in ("resectionCavity", "edema", "lesionGM")]
+    ['CSF', 'WM', 'GM']
+    """
+    if any(part in name.lower() for part in FLUID_LESIONS):
+        return "CSF"
+    return next((tissue for tissue in ("GM", "CSF") if name.endswith(tissue)), "WM")
+
+
+def _doubled(relaxation: Relaxation, tissue: str) -> Relaxation:
     uncertain = {f.name: 2 * getattr(relaxation, f.name) for f in fields(relaxation)
                  if f.name.startswith("u_")}  # fmt: skip
-    return replace(relaxation, source=f"white matter: {relaxation.source}", **uncertain)
+    return replace(relaxation, source=f"of {tissue}: {relaxation.source}", **uncertain)
 
 
 def perturbed(relaxation: Relaxation, name: str) -> Relaxation:

@@ -17,10 +17,18 @@ from sodiumprep.workflows.anatomy import init_anatomy_wf
 from sodiumprep.workflows.concentration import init_concentration_wf
 from sodiumprep.workflows.nonlinear import init_nonlinear_wf
 from sodiumprep.workflows.outputs import init_anatomy_outputs_wf, init_sodium_outputs_wf
-from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan
+from sodiumprep.workflows.plans import AnatomyPlan, ReferencePlan, SodiumPlan
 from sodiumprep.workflows.pvc import init_gtm_wf
 from sodiumprep.workflows.reconstruct import init_reconstruct_wf
 from sodiumprep.workflows.register import init_register_wf
+from sodiumprep.workflows.sessions import (
+    POSES,
+    init_alignment_wf,
+    init_moved_register_wf,
+    init_session_outputs_wf,
+    init_template_wf,
+    move_regions,
+)
 from sodiumprep.workflows.sodium_only import init_sodium_only_wf
 
 FRACTIONS = ["gm_file", "wm_file", "csf_file"]
@@ -81,6 +89,8 @@ def init_prepared_anatomy_wf(
         are missing where fractions are ready-made and transforms are not.
     """
     workflow = init_anatomy_wf(sloppy, name=name)
+    if plan.reference is not None and plan.reference.builds_template:
+        return workflow  # its image comes from the graph
     source = workflow.get_node("inputnode")
     source.inputs.anat_file = plan.ready.get("preproc") or plan.image
     for step, (node, ports) in _stand_ins(plan, workflow).items():
@@ -212,9 +222,10 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
         maps in anatomical space take.
     """
     workflow = Workflow(name=plan.name)
-    source = Node(IdentityInterface([*USED_BY_SODIUM, "preproc_file"]), name="inputnode")
+    poses = POSES if needs_poses(plan) else []
+    source = Node(IdentityInterface([*USED_BY_SODIUM, "preproc_file", *poses]), name="inputnode")
     image = init_reconstruct_wf(plan)
-    register = init_register_wf("" if plan.given_backward else plan.given_xfm, sloppy)
+    register = _registration(plan, sloppy)
     pvc = init_gtm_wf(plan)
     concentration = init_concentration_wf(plan)
     save = init_sodium_outputs_wf(plan)
@@ -251,11 +262,32 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
     ])  # fmt: skip
     if plan.given_backward:
         turn = Node(InvertTransform(in_file=plan.given_xfm), name="turn")
-        workflow.connect(turn, "out_file", register, "register.given_xfm")
+        taker = "place" if "sodium" in plan.moved else "register"
+        workflow.connect(turn, "out_file", register, f"{taker}.given_xfm")
+    if "sodium" in plan.moved:
+        workflow.connect([(source, register, [(p, f"inputnode.{p}") for p in POSES])])
+    move_regions(workflow, source, pvc, plan)
     if plan.nonlinear:
         rooms = {"register": register, "pvc": pvc, "concentration": concentration}
         _add_nonlinear(workflow, plan, source, rooms)
     return workflow
+
+
+def needs_poses(plan: SodiumPlan) -> bool:
+    """Tell whether a run needs to know where its session lies from the anatomy.
+
+    Parameters
+    ----------
+    plan
+        Of the run.
+    """
+    return bool(plan.moved) or any(index >= 0 for index in plan.lesion_spaces.values())
+
+
+def _registration(plan: SodiumPlan, sloppy: bool) -> Workflow:
+    if "sodium" in plan.moved:
+        return init_moved_register_wf(plan, sloppy)
+    return init_register_wf("" if plan.given_backward else plan.given_xfm, sloppy)
 
 
 def _add_nonlinear(
@@ -279,14 +311,15 @@ def _add_nonlinear(
 def init_subject_wf(
     name: str, anatomy: AnatomyPlan | None, runs: Sequence[SodiumPlan], sloppy: bool
 ) -> Workflow:
-    """Build the graph of one subject and session.
+    """Build the graph of one subject and session, or of sessions that share one anatomy.
 
     Parameters
     ----------
     name
         Of the workflow.
     anatomy
-        Plan of the anatomy; None where there is none, and sodium stays in its own space.
+        Plan of the anatomy; with ``reference`` one anatomy serves all runs. None where there is
+        none, and sodium stays in its own space.
     runs
         Plans of the sodium runs.
     sloppy
@@ -301,11 +334,39 @@ def init_subject_wf(
     if anatomy is None:
         workflow.add_nodes([init_sodium_only_wf(plan) for plan in runs])
         return workflow
+    shared = anatomy.reference
     prepared = init_prepared_anatomy_wf(anatomy, sloppy)
     save = init_anatomy_outputs_wf(anatomy)
     saved = [(f"outputnode.{p}", f"inputnode.{p}") for p in anatomy_room.OUTPUTS]
     workflow.connect([(prepared, save, saved)])
     used = [(f"outputnode.{p}", f"inputnode.{p}") for p in (*USED_BY_SODIUM, "preproc_file")]
-    for plan in runs:
-        workflow.connect([(prepared, init_sodium_wf(plan, sloppy), list(used))])
+    sodium = [(plan, init_sodium_wf(plan, sloppy)) for plan in runs]
+    workflow.connect([(prepared, graph, list(used)) for _, graph in sodium])
+    if shared is not None:
+        poses = _share(workflow, prepared, shared, sloppy)
+        moving = [graph for plan, graph in sodium if needs_poses(plan)]
+        ports = [(f"outputnode.{p}", f"inputnode.{p}") for p in POSES]
+        workflow.connect([(poses, graph, list(ports)) for graph in moving])
     return workflow
+
+
+def _share(
+    workflow: Workflow, prepared: Workflow, shared: ReferencePlan, sloppy: bool
+) -> Workflow:
+    """Add the poses of the sessions and what is saved of them; return what gives the poses."""
+    save = init_session_outputs_wf(shared)
+    if shared.builds_template:
+        poses = init_template_wf(shared, sloppy)
+        workflow.connect(poses, "outputnode.reference_file", prepared, "inputnode.anat_file")
+        if shared.excluded:
+            workflow.connect(poses, "outputnode.lesion_file", prepared, "inputnode.lesion_file")
+    else:
+        poses = init_alignment_wf(shared)
+        needed = [(f"outputnode.{p}", f"inputnode.{p}") for p in ("preproc_file", "brain_mask")]
+        workflow.connect([(prepared, poses, needed)])
+    ports = [(f"outputnode.{p}", f"inputnode.{p}") for p in POSES]
+    workflow.connect([
+        (poses, save, ports),
+        (prepared, save, [("outputnode.preproc_file", "inputnode.preproc_file")]),
+    ])  # fmt: skip
+    return poses

@@ -8,6 +8,62 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class SessionPlan:
+    """What is saved of one session that lies on an anatomy which sessions share.
+
+    Parameters
+    ----------
+    name
+        Of its nodes: letters, digits, underscores.
+    index
+        Of its 1H image in ``ReferencePlan.images``.
+    lesions
+        Masks by class.
+    spaces
+        Index of the image in whose space each mask lies, -1 for that of the reference.
+    outputs
+        Output path of ``xfm`` and of ``lesion_<class>``.
+    provenance
+        Entries of every sidecar.
+    """
+
+    name: str
+    index: int
+    lesions: Mapping[str, str]
+    spaces: Mapping[str, int]
+    outputs: Mapping[str, str]
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ReferencePlan:
+    """The anatomical reference that the sessions of a subject share.
+
+    Parameters
+    ----------
+    images
+        1H image of each session.
+    builds_template
+        Whether their mean is the reference.
+    reference_index
+        Of the image that is the reference itself, -1 for none.
+    excluded
+        Lesion masks of all sessions, by any name, that a template's segmentation leaves out.
+    excluded_spaces
+        Index of the image in whose space each of them lies.
+    sessions
+        What is saved of each.
+    """
+
+    images: tuple[str, ...]
+    builds_template: bool
+    reference_index: int = -1
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    excluded_spaces: Mapping[str, int] = field(default_factory=dict)
+    sessions: tuple[SessionPlan, ...] = ()
+
+
+@dataclass(frozen=True)
 class AnatomyPlan:
     """The 1H anatomy of one subject and session.
 
@@ -27,6 +83,8 @@ class AnatomyPlan:
         Output path of each file by name.
     provenance
         Entries of every sidecar.
+    reference
+        What sessions share, None for one session.
     """
 
     image: str
@@ -35,6 +93,7 @@ class AnatomyPlan:
     outputs: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     label_tissues: Mapping[int, str] = field(default_factory=dict)
+    reference: ReferencePlan | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +132,12 @@ class SodiumPlan:
         Whether there is no anatomy: apparent concentrations in sodium space, no more.
     nonlinear
         ``method``, ``source`` and ``outputs`` of a second reconstruction; empty for none.
+    moved
+        Index of the 1H image along with which ``sodium`` and ``vials`` move to the anatomy that
+        sessions share; a name that is absent is not moved.
+    lesion_spaces
+        Index of the 1H image in whose space each lesion mask lies, -1 for the anatomy's; empty
+        where all lie there.
     """
 
     name: str
@@ -90,3 +155,5 @@ class SodiumPlan:
     nonlinear: Mapping[str, Any] = field(default_factory=dict)
     given_backward: bool = False
     sodium_only: bool = False
+    moved: Mapping[str, int] = field(default_factory=dict)
+    lesion_spaces: Mapping[str, int] = field(default_factory=dict)

@@ -3,10 +3,16 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.reconstruct import save_response
-from sodiumprep.interfaces.regions import SampleRegions, UniteLesions
+from sodiumprep.interfaces.regions import (
+    SampleRegions,
+    UniteLesions,
+    _brain_regions,
+    _FineGrid,
+)
 from sodiumprep.sodium.kernel import Response
 
 PORTS = ("gm_file", "wm_file", "csf_file", "brain_mask", "head_mask", "xfm_file", "response_file")
@@ -81,8 +87,10 @@ def test_a_lesion_is_taken_from_white_matter(sample, head):
 def test_a_lesion_beside_the_anatomy_is_refused(sample, tmp_path):
     far = np.diag([2.0, 2.0, 2.0, 1.0])
     far[:3, 3] = 400
-    path = save_image(tmp_path / "far.nii.gz", np.ones((4, 4, 4), np.uint8), far)
-    with pytest.raises(ValueError, match="far.nii.gz: lesion 'core' has no voxel inside"):
+    mask = np.zeros((4, 4, 4), np.uint8)
+    mask[1:3, 1:3, 1:3] = 1
+    path = save_image(tmp_path / "far.nii.gz", mask, far)
+    with pytest.raises(ValueError, match="far.nii.gz: lesion class 'core' does not touch"):
         sample(lesion_files={"core": path})
 
 
@@ -92,6 +100,62 @@ def test_a_lesion_mask_of_another_orientation_is_the_same_lesion(sample, head, t
     one = sample(lesion_files={"core": head["lesion"]})["fractions"][3]
     other = sample(lesion_files={"core": str(tmp_path / "turned.nii.gz")})["fractions"][3]
     np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def lesion_drawn_on(folder, name, affine, shape):
+    """Write a smooth mask of an off-centre ellipsoid as it falls on a grid."""
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    places = index @ affine[:3, :3].T + affine[:3, 3]
+    radius = np.linalg.norm((places - [14.0, -3.0, 5.0]) / [8.0, 10.0, 9.0], axis=-1)
+    return save_image(folder / f"{name}.nii.gz", np.clip((1.1 - radius) / 0.2, 0, 1), affine)
+
+
+def other_grid(kind):
+    """Return a grid that holds the head: flipped, permuted, oblique, finer or coarser."""
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = [-48.0, -46.0, -40.0]
+    n = 48
+    if kind == "LPS":
+        return affine @ np.array([[-1.0, 0, 0, 47], [0, -1, 0, 47], [0, 0, 1, 0], [0, 0, 0, 1]]), n
+    if kind == "permuted":
+        return affine @ np.array([[0.0, 0, -1, 47], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]), n
+    if kind == "oblique":
+        turn = np.eye(4)
+        turn[:3, :3] = Rotation.from_euler("xyz", [10, -20, 15], degrees=True).as_matrix()
+        return turn @ affine, n
+    spacing = {"finer": 1.25, "coarser": 3.0}[kind]
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = [-47.0, -45.5, -39.2]
+    return affine, round(96 / spacing)
+
+
+@pytest.mark.parametrize("kind", ["LPS", "permuted", "oblique", "finer", "coarser"])
+def test_a_lesion_on_any_grid_gives_the_same_regional_volumes(head, tmp_path, kind):
+    own = load_image(head["gm_file"])[1]
+    volumes = []
+    for name, (affine, n) in (("plain", (own, 48)), (kind, other_grid(kind))):
+        path = lesion_drawn_on(tmp_path, name, affine, (n, n, n))
+        inputs = SampleRegions(**{k: head[k] for k in PORTS}, lesion_files={"core": path}).inputs
+        tiny = _FineGrid(np.diag([8.0, 8.0, 8.0, 1.0]), (4, 4, 4))
+        volumes.append(_brain_regions(inputs, tiny, np.eye(4))[1])
+    assert volumes[0][3] == pytest.approx(4 / 3 * np.pi * 0.72, rel=0.05)
+    np.testing.assert_allclose(volumes[1], volumes[0], rtol=0.01)
+
+
+def test_a_lesion_outside_the_brain_is_refused_with_its_file(sample, head, tmp_path):
+    values, affine = load_image(head["lesion"])
+    affine[2, 3] += 60.0
+    path = save_image(tmp_path / "elsewhere.nii.gz", values, affine)
+    with pytest.raises(ValueError, match=r"elsewhere.nii.gz: .*'core' does not touch the brain"):
+        sample(lesion_files={"core": path})
+
+
+def test_a_label_image_is_no_lesion_mask_and_its_file_is_named(sample, head, tmp_path):
+    values, affine = load_image(head["lesion"])
+    values[20:24, 20, 20] = 4
+    path = save_image(tmp_path / "labels.nii.gz", values, affine)
+    with pytest.raises(ValueError, match=r"labels.nii.gz: holds 3 values"):
+        sample(lesion_files={"core": path})
 
 
 def test_vials_in_anatomical_space_follow_the_transform(

@@ -55,6 +55,8 @@ class Dataset:
         path = (root or self.raw) / _subject(name) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         voxels = np.arange(27, dtype=np.float32).reshape(3, 3, 3) if values is None else values
+        if values is None and name.endswith(("_mask.nii.gz", "_roi.nii.gz")):
+            voxels = (voxels > 20).astype(np.uint8)
         nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)
         if keys is not None:
             Path(str(path).replace(".nii.gz", ".json")).write_text(json.dumps(keys))
@@ -342,7 +344,7 @@ def test_an_empty_lesion_mask_is_said_and_left_out(simple):
                  values=np.zeros((3, 3, 3), np.uint8))  # fmt: skip
     anatomy = simple.job().anatomy
     assert anatomy.lesions == {}
-    assert "is 0 everywhere, left out" in anatomy.warnings[0]
+    assert "empty, there is no lesion of class core" in anatomy.warnings[0]
 
 
 def test_sodium_without_its_key_is_no_anatomy(empty):
@@ -661,3 +663,100 @@ def test_a_stored_index_that_is_none_is_refused(simple, tmp_path, content):
     (tmp_path / "index" / "layout_index.sqlite").write_text(content)
     with pytest.raises(UserError, match="is no index of a dataset"):
         simple.collect(bids_database_dir=tmp_path / "index")
+
+
+def shared(dataset, method="first-lex", **options):
+    job = dataset.job(subject_anatomical_reference=method, **options)
+    return job, [image.session for image in job.reference.images]
+
+
+@pytest.fixture
+def two_sessions(simple_sessions):
+    simple_sessions.image("ses-2/anat/sub-01_ses-2_T1w.nii.gz")
+    return simple_sessions
+
+
+def test_first_lex_makes_one_job_with_the_anatomy_of_the_first_session(two_sessions):
+    job, sessions = shared(two_sessions)
+    assert (job.session, job.anatomy.image.name) == (None, "sub-01_ses-1_T1w.nii.gz")
+    assert [run.session for run in job.runs] == ["1", "2"]
+    assert (sessions, job.reference.reference_index) == (["1", "2"], 0)
+    assert "anatomical reference of all sessions: first-lex" in "\n".join(describe(job))
+
+
+@pytest.mark.parametrize("method", ["first-lex", "unbiased"])
+def test_one_chosen_session_lies_on_the_reference_of_the_whole_dataset(two_sessions, method):
+    job, sessions = shared(two_sessions, method, sessions=("2",))
+    assert [run.session for run in job.runs] == ["2"]
+    assert sessions == ["1", "2"]
+    assert job.reference.chosen == ("2",)
+
+
+def test_unbiased_takes_the_mean_of_all_sessions(two_sessions):
+    job, _ = shared(two_sessions, "unbiased")
+    assert (job.anatomy.image, job.reference.builds_template) == (None, True)
+    assert job.reference.reference_index == -1
+    assert "mean of all sessions" in describe(job)[0]
+
+
+def test_unbiased_with_one_image_is_that_image_and_says_so(simple_sessions):
+    job, sessions = shared(simple_sessions, "unbiased")
+    assert (job.reference.builds_template, sessions) == (False, ["1"])
+    assert "one session alone has a 1H image" in " ".join(job.anatomy.warnings)
+
+
+def test_sessionwise_is_the_default(two_sessions):
+    jobs, _ = two_sessions.collect()
+    assert [(job.session, job.reference) for job in jobs] == [("1", None), ("2", None)]
+
+
+def test_one_session_alone_shares_nothing(simple):
+    assert simple.job(subject_anatomical_reference="first-lex").reference is None
+
+
+def test_a_ready_anatomy_of_the_subject_is_the_reference(two_sessions):
+    for name in (
+        "desc-preproc_T1w",
+        "desc-brain_mask",
+        *(f"label-{t}_probseg" for t in ("GM", "WM", "CSF")),
+    ):
+        two_sessions.derive(f"anat/sub-01_{name}.nii.gz")
+    core = two_sessions.derive("anat/sub-01_label-core_mask.nii.gz")
+    job, sessions = shared(two_sessions, "unbiased")
+    assert (job.reference.builds_template, job.reference.reference_index) == (False, -1)
+    assert job.anatomy.image is None
+    assert sessions == ["1", "2"]
+    assert job.anatomy.lesions == {"core": core}
+
+
+def test_lesions_of_each_session_stay_with_it(two_sessions):
+    masks = [
+        two_sessions.derive(f"ses-{n}/anat/sub-01_ses-{n}_label-core_mask.nii.gz") for n in "12"
+    ]
+    job, _ = shared(two_sessions)
+    assert [image.lesions["core"] for image in job.reference.images] == masks
+    assert job.anatomy.lesions == {"core": masks[0]}
+
+
+def test_a_session_that_cannot_be_used_leaves_the_others(two_sessions):
+    two_sessions.json(
+        "sub-01/ses-2/anat/sub-01_ses-2_acq-23Na_PDw.json", {**SODIUM, "EchoTime": -1}
+    )
+    jobs, failures = two_sessions.collect(subject_anatomical_reference="first-lex")
+    assert [run.session for run in jobs[0].runs] == ["1"]
+    assert "EchoTime" in failures[0][1]
+
+
+def test_vial_labels_whose_session_has_no_anatomy_are_left_out_with_a_line(simple_sessions):
+    name = "ses-2/anat/sub-01_ses-2_acq-23Na_space-T1w_desc-vials_dseg.nii.gz"
+    simple_sessions.derive(name)
+    job, _ = shared(simple_sessions)
+    assert job.runs[1].vial_labels is None
+    assert "vial labels not used" in " ".join(job.runs[1].warnings)
+
+
+def test_a_mask_without_session_is_not_used_for_two_anatomies(two_sessions):
+    two_sessions.derive("anat/sub-01_label-core_mask.nii.gz")
+    jobs, _ = two_sessions.collect()
+    assert [dict(job.anatomy.lesions) for job in jobs] == [{}, {}]
+    assert "its name has no session" in " ".join(jobs[0].anatomy.warnings)
