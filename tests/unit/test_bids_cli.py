@@ -81,6 +81,16 @@ def written(tmp_path):
         (["--gradient-delay", "2", "0", "-1"], "gradient_delay", (2e-6, 0.0, -1e-6)),
         (["--gradient-delay", "estimate"], "estimate_delay", True),
         (["--low-mem"], "low_mem", True),
+        (
+            ["--subject-anatomical-reference", "first-lex"],
+            "subject_anatomical_reference",
+            "first-lex",
+        ),
+        (
+            ["--subject-anatomical-reference", "unbiased"],
+            "subject_anatomical_reference",
+            "unbiased",
+        ),
     ],
 )
 def test_an_option_reaches_its_setting(parse, options, field, value):
@@ -180,6 +190,7 @@ def test_a_wrong_configuration_file_is_named(parse, written, text):
         ["--config-file", "gone.toml"],
         ["-d", "anat=gone"],
         ["--recon", "grappa"],
+        ["--subject-anatomical-reference", "last"],
         ["--recon", "tv", "--kspace-filter", "hamming"],
         ["--gradient-delay", "2", "0"],
         ["--gradient-delay", "2", "0", "500"],

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from sodiumprep.bids_app import group_report
-from sodiumprep.bids_app.group import read_participants, run_group
+from sodiumprep.bids_app.group import gather_quality, read_participants, run_group
 from sodiumprep.bids_app.group_report import summary, tissue_values
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import DatasetNames, DerivativeNames
@@ -257,3 +257,17 @@ def test_many_subjects_are_drawn_as_a_box(tmp_path):
     drawn = (DatasetNames(tmp_path).group_dir / "figures" / "group_regions.svg").read_text()
     assert drawn.startswith("<?xml")
     assert "sub-15" in page_of(tmp_path)
+
+
+def test_the_shared_reference_of_sessions_stands_in_the_quality_table(tmp_path):
+    pose = {"Score": 0.95, "Rotation": 3.0, "Displacement": 2.0}
+    write_results(tmp_path, "01", 40.0, session="2", AnatomicalReference="first-lex",
+                  SessionToReference=pose)  # fmt: skip
+    anatomy = DerivativeNames(tmp_path, "01")
+    anatomy.folder.mkdir(parents=True, exist_ok=True)
+    image = anatomy.anat_preproc()
+    image.touch()
+    write_json(image.with_name("sub-01_desc-preproc_T1w.json"), {"BrainVolume": 1400.0})
+    quality = gather_quality(tmp_path)
+    row = quality.loc[0, ["session", "anatomical_reference", "session_score", "brain_volume_ml"]]
+    assert row.tolist() == ["2", "first-lex", 0.95, 1400.0]

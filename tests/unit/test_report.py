@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -30,6 +31,7 @@ from sodiumprep.interfaces.outputs import write_json
 from sodiumprep.workflows.reconstruct import DENSITY
 
 HOSTILE = "<script>alert(1)</script> $\\frac{1"
+IDENTITY = "Parameters: 1 0 0 0 1 0 0 0 1 0 0 0\nFixedParameters: 0 0 0\n"
 SIZE = 20
 MEANS = {"GM": 41.4, "WM": 37.7, "CSF": 147.7, "core": 90.0}  # mmol/L
 LINE = {
@@ -460,3 +462,109 @@ def test_the_noise_level_is_relative_to_the_image(names):
 def test_a_damaged_entry_breaks_no_report(value):
     held = dict.fromkeys(("Motion", "GradientDelay", "Course", "OffResonance"), value)
     assert (largest_delay(held), largest_displacement(held), course_of(held)) == (None, None, {})
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """Write one anatomy of two sessions, each with its mask, and what an earlier run left."""
+    whole = DerivativeNames(tmp_path, "01")
+    write_anatomy(whole)
+    for session in "12":
+        names = replace(whole, session=session)
+        write_sodium(names, AnatomicalReference="first-lex")
+        save_image(names.session_lesion_mask("edema"), ball(2), np.diag([2.0, 2, 2, 1]))
+    write_anatomy(replace(whole, session="2"), lesion="stale")
+    return tmp_path
+
+
+def test_sessions_that_share_an_anatomy_are_shown_on_it_with_their_own_lesions(shared):
+    sessions = find_sessions(shared, "01")
+    assert [session.title for session in sessions] == ["ses-1", "ses-2"]
+    for session in sessions:
+        assert session.has_anatomy
+        assert (
+            session.names.anat_preproc() == shared / "sub-01/anat/sub-01_desc-preproc_T1w.nii.gz"
+        )
+        assert list(session.lesion_files()) == ["edema"]
+        assert session.metadata["BrainVolume"] == 17.0
+
+
+def test_a_session_says_how_far_it_lies_from_the_reference(shared, empty_pictures):
+    names = DerivativeNames(shared, "01", session="2")
+    pose = {"Score": 0.97, "Rotation": 12.3, "Displacement": 4.5}
+    write_sodium(names, AnatomicalReference="unbiased", SessionToReference=pose)
+    page = page_of(shared)
+    assert "the mean of all sessions" in page
+    assert "turned by 12.3° and shifted by 4.5 mm, correlation 0.97" in page
+    assert "No sodium run has results" not in page
+
+
+def test_sessions_with_anatomies_of_their_own_keep_them_beside_one_of_the_subject(shared):
+    names = DerivativeNames(shared, "01", session="2")
+    write_sodium(names, AnatomicalReference="sessionwise")
+    session = find_sessions(shared, "01")[-1]
+    assert not session.names.shared_anatomy
+    assert list(session.lesion_files()) == ["stale"]
+
+
+def drawn_lesions(figure):
+    """Return how many panels hold the outline of a lesion."""
+    wanted = {mpl.colors.to_hex(color).upper() for color in figures.LESION_LOOKS}
+    return sum(
+        any(mpl.colors.to_hex(c).upper() in wanted for c in lines.get_edgecolor())
+        for axes in figure.axes
+        for lines in axes.collections
+        if len(lines.get_edgecolor())
+    )
+
+
+def test_every_figure_of_anatomy_or_maps_has_the_lesions_and_names_them(names):
+    write_sodium(names)
+    names.sodium_transform().write_text(IDENTITY)
+    (session,) = find_sessions(names.out_dir, "01")
+    run, contours = session.runs[0], figures.load_contours(session)
+    lesions = figures.sodium_lesions(run, session)
+    drawn = [
+        figures.anatomy_figure(session, contours),
+        *figures.registration_figures(run, session, contours),
+        figures.concentration_figure(run, contours),
+        figures.receive_figure(run, lesions),
+    ]
+    for figure in drawn:
+        assert drawn_lesions(figure) > 2
+        assert "core" in [text.get_text() for text in figure.texts]
+
+
+def test_lesions_on_the_sodium_grid_follow_the_transform(names):
+    write_sodium(names)
+    moved = IDENTITY.replace("0 0 0\nFixed", "-4 0 6\nFixed")  # LPS: 2 voxels right, 3 up
+    names.sodium_transform().write_text(moved)
+    (session,) = find_sessions(names.out_dir, "01")
+    lesions = figures.sodium_lesions(session.runs[0], session)
+    found = np.argwhere(lesions.layers["core"][0].values > 0.5).mean(axis=0)
+    np.testing.assert_allclose(found, (SIZE - 1) / 2 + np.array([2, 0, 3]), atol=1e-6)
+
+
+def test_a_sodium_image_without_transform_is_shown_without_lesions(names):
+    write_sodium(names)
+    (session,) = find_sessions(names.out_dir, "01")
+    assert figures.sodium_lesions(session.runs[0], session) is None
+
+
+def test_a_transform_that_is_not_linear_is_refused_with_its_file(tmp_path):
+    path = tmp_path / "a_xfm.txt"
+    path.write_text("Parameters: 1 2 3\nFixedParameters: 0 0 0\n")
+    with pytest.raises(ValueError, match=r"a_xfm.txt: not a linear transform"):
+        figures.read_linear_text(path)
+
+
+def test_the_centre_of_a_transform_counts(tmp_path):
+    path = tmp_path / "a_xfm.txt"
+    path.write_text("Parameters: 0 -1 0 1 0 0 0 0 1 5 0 0\nFixedParameters: 1 0 0\n")
+    matrix = figures.read_linear_text(path)
+    np.testing.assert_allclose(matrix @ [1, 0, 0, 1], [6, 0, 0, 1])  # the centre only shifts
+
+
+def test_classes_of_lesions_are_told_apart_without_colour():
+    styles = [str(style) for style in figures.LESION_LOOKS.values()]
+    assert len(set(styles)) == len(styles)
