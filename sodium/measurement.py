@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from sodiumprep.sodium.acquisition import (
 )
 from sodiumprep.sodium.density import density_weights
 from sodiumprep.sodium.encoding import adjoint
-from sodiumprep.sodium.motion import BlockMotion, align_repetitions
+from sodiumprep.sodium.motion import BlockMotion, RigidMotion, align_repetitions, follow_motions
 from sodiumprep.sodium.noise import adjoint_noise_gain, corner_mask, noise_covariance
 from sodiumprep.sodium.trajectory import delayed
 
@@ -95,12 +96,65 @@ def measurement_of(acquisition: Acquisition, delays: Floats | None = None) -> Me
     ValueError
         If no coil has signal, or noise samples are given but useless.
     """
-    dead = dead_coils(acquisition)
+    return measurements_of([acquisition], delays)[0]
+
+
+def measurements_of(
+    echoes: Sequence[Acquisition], delays: Floats | None = None
+) -> tuple[Measurement, ...]:
+    """Prepare the echoes of one acquisition: coils, delays and motion are those of the first.
+
+    Parameters
+    ----------
+    echoes
+        Raw data of each echo, as read: the same coils and repetitions.
+    delays
+        As in :func:`measurement_of`.
+
+    Returns
+    -------
+    measurements
+        One for each echo, in one pose. Warnings on coils and motion are with the first.
+
+    Raises
+    ------
+    ValueError
+        As :func:`measurement_of`.
+    """
+    dead = dead_coils(echoes[0])
+    first, *later = (_usable(echo, dead, delays) for echo in echoes)
+    still, motions = _in_one_pose(first)
+    measured = [_measured(still, motions, dead)]
+    averaged = still.repetition is None
+    for echo in later:
+        posed = _in_known_pose(echo, motions, averaged) if motions else echo
+        weights, weighting = density_weights(posed.trajectory, posed.geometry)
+        covariance, source = sample_covariance(posed, weights)
+        measured.append(
+            Measurement(posed, weights, weighting, covariance, source, motions, posed.warnings)
+        )
+    return tuple(measured)
+
+
+def _usable(acquisition: Acquisition, dead: Integers, delays: Floats | None) -> Acquisition:
     living = without_coils(acquisition, dead) if len(dead) else acquisition
-    if delays is not None:
-        shifted = delayed(living.trajectory, np.asarray(delays), living.dwell_time)
-        living = replace(living, trajectory=shifted)
-    still, motions = _in_one_pose(living)
+    if delays is None:
+        return living
+    shifted = delayed(living.trajectory, np.asarray(delays), living.dwell_time)
+    return replace(living, trajectory=shifted)
+
+
+def _in_known_pose(
+    acquisition: Acquisition, motions: Sequence[BlockMotion], averaged: bool
+) -> Acquisition:
+    """Do to a later echo what was done to the first: average it, or move it back."""
+    if not averaged:
+        return follow_motions(acquisition, motions)
+    at_rest = [replace(motion, motion=RigidMotion()) for motion in motions]
+    return average_repetitions(follow_motions(acquisition, at_rest))
+
+
+def _measured(still: Acquisition, motions: tuple[BlockMotion, ...], dead: Integers) -> Measurement:
     weights, weighting = density_weights(still.trajectory, still.geometry)
     covariance, source = sample_covariance(still, weights)
     warnings = (

@@ -697,6 +697,36 @@ def align_repetitions(
     return _joined(acquisition, moved, named), tuple(motions)
 
 
+def follow_motions(acquisition: Acquisition, motions: Sequence[BlockMotion]) -> Acquisition:
+    """Undo motions that are known from another echo of the same repetitions.
+
+    The phase of each repetition is found anew: a drift of the frequency turns a later echo
+    further than the first.
+
+    Parameters
+    ----------
+    acquisition
+        Raw data of the other echo.
+    motions
+        Of its repetitions, from :func:`align_repetitions` of the first echo.
+
+    Returns
+    -------
+    acquisition
+        Accepted repetitions in the reference's pose and phase, with their labels.
+    """
+    labels = [int(name) for name in np.unique(acquisition.repetition_labels)]
+    blocks = dict(zip(labels, split_repetitions(acquisition), strict=True))
+    kept = [motion for motion in motions if not motion.rejected]
+    moved = [_undo(blocks[each.block], each.motion) for each in kept]
+    chosen = next((i for i, each in enumerate(kept) if each.reference), 0)
+    images = _images_in_one_pose(moved, _block_weights(moved), chosen)
+    mask = head_mask(in_phase(images[chosen][None]), acquisition.geometry.voxel_size)
+    phases = [float(block_phase(each, images[chosen], mask)[0, 0, 0]) for each in images]
+    turned = [replace(each, phase=phase) for each, phase in zip(kept, phases, strict=True)]
+    return _joined(acquisition, moved, turned)
+
+
 def _broken_off(blocks: Mapping[int, Acquisition]) -> dict[int, str]:
     """Return why a repetition is no image by itself, for those that are not."""
     readouts = {name: len(block.trajectory) for name, block in blocks.items()}
