@@ -46,10 +46,16 @@ class _SampleRegionsInput(BaseInterfaceInputSpec):
     vial_space = traits.Enum("sodium", "T1w", usedefault=True, desc="space of the vial labels")
     vial_names = traits.List(traits.Str, usedefault=True, desc="vial n carries label n")
     response_file = File(exists=True, mandatory=True, desc="transfer functions (npz)")
+    static_response_file = File(
+        exists=True, desc="those of the image that vials are read from (npz); the same without"
+    )
 
 
 class _SampleRegionsOutput(TraitedSpec):
-    regions_file = File(exists=True, desc="names, kinds, fractions, blurred fractions (npz)")
+    regions_file = File(
+        exists=True,
+        desc="names, kinds, fractions, blurred fractions, vials blurred in the static image (npz)",
+    )
 
 
 class SampleRegions(SimpleInterface):
@@ -73,8 +79,17 @@ class SampleRegions(SimpleInterface):
         )
         kernels = [n if n in response.transfers else "muscle" for n in everything]
         kernels[-1] = "CSF"  # air holds no signal: any kernel will do
+        static = load_response(
+            self.inputs.static_response_file
+            if isdefined(self.inputs.static_response_file)
+            else self.inputs.response_file
+        )
         np.savez(
             Path(runtime.cwd) / "regions.npz",
+            static_blurred=[
+                blur_to_grid(fine, factor, static.transfers[kernel])
+                for fine, kernel in zip(vials.values(), kernels[len(regions) :], strict=False)
+            ],
             names=list(everything),
             kinds=kinds,
             volumes_ml=volumes,

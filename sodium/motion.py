@@ -7,8 +7,8 @@ average, without interpolation and with the noise propagation of any other recon
 
 What this cannot do: the receive sensitivities and anything that lies beside the head (calibration
 vials) do not move with it, so a correction moves them. For motion of a few millimetres the effect
-on the smooth sensitivities is of second order; vials must be measured where they lie, in the
-uncorrected image.
+on the smooth sensitivities is of second order; vials must be measured where they lie, in an
+average of the same repetitions without the correction (:func:`where_they_lay`).
 """
 
 from __future__ import annotations
@@ -725,6 +725,29 @@ def follow_motions(acquisition: Acquisition, motions: Sequence[BlockMotion]) -> 
     phases = [float(block_phase(each, images[chosen], mask)[0, 0, 0]) for each in images]
     turned = [replace(each, phase=phase) for each, phase in zip(kept, phases, strict=True)]
     return _joined(acquisition, moved, turned)
+
+
+def where_they_lay(acquisition: Acquisition, motions: Sequence[BlockMotion]) -> Acquisition:
+    """Return the accepted repetitions in one phase, but each in the pose that it had.
+
+    For what does not move with the head.
+
+    Parameters
+    ----------
+    acquisition
+        Raw data.
+    motions
+        Of its repetitions, from :func:`align_repetitions`.
+
+    Returns
+    -------
+    acquisition
+        With the labels of the repetitions.
+    """
+    labels = [int(name) for name in np.unique(acquisition.repetition_labels)]
+    blocks = dict(zip(labels, split_repetitions(acquisition), strict=True))
+    kept = [motion for motion in motions if not motion.rejected]
+    return _joined(acquisition, [blocks[each.block] for each in kept], kept)
 
 
 def _broken_off(blocks: Mapping[int, Acquisition]) -> dict[int, str]:
