@@ -105,32 +105,41 @@ class MeasurementModel:
     def maps(self) -> Complexes:
         """Sensitivities to the whitened samples, shape (coils, nx, ny, nz)."""
         own = self._coils[1]
-        return own if self.first is None else own * np.exp(1j * self.phase).astype(own.dtype)
+        if self.first is None and not self._turns:
+            return own
+        return own * np.exp(1j * self.phase).astype(own.dtype)
+
+    @property
+    def _turns(self) -> bool:
+        """Whether the model holds off-resonance."""
+        parts = () if self.segments is None else (self.segments.common, self.segments.modes)
+        return any(np.iscomplexobj(part) for part in parts)
 
     @cached_property
     def phase(self) -> Floats:
-        """Smooth phase of the image over that of the first echo, shape (nx, ny, nz) [rad].
+        """Smooth phase that the sensitivities found in the data lack, (nx, ny, nz) [rad].
 
-        What the model of off-resonance leaves over (all of it without a field map), and what
-        the receiver adds.
+        They hold the phase of off-resonance too, which the model would add a second time. A
+        later echo has in addition what the model leaves over (without a field map all of it),
+        and what the receiver adds.
         """
         width = PHASE_WIDTH / self.measurement.acquisition.geometry.voxel_size
         return np.asarray(np.angle(gaussian_filter(self._product, width)))
 
     @cached_property
     def _product(self) -> Complexes:
-        """Projection of the echo times the conjugate one of the first."""
-        if self.first is None:
-            return np.abs(self._back(self.samples)) ** 2
+        """Projection without that phase, for a later echo times the conjugate of the first."""
         seen = self._adjoint(self._coils[1])(self.samples)
+        if self.first is None:
+            return seen
         return np.asarray(seen * self.first._back(self.first.samples).conj())
 
     @property
     def phase_spread(self) -> float:
-        """Root mean square of :attr:`phase` over the object, about its mean [rad]."""
-        weight = np.abs(self._product)
-        mean = np.sum(weight * np.exp(1j * self.phase))
-        left = np.angle(np.exp(1j * self.phase) * mean.conj())
+        """What :attr:`phase` changes from the first echo on, rms about its mean [rad]."""
+        weight, before = np.abs(self._product), self.first.phase if self.first else self.phase
+        turned = np.exp(1j * (self.phase - before))
+        left = np.angle(turned * np.sum(weight * turned).conj())
         return float(np.sqrt(np.sum(weight * left**2) / weight.sum()))
 
     @property
@@ -212,9 +221,12 @@ class MeasurementModel:
     def point(self, voxel: tuple[int, int, int], relaxation: Relaxation) -> Complexes:
         """Return the whitened samples of one voxel of density 1 of a tissue."""
         acquisition = self.measurement.acquisition
-        decay = decay_from_first_sample(relaxation, self.times)
+        change: Numbers = decay_from_first_sample(relaxation, self.times)
+        if self.segments is not None:  # off-resonance of that place
+            turned = self.segments.at(voxel)
+            change = change * (turned / np.abs(turned))
         seen = self.maps[:, *voxel]
-        return point_samples(voxel, decay, seen, acquisition.trajectory, acquisition.geometry)
+        return point_samples(voxel, change, seen, acquisition.trajectory, acquisition.geometry)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import pytest
 from sodiumprep.sodium.acquisition import Geometry
 from sodiumprep.sodium.ellipsoids import ellipsoid_head, ellipsoid_kspace
 from sodiumprep.sodium.iterative import conjugate_gradient
+from sodiumprep.sodium.kernel import full_width_half_maximum, response_at, to_psf
 from sodiumprep.sodium.measurement import measurements_of
 from sodiumprep.sodium.model_based import EchoTrain, MeasurementModel
 from sodiumprep.sodium.motion import RigidMotion, apply_to_kspace
@@ -43,11 +44,11 @@ def echo_of(empty, since_first, slope=0.0):
     )  # fmt: skip
 
 
-def train_of(echoes, slope=None):
+def train_of(echoes, slope=None, field=None):
     """Return the model of echoes, with the field that the model knows of."""
     grid = echoes[0].geometry
     places = (np.indices(grid.matrix).T - np.asarray(grid.matrix) // 2) * grid.voxel_size
-    hertz = None if slope is None else (places @ slope).T.astype(np.float32)
+    hertz = field if slope is None else (places @ slope).T.astype(np.float32)
     models = []
     for echo, measurement in zip(echoes, measurements_of(echoes), strict=True):
         times = echo.sample_times + echo.echo_time - echoes[0].echo_time
@@ -129,6 +130,22 @@ def test_the_point_of_a_train_decays_on_from_echo_to_echo(empty):
     point, n = train.point(train.centre, WM), train.echoes[0].samples[0].size
     ratio = np.abs(point[0, 0, n]) / np.abs(point[0, 0, 0])
     assert ratio == pytest.approx(biexponential_decay(np.array([LATER]), WM)[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("hertz", [50.0, -100.0])
+def test_off_resonance_in_the_model_changes_neither_scale_nor_kernel(empty, at_first_echo, hertz):
+    """The sensitivities are found in data that turn: what they hold of it must not count twice."""
+    turning = np.exp(-2j * np.pi * hertz * (empty.sample_times + empty.echo_time))
+    echo = echo_of(empty, 0.0)
+    echo = replace(echo, samples=(echo.samples * turning).astype("c8"))
+    model = train_of([echo], field=np.full(echo.geometry.matrix, hertz)).echoes[0]
+    assert difference(image_of(model), at_first_echo) < 0.012
+    widths = []
+    for each in (model, train_of([echo_of(empty, 0.0)]).echoes[0]):
+        change = image_of(each, each.point(each.centre, WM))
+        psf = to_psf(response_at(change, each.centre).passed)
+        widths.append(full_width_half_maximum(psf, echo.geometry.voxel_size))
+    np.testing.assert_allclose(widths[0], widths[1], rtol=0.01)
 
 
 def test_warnings_of_a_later_echo_name_it(empty):
