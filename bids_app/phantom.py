@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import as_file, files
+from itertools import pairwise
 from pathlib import Path
 
 import nibabel as nib
@@ -345,7 +346,11 @@ def write_session(
         options.repetitions, options.motion, scan.placement.centre,
     )  # fmt: skip
     scanned = _moved_objects(scan, motion)
-    intended = write_sodium(scan, scanned, rng, options)
+    later = [
+        (protocol, _moved_objects(replace(scan, protocol=protocol), motion))
+        for protocol in later_echoes(scan.protocol, options.later_echoes)
+    ]
+    intended = write_sodium(scan, [(scan.protocol, scanned), *later], rng, options)
     if options.coils > 1:
         write_receive_pair(scan, scanned[0], rng, intended)
     if options.transmit_spread:
@@ -355,6 +360,22 @@ def write_session(
     if options.repetitions > 1:
         write_motion(scan, motion)
     writer.finish()
+
+
+def later_echoes(protocol: Protocol, milliseconds: Sequence[float]) -> list[Protocol]:
+    """Return the protocols of further echoes.
+
+    Parameters
+    ----------
+    protocol
+        Of the first echo.
+    milliseconds
+        Echo times of the others [ms].
+    """
+    return [
+        replace(protocol, timing=replace(protocol.timing, echo_time=1e-3 * time))
+        for time in milliseconds
+    ]
 
 
 def _moved_objects(scan: Scan, motion: Sequence[tuple[Floats, Floats]]) -> list[SodiumObject]:
@@ -395,6 +416,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--spokes", type=int, default=5000, help="readouts")
     add("--readout", type=float, default=10.0, help="duration of a readout [ms]")
     add("--echo-time", type=float, default=0.3, help="[ms]")
+    add("--later-echoes", type=float, nargs="+", default=[], metavar="MS",
+        help="echo times of further echoes of every readout")  # fmt: skip
     add("--repetition-time", type=float, default=120.0, help="[ms]")
     add("--flip-angle", type=float, default=90.0, help="[degree]")
     add("--transmit-spread", type=float, default=0.0, help="range of the flip angle, relative")
@@ -421,6 +444,15 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError("--motion must not be negative, and needs --repetitions of at least 2")
     if options.format == "image" and (options.repetitions > 1 or any(options.gradient_delay)):
         raise ValueError("--repetitions and --gradient-delay need --format kspace")
+    starts = [options.echo_time, *options.later_echoes]
+    if any(b < a + options.readout for a, b in pairwise(starts)):
+        raise ValueError(
+            f"--later-echoes {options.later_echoes} ms; accepted: in ascending order, each after "
+            f"the readout of {options.readout:g} ms that is before it"
+        )
+    if options.later_echoes and (options.format == "image" or starts[-1] + options.readout
+                                 > options.repetition_time):  # fmt: skip
+        raise ValueError("--later-echoes need --format kspace and room before --repetition-time")
     options.tissue = parse_values(options.tissue)
     options.session_change = _parse_pairs(options.session_change) if options.session_change else {}
     unknown = set(options.session_change) - set(CONCENTRATIONS)

@@ -28,7 +28,7 @@ from sodiumprep.sodium.phantom import (
     Placement,
     Protocol,
     SodiumObject,
-    acquire,
+    acquire_echoes,
     bias_field,
     field_map,
     noisy_magnitude,
@@ -401,7 +401,7 @@ def _geometry_of(scan: Scan, matrix: int) -> Geometry:
 
 def write_sodium(
     scan: Scan,
-    scanned: Sequence[SodiumObject],
+    echoes: Sequence[tuple[Protocol, Sequence[SodiumObject]]],
     rng: np.random.Generator,
     options: argparse.Namespace,
 ) -> str:
@@ -411,8 +411,8 @@ def write_sodium(
     ----------
     scan
         What is written.
-    scanned
-        Object on its own grid, in the pose of each repetition.
+    echoes
+        Protocol of each echo, and the object on its own grid in the pose of each repetition.
     rng
         Source of the noise.
     options
@@ -428,15 +428,15 @@ def write_sodium(
     sidecar["CalibrationVials"] = vial_sidecar(scan.places)
     if options.format == "kspace":
         target = place.path("acq-23Na_PDw.h5", "sourcedata")
-        first, *later = scanned
-        write_kspace(target, acquire(rng, first, protocol, scan.placement.geometry, later))
+        protocols, objects = zip(*echoes, strict=True)
+        write_kspace(target, acquire_echoes(rng, objects, protocols, scan.placement.geometry))
         if scan.trajectory.kind != DEFAULT_TRAJECTORY:
             sidecar |= trajectory_sidecar(scan.trajectory)
     else:
         target = place.path("acq-23Na_PDw.nii.gz")
         geometry = scan.placement.geometry
         grid = ScannerImage(geometry.matrix[0], FOV, protocol.timing)
-        image = scanner_image(rng, scanned[0], grid, protocol, protocol.snr)
+        image = scanner_image(rng, echoes[0][1][0], grid, protocol, protocol.snr)
         _write_image(target, image, geometry.affine, None)
         voxel = [round(float(v) * 1e3, 4) for v in geometry.voxel_size]
         sidecar |= {"KspaceFilter": "none", "AcquisitionVoxelSize": voxel}

@@ -219,6 +219,7 @@ def _sampling(held: Mapping[str, Any]) -> Iterator[Fact]:
     ]
     yield "Raw data", ", ".join(counts)
     yield "Repetitions", plain_value(held.get("Repetitions"))
+    yield "Echoes", _echoes(held)
     yield "Voxels per sample", number(held.get("VoxelsPerSample"), 3)
     weighting = plain_value(held.get("DensityCompensation"))
     yield "Density compensation", DENSITY.get(weighting, weighting)
@@ -227,6 +228,15 @@ def _sampling(held: Mapping[str, Any]) -> Iterator[Fact]:
         "Step at the k-space centre",
         "" if step == UNKNOWN else f"{step} / (2 FOV); above 1 inflates the image",
     )
+
+
+def _echoes(held: Mapping[str, Any]) -> str:
+    """Say which echoes the image is made of; empty where only one was looked for."""
+    used, times = held.get("EchoesUsed"), held.get("EchoTimesUsed")
+    if not used or not times:
+        return ""
+    shown = ", ".join(number(1e3 * time, 3) for time in times)
+    return f"{used} used, from {shown} ms on"
 
 
 def _noise(run: RunResults) -> Iterator[Fact]:

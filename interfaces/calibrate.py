@@ -96,8 +96,12 @@ def protocol_of(numbers: Mapping[str, float]) -> Protocol:
 
 
 class _CalibrateInput(BaseInterfaceInputSpec):
-    image_file = File(exists=True, mandatory=True, desc="sodium image, receive-corrected [signal]")
-    noise_file = File(exists=True, mandatory=True, desc="its noise SD [signal]")
+    static_file = File(
+        exists=True,
+        mandatory=True,
+        desc="receive-corrected image, vials lie still [signal]",
+    )
+    static_noise_file = File(exists=True, mandatory=True, desc="its noise SD [signal]")
     regions_file = File(exists=True, mandatory=True, desc="regions (npz)")
     signals_file = File(exists=True, desc="corrected regional signals (npz), for CSF")
     reference = traits.Enum("vials", "csf", mandatory=True, desc="what the line rests on")
@@ -112,7 +116,11 @@ class _CalibrateOutput(TraitedSpec):
 
 
 class Calibrate(SimpleInterface):
-    """Fit the apparent and the relaxation-corrected line, from vials or from CSF."""
+    """Fit the apparent and the relaxation-corrected line, from vials or from CSF.
+
+    Vials are fixed to the table or the coil: they are read where their labels lie in the scanner,
+    from an image whose repetitions were not aligned to the head. CSF comes from the aligned one.
+    """
 
     input_spec = _CalibrateInput
     output_spec = _CalibrateOutput
@@ -120,7 +128,10 @@ class Calibrate(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         with np.load(self.inputs.regions_file) as stored:
             names, fractions = stored["names"].tolist(), stored["fractions"]
-            blurred = stored["blurred"]
+            blurred = dict(
+                zip(stored["names"][stored["kinds"] == "vial"].tolist(),
+                    stored["static_blurred"], strict=True)
+            )  # fmt: skip
         constants = tissue_constants(self.inputs.tissues)
         protocol = protocol_of(self.inputs.protocol)
         if self.inputs.reference == "csf":
@@ -130,13 +141,13 @@ class Calibrate(SimpleInterface):
             lines = csf_lines(float(value), float(u), protocol.factor(constants["CSF"]))
             extra: dict[str, Any] = {"reference": "csf", "assumed": list(REFERENCE_CSF)}
         else:
-            image, affine = load_finite_image(self.inputs.image_file)
-            noise, _ = load_image(self.inputs.noise_file)
+            image, affine = load_finite_image(self.inputs.static_file)
+            noise, _ = load_image(self.inputs.static_noise_file)
             measured = []
             for vial in self.inputs.vials:
                 k = names.index(vial["name"])
                 depth = CORE_DEPTH * _width(self.inputs.properties, vial["name"], affine)
-                signal = core_signal(image, blurred[k], fractions[k], noise, depth)
+                signal = core_signal(image, blurred[vial["name"]], fractions[k], noise, depth)
                 factor = protocol.factor(constants[vial["name"]])
                 measured.append(VialSignal(*signal, factor=factor, **_known(vial)))
             lines = vial_lines(measured)

@@ -12,6 +12,7 @@ from nipype.interfaces.base import (
     InputMultiPath,
     SimpleInterface,
     TraitedSpec,
+    Undefined,
     isdefined,
     traits,
 )
@@ -31,6 +32,8 @@ from sodiumprep.sodium.noise import background_moments, unbiased_magnitude
 class _CorrectReceiveInput(BaseInterfaceInputSpec):
     image_file = File(exists=True, mandatory=True, desc="sodium image [signal]")
     noise_file = File(exists=True, mandatory=True, desc="its noise SD [signal]")
+    static_image_file = File(exists=True, desc="image of what does not move with the head")
+    static_noise_file = File(exists=True, desc="its noise SD [signal]")
     properties = traits.Dict(mandatory=True, desc="of the image; 'Coils' is read")
     array_files = InputMultiPath(File(exists=True), desc="RB1COR images of the array")
     volume_files = InputMultiPath(File(exists=True), desc="RB1COR images of the volume coil")
@@ -40,13 +43,18 @@ class _CorrectReceiveInput(BaseInterfaceInputSpec):
 class _CorrectReceiveOutput(TraitedSpec):
     out_file = File(exists=True, desc="corrected image [signal]")
     noise_file = File(exists=True, desc="its noise SD [signal]")
+    static_file = File(exists=True, desc="corrected static image [signal]; out_file without one")
+    static_noise_file = File(exists=True, desc="its noise SD [signal]")
     field_file = File(exists=True, desc="factor that was applied, on the grid of the image")
     model_file = traits.Either(None, File(exists=True), desc="the fitted field (npz), or None")
     properties = traits.Dict(desc="input properties and what was corrected")
 
 
 class CorrectReceive(SimpleInterface):
-    """Multiply a sodium image by the inverse of its receive profile."""
+    """Multiply a sodium image by the inverse of its receive profile.
+
+    The coils stay where they are, so an image of what does not move with the head has the same.
+    """
 
     input_spec = _CorrectReceiveInput
     output_spec = _CorrectReceiveOutput
@@ -59,6 +67,7 @@ class CorrectReceive(SimpleInterface):
         self._results["model_file"] = None if model is None else _save(out / "field.npz", model)
         for name, values in (("out_file", image * field), ("noise_file", noise * field)):
             self._results[name] = save_image(out / f"{name}.nii.gz", values, affine)
+        self._static(field, affine, out)
         self._results["field_file"] = save_image(out / "field.nii.gz", field, affine)
         coils = int(self.inputs.properties.get("Coils", 0))
         self._results["properties"] = {
@@ -67,6 +76,16 @@ class CorrectReceive(SimpleInterface):
             "ReceiveUncorrected": source == "none" and coils != 1,
         }
         return runtime
+
+    def _static(self, field: Floats, affine: Floats, out: Path) -> None:
+        given, names = self.inputs, ("static_image_file", "static_noise_file")
+        if getattr(given, names[0]) in (Undefined, given.image_file):
+            self._results["static_file"] = self._results["out_file"]
+            self._results["static_noise_file"] = self._results["noise_file"]
+            return
+        for name, result in zip(names, ("static_file", "static_noise_file"), strict=True):
+            values, _ = load_image(getattr(given, name))
+            self._results[result] = save_image(out / f"{result}.nii.gz", values * field, affine)
 
     def _field(
         self, shape: tuple[int, ...], affine: Floats

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from nipype.interfaces.base import (
 )
 
 from sodiumprep.interfaces.image import load_finite_image
-from sodiumprep.interfaces.kspace import read_kspace
+from sodiumprep.interfaces.kspace import read_echoes
 from sodiumprep.interfaces.reconstruct import (
     SEGMENT_ERROR,
     gradient_delays,
@@ -32,10 +33,15 @@ from sodiumprep.sodium.guided import (
     edge_directions,
     signal_shares,
 )
-from sodiumprep.sodium.measurement import measurement_of
-from sodiumprep.sodium.model_based import SENSITIVITIES, MeasurementModel, penalized
+from sodiumprep.sodium.measurement import Measurement, measurements_of
+from sodiumprep.sodium.model_based import (
+    SENSITIVITIES,
+    EchoTrain,
+    MeasurementModel,
+    penalized,
+)
 from sodiumprep.sodium.regions import fine_affine, subdivision, voxel_means
-from sodiumprep.sodium.segments import Evolution, adequate_segments
+from sodiumprep.sodium.segments import Evolution, Segments, adequate_segments
 from sodiumprep.sodium.signal import Relaxation
 
 REASON = (
@@ -69,38 +75,45 @@ class _ReconstructGuidedOutput(TraitedSpec):
 
 
 class ReconstructGuided(SimpleInterface):
-    """Reconstruct with directional total variation and each voxel's decay in the model."""
+    """Reconstruct with directional total variation and each voxel's decay in the model.
+
+    All echoes of the file are used. They share coils, gradient delays and motion; decay and
+    off-resonance go on from echo to echo, and a smooth phase that they leave over is found from
+    the data. The image is that at the first echo.
+    """
 
     input_spec = _ReconstructGuidedInput
     output_spec = _ReconstructGuidedOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        acquisition = read_kspace(self.inputs.kspace_file, stated=self.inputs.stated)
+        echoes = read_echoes(self.inputs.kspace_file, self.inputs.stated)
         try:
-            self._results.update(self._reconstruct(acquisition, Path(runtime.cwd)))
+            self._results.update(self._reconstruct(echoes, Path(runtime.cwd)))
         except ValueError as error:
             raise ValueError(f"{self.inputs.kspace_file}: {error}") from error
         return runtime
 
-    def _reconstruct(self, acquisition: Acquisition, folder: Path) -> dict[str, Any]:
+    def _reconstruct(self, echoes: Sequence[Acquisition], folder: Path) -> dict[str, Any]:
+        acquisition = echoes[0]
         delays, told = gradient_delays(
             acquisition, self.inputs.gradient_delay or None, self.inputs.estimate_delay
         )
-        measurement = measurement_of(acquisition, delays)
-        shares = self._signal_shares(acquisition)
-        segments = adequate_segments(self._evolution(acquisition, shares), SEGMENT_ERROR)
-        model = MeasurementModel(
-            measurement, segments, self.inputs.sensitivities, self.inputs.low_mem
-        )
+        measurements = measurements_of(echoes, delays)
+        segments = self._segments(echoes)
+        model = self._model(measurements, segments)
         rng = np.random.default_rng(self.inputs.random_seed)
         done = penalized(model, self._constants(), rng, self._directional(acquisition))
         properties = {
             "Reconstruction": "agr",
             "ReconstructionReason": REASON,
             "KspaceFilter": "none",
-            "DecayInModel": {"Segments": len(segments.supports), "Error": segments.error},
-            **measurement.describe(),
+            "DecayInModel": {
+                "Segments": sum(len(each.supports) for each in segments),
+                "Error": max(each.error for each in segments),
+            },
+            **measurements[0].describe(),
             **told,
+            **self._describe(model),
         }
         found = save_reconstruction(folder, done, acquisition, properties)
         return {port: found[port] for port in ("image_file", "noise_file", "properties")}
@@ -109,19 +122,44 @@ class ReconstructGuided(SimpleInterface):
         constants = tissue_constants(self.inputs.tissues)
         return {name: constants[name] for name in TISSUES}
 
-    def _evolution(self, acquisition: Acquisition, shares: Floats) -> Evolution:
-        hertz = None
+    def _segments(self, echoes: Sequence[Acquisition]) -> list[Segments]:
+        """Return the change of the voxels' signals during each echo, from the first one on."""
+        first, hertz = echoes[0], None
         if self.inputs.fieldmap_file is not None:
             hertz = load_field_map(
-                acquisition.geometry, self.inputs.fieldmap_file, self.inputs.fieldmap_scale
+                first.geometry, self.inputs.fieldmap_file, self.inputs.fieldmap_scale
             )
-        return Evolution(
-            acquisition.sample_times,
-            tuple(self._constants().values()),
-            shares,
-            off_resonance=hertz,
-            echo_time=acquisition.echo_time,
-        )
+        shares = self._signal_shares(first)
+        evolutions = [
+            Evolution(
+                echo.sample_times + (echo.echo_time - first.echo_time),
+                tuple(self._constants().values()),
+                shares,
+                off_resonance=hertz,
+                echo_time=first.echo_time,
+            )
+            for echo in echoes
+        ]
+        return [adequate_segments(each, SEGMENT_ERROR) for each in evolutions]
+
+    def _model(
+        self, measurements: Sequence[Measurement], segments: Sequence[Segments]
+    ) -> EchoTrain:
+        options = (self.inputs.sensitivities, self.inputs.low_mem)
+        first = MeasurementModel(measurements[0], segments[0], *options)
+        later = [
+            MeasurementModel(measurement, own, *options, first=first)
+            for measurement, own in zip(measurements[1:], segments[1:], strict=True)
+        ]
+        return EchoTrain((first, *later))
+
+    def _describe(self, model: EchoTrain) -> dict[str, Any]:
+        times = [each.measurement.acquisition.echo_time for each in model.echoes]
+        return {
+            "EchoesUsed": len(times),
+            "EchoTimesUsed": [round(time, 9) for time in times],
+            "EchoPhaseSpread_rad": [round(e.phase_spread, 3) for e in model.echoes[1:]],
+        }
 
     def _sampled(self, path: str, acquisition: Acquisition) -> Floats:
         """Return an image of the anatomy as means over the sodium voxels."""

@@ -36,7 +36,7 @@ from sodiumprep.sodium.acquisition import (
     join_noise,
 )
 
-__all__ = ["KspaceHeader", "read_kspace", "read_kspace_header", "write_kspace"]
+__all__ = ["KspaceHeader", "read_echoes", "read_kspace", "read_kspace_header", "write_kspace"]
 
 PLAUSIBLE_MAXIMUM = (0.25, 0.55)  # largest |component|, cycles per voxel of the encoded matrix
 SAME_IN_ALL = ("sample_time_us", "discard_pre", "discard_post",
@@ -116,6 +116,66 @@ def read_kspace(
         ),
     )
     return _with_averages(acquisition, heads["idx"][rows])
+
+
+def read_echoes(
+    path: Path | str, stated: Mapping[str, float | None] | None = None
+) -> tuple[Acquisition, ...]:
+    """Read all echoes of a raw file.
+
+    Parameters
+    ----------
+    path
+        ISMRMRD file; the counter ``contrast`` tells the echoes apart.
+    stated
+        As in :func:`read_kspace`; the echo time is that of the first echo and of no other.
+
+    Returns
+    -------
+    echoes
+        In the order of their times.
+
+    Raises
+    ------
+    ValueError
+        As :func:`read_kspace`; if an echo has no 'TE', these do not rise with the counter, or
+        the echoes differ in field of view, coils or repetitions.
+    """
+    path, stated = Path(path), stated or {}
+    with KspaceFile(path) as file:
+        heads, times = file.heads(), protocol_numbers(path, file.header()).echo_times
+        imaging, _, _ = sort_readouts(path, heads)
+    count = len(np.unique(heads["idx"]["contrast"][imaging]))
+    if count > 1 and len(times) < count:
+        raise ValueError(
+            f"{path}: the ISMRMRD header has {len(times)} 'TE' for {count} echoes; accepted: one "
+            "for each [ms]"
+        )
+    later = {key: value for key, value in stated.items() if key != "echo_time"}
+    echoes = [read_kspace(path, n, later if n > 1 else stated) for n in range(1, count + 1)]
+    _check_train(path, echoes)
+    return tuple(echoes)
+
+
+def _check_train(path: Path, echoes: Sequence[Acquisition]) -> None:
+    """Refuse echoes that are not of one object, or not in the order of their times."""
+    times = [echo.echo_time for echo in echoes]
+    if np.any(np.diff(times) <= 0):
+        shown = ", ".join(f"{time * 1e3:g}" for time in times)
+        raise ValueError(
+            f"{path}: 'TE' of the echoes is {shown} ms in the order of the counter 'contrast'; "
+            "accepted: each later than the one before"
+        )
+    try:
+        _check_echoes(echoes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; accepted: the same in all echoes") from None
+    labels = [np.unique(echo.repetition_labels).tolist() for echo in echoes]
+    if any(each != labels[0] for each in labels):
+        counts = ", ".join(str(len(each)) for each in labels)
+        raise ValueError(
+            f"{path}: its echoes hold {counts} usable repetitions; accepted: the same in all"
+        )
 
 
 def _warnings(skipped: Sequence[str], *others: str) -> tuple[str, ...]:

@@ -158,6 +158,8 @@ METHODS: dict[str, Callable[..., Reconstruction]] = {
     "cg": _cg,
     "tv": _tv,
 }
+LINEAR = ("gridding", "cg")  # what is calibrated
+UNALIGNED = "the average of the same repetitions without alignment"
 REASONS = {
     "gridding": "linear and the same everywhere: its noise and its kernels are exact, which "
     "partial-volume correction rests on",
@@ -172,6 +174,11 @@ class _ReconstructOutput(TraitedSpec):
     image_file = File(exists=True, desc="sodium image [signal, arbitrary unit]")
     noise_file = File(exists=True, desc="its noise SD [same unit]")
     response_file = File(exists=True, desc="transfer functions and noise spectrum (npz)")
+    static_image_file = File(
+        exists=True, desc="image for what does not move with the head; image_file if it lay still"
+    )
+    static_noise_file = File(exists=True, desc="its noise SD [same unit]")
+    static_response_file = File(exists=True, desc="its transfer functions and spectrum (npz)")
     properties = traits.Dict(desc="what is known of the image, for the QC file")
 
 
@@ -194,7 +201,13 @@ class _ReconstructKspaceInput(BaseInterfaceInputSpec):
 
 
 class ReconstructKspace(SimpleInterface):
-    """Reconstruct raw k-space (see ``sodium.reconstruct`` and ``sodium.model_based``)."""
+    """Reconstruct raw k-space (see ``sodium.reconstruct`` and ``sodium.model_based``).
+
+    Where the head moved between repetitions, the image shows it in one pose, and all else
+    blurred. Vials are to be read from ``static_image_file``, the average of the same repetitions
+    where they lay, with noise and response of its own. A method that is not linear calibrates
+    nothing and gives its image for both.
+    """
 
     input_spec = _ReconstructKspaceInput
     output_spec = _ReconstructOutput
@@ -225,9 +238,20 @@ class ReconstructKspace(SimpleInterface):
             **told,
             **field,
         }
-        return save_reconstruction(
-            folder, done, acquisition, properties, _given(self.inputs.psf_fwhm)
-        )
+        saved = (acquisition, properties, _given(self.inputs.psf_fwhm))
+        results = save_reconstruction(folder, done, *saved)
+        static = measurement.static if self.inputs.recon in LINEAR else None
+        if static is None:
+            return {**results, **_as_static(results)}
+        results["properties"]["VialsFrom"] = UNALIGNED
+        unaligned = METHODS[self.inputs.recon](static, constants, segments, self.inputs)
+        (folder / "static").mkdir(exist_ok=True)
+        return {**results, **_as_static(save_reconstruction(folder / "static", unaligned, *saved))}
+
+
+def _as_static(results: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("image_file", "noise_file", "response_file")
+    return {f"static_{name}": results[name] for name in names}
 
 
 def _given(value: Any) -> Any:
@@ -474,6 +498,7 @@ class DescribeImage(SimpleInterface):
         self._results["image_file"] = save_image(out / "image.nii.gz", done.image, affine)
         self._results["noise_file"] = save_image(out / "noise.nii.gz", done.noise_sd, affine)
         self._results["response_file"] = save_response(out / "response.npz", done.response)
+        self._results.update(_as_static(self._results))
         self._results["properties"] = {
             "Reconstruction": "by the scanner",
             "PointSpreadUncertainty": ASSUMED_WIDTH_UNCERTAINTY,

@@ -48,10 +48,16 @@ class _SampleRegionsInput(BaseInterfaceInputSpec):
     vial_space = traits.Enum("sodium", "T1w", usedefault=True, desc="space of the vial labels")
     vial_names = traits.List(traits.Str, usedefault=True, desc="vial n carries label n")
     response_file = File(exists=True, mandatory=True, desc="transfer functions (npz)")
+    static_response_file = File(
+        exists=True, desc="those of the image that vials are read from (npz); the same without"
+    )
 
 
 class _SampleRegionsOutput(TraitedSpec):
-    regions_file = File(exists=True, desc="names, kinds, fractions, blurred fractions (npz)")
+    regions_file = File(
+        exists=True,
+        desc="names, kinds, fractions, blurred fractions, vials blurred in the static image (npz)",
+    )
 
 
 class SampleRegions(SimpleInterface):
@@ -77,6 +83,7 @@ class SampleRegions(SimpleInterface):
         kernels[-1] = "CSF"  # air holds no signal: any kernel will do
         np.savez(
             Path(runtime.cwd) / "regions.npz",
+            static_blurred=_static_blurred(self.inputs, vials, factor),
             names=list(everything),
             kinds=kinds,
             volumes_ml=volumes,
@@ -152,6 +159,17 @@ def _vials(inputs: Any, grid: _FineGrid, transform: Floats) -> dict[str, Floats]
     return vial_fractions(sampled, inputs.vial_names, str(inputs.vial_labels))
 
 
+def _static_blurred(inputs: Any, vials: dict[str, Floats], factor: int) -> list[Floats]:
+    """Return the vials as the image shows them in which they lie still."""
+    given = inputs.static_response_file
+    transfers = load_response(given if isdefined(given) else inputs.response_file).transfers
+    kernels = [transfers[name if name in transfers else "muscle"] for name in vials]
+    return [
+        blur_to_grid(fine, factor, kernel)
+        for fine, kernel in zip(vials.values(), kernels, strict=True)
+    ]
+
+
 def _background(
     inputs: Any, grid: _FineGrid, transform: Floats, others: dict[str, Floats]
 ) -> dict[str, Floats]:
@@ -174,6 +192,9 @@ class _SampleDrawnInput(BaseInterfaceInputSpec):
     region_files = traits.Dict(usedefault=True, desc="file and label by region, in sodium space")
     vial_labels = File(exists=True, mandatory=True, desc="label image of the vials, sodium space")
     vial_names = traits.List(traits.Str, mandatory=True, desc="vial n carries label n")
+    static_response_file = File(
+        exists=True, desc="those of the image that vials are read from (npz); the same without"
+    )
 
 
 class SampleDrawnRegions(SimpleInterface):
@@ -195,6 +216,7 @@ class SampleDrawnRegions(SimpleInterface):
         kernels = ["muscle"] * len(drawn) + list(vials)
         np.savez(
             Path(runtime.cwd) / "regions.npz",
+            static_blurred=_static_blurred(self.inputs, vials, factor),
             names=list(everything),
             kinds=["drawn"] * len(drawn) + ["vial"] * len(vials),
             volumes_ml=volumes,

@@ -165,7 +165,7 @@ def tissue_transfers(
 
 def point_samples(
     voxel: tuple[int, int, int],
-    decay: Floats,
+    change: Numbers,
     sensitivity: Complexes,
     trajectory: Floats,
     geometry: Geometry,
@@ -176,8 +176,8 @@ def point_samples(
     ----------
     voxel
         Index of the voxel; the density stands in its middle.
-    decay
-        Signal of the tissue along the readout, 1 at its start, shape (n,).
+    change
+        Signal of the tissue along the readout, of magnitude 1 at its start, shape (n,).
     sensitivity
         Of each coil in that voxel, shape (coils,).
     trajectory
@@ -192,7 +192,7 @@ def point_samples(
     """
     offset = (np.asarray(voxel) - np.asarray(geometry.matrix) // 2) * geometry.voxel_size
     phase = np.exp(-2j * np.pi * (np.asarray(trajectory, np.float64) @ offset))
-    one_coil = (float(np.prod(geometry.voxel_size)) * phase * decay).astype(np.complex64)
+    one_coil = (float(np.prod(geometry.voxel_size)) * phase * change).astype(np.complex64)
     return np.asarray(sensitivity, np.complex64)[:, None, None] * one_coil
 
 

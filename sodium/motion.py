@@ -7,8 +7,8 @@ average, without interpolation and with the noise propagation of any other recon
 
 What this cannot do: the receive sensitivities and anything that lies beside the head (calibration
 vials) do not move with it, so a correction moves them. For motion of a few millimetres the effect
-on the smooth sensitivities is of second order; vials must be measured where they lie, in the
-uncorrected image.
+on the smooth sensitivities is of second order; vials must be measured where they lie, in an
+average of the same repetitions without the correction (:func:`where_they_lay`).
 """
 
 from __future__ import annotations
@@ -695,6 +695,59 @@ def align_repetitions(
     ]
     motions = sorted([*named, *unknown], key=lambda motion: motion.block)
     return _joined(acquisition, moved, named), tuple(motions)
+
+
+def follow_motions(acquisition: Acquisition, motions: Sequence[BlockMotion]) -> Acquisition:
+    """Undo motions that are known from another echo of the same repetitions.
+
+    The phase of each repetition is found anew: a drift of the frequency turns a later echo
+    further than the first.
+
+    Parameters
+    ----------
+    acquisition
+        Raw data of the other echo.
+    motions
+        Of its repetitions, from :func:`align_repetitions` of the first echo.
+
+    Returns
+    -------
+    acquisition
+        Accepted repetitions in the reference's pose and phase, with their labels.
+    """
+    labels = [int(name) for name in np.unique(acquisition.repetition_labels)]
+    blocks = dict(zip(labels, split_repetitions(acquisition), strict=True))
+    kept = [motion for motion in motions if not motion.rejected]
+    moved = [_undo(blocks[each.block], each.motion) for each in kept]
+    chosen = next((i for i, each in enumerate(kept) if each.reference), 0)
+    images = _images_in_one_pose(moved, _block_weights(moved), chosen)
+    mask = head_mask(in_phase(images[chosen][None]), acquisition.geometry.voxel_size)
+    phases = [float(block_phase(each, images[chosen], mask)[0, 0, 0]) for each in images]
+    turned = [replace(each, phase=phase) for each, phase in zip(kept, phases, strict=True)]
+    return _joined(acquisition, moved, turned)
+
+
+def where_they_lay(acquisition: Acquisition, motions: Sequence[BlockMotion]) -> Acquisition:
+    """Return the accepted repetitions in one phase, but each in the pose that it had.
+
+    For what does not move with the head.
+
+    Parameters
+    ----------
+    acquisition
+        Raw data.
+    motions
+        Of its repetitions, from :func:`align_repetitions`.
+
+    Returns
+    -------
+    acquisition
+        With the labels of the repetitions.
+    """
+    labels = [int(name) for name in np.unique(acquisition.repetition_labels)]
+    blocks = dict(zip(labels, split_repetitions(acquisition), strict=True))
+    kept = [motion for motion in motions if not motion.rejected]
+    return _joined(acquisition, [blocks[each.block] for each in kept], kept)
 
 
 def _broken_off(blocks: Mapping[int, Acquisition]) -> dict[int, str]:

@@ -883,21 +883,50 @@ def acquire(
         In arbitrary units, with a noise readout of half the dwell time, hence twice the variance.
         The trajectory is the nominal one, the samples lie on the one with delays.
     """
-    n = 1 + len(later)
-    sd = kspace_noise(sodium_object, protocol, geometry) * np.sqrt(n)
+    return acquire_echoes(rng, [(sodium_object, *later)], [protocol], geometry)[0]
+
+
+def acquire_echoes(
+    rng: np.random.Generator,
+    scanned: Sequence[Sequence[SodiumObject]],
+    protocols: Sequence[Protocol],
+    geometry: Geometry,
+) -> list[Acquisition]:
+    """Sample several echoes of an object, with one receiver.
+
+    Parameters
+    ----------
+    rng
+        Source of the noise.
+    scanned
+        For each echo what is scanned in its repetitions, built with the echo's protocol.
+    protocols
+        Of each echo: they differ in the echo time.
+    geometry
+        Place of the field of view.
+
+    Returns
+    -------
+    acquisitions
+        As :func:`acquire`, one for each echo; the wanted SNR is that of the first.
+    """
+    n = len(scanned[0])
+    sd = kspace_noise(scanned[0][0], protocols[0], geometry) * np.sqrt(n)
     gain = np.float32(rng.uniform(0.5, 2.0) * 1e4)  # the receiver's, unknown to whoever calibrates
-    blocks = [_sample(o, protocol) for o in (sodium_object, *later)]
-    samples: Complexes = np.concatenate(blocks, axis=1)
-    samples += complex_noise(rng, samples.shape, sd)
-    noise = complex_noise(rng, (len(samples), NOISE_SAMPLES), np.sqrt(2) * sd)
-    dwell = protocol.timing.readout / protocol.n_samples
-    timing = protocol.timing
-    repetition = np.repeat(np.arange(n), len(protocol.trajectory)) if later else None
-    return Acquisition(
-        samples * gain, np.tile(protocol.trajectory, (n, 1, 1)), dwell, timing.echo_time,
-        timing.repetition_time, timing.flip_angle, protocol.field_strength, geometry,
-        noise * gain, dwell / 2, repetition,
-    )  # fmt: skip
+    made: list[Acquisition] = []
+    for objects, protocol in zip(scanned, protocols, strict=True):
+        samples: Complexes = np.concatenate([_sample(o, protocol) for o in objects], axis=1)
+        samples += complex_noise(rng, samples.shape, sd)
+        shape = (len(samples), NOISE_SAMPLES)
+        noise = made[0].noise if made else complex_noise(rng, shape, np.sqrt(2) * sd) * gain
+        timing, dwell = protocol.timing, protocol.timing.readout / protocol.n_samples
+        repetition = np.repeat(np.arange(n), len(protocol.trajectory)) if n > 1 else None
+        made.append(Acquisition(
+            samples * gain, np.tile(protocol.trajectory, (n, 1, 1)), dwell, timing.echo_time,
+            timing.repetition_time, timing.flip_angle, protocol.field_strength, geometry,
+            noise, dwell / 2, repetition,
+        ))  # fmt: skip
+    return made
 
 
 def _sample(sodium_object: SodiumObject, protocol: Protocol) -> Complexes:

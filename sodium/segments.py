@@ -197,6 +197,24 @@ class Segments:
         """
         return np.tensordot(self.basis[segment].astype(np.float32), self.modes, 1)
 
+    def at(self, voxel: tuple[int, int, int]) -> Numbers:
+        """Return how the signal of one voxel changes.
+
+        Parameters
+        ----------
+        voxel
+            Index.
+
+        Returns
+        -------
+        change
+            Shape (n,), as the segments have it.
+        """
+        sizes = self.modes.shape[1:]  # 1 where all voxels are the same
+        place = [min(i, n - 1) for i, n in zip(voxel, sizes, strict=True)]
+        at_nodes = self.basis @ self.modes[:, *place]
+        return np.asarray(self.common * (at_nodes @ self.interpolator.coefficients))
+
     def course(self, segment: int, dtype: type[np.floating] = np.float32) -> Numbers:
         """Return what the own samples of a segment are multiplied by.
 

@@ -238,9 +238,12 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
         (source, pvc, [(p, f"inputnode.{p}") for p in USED_BY_SODIUM]),
         (source, concentration, [("preproc_file", "inputnode.reference_file")]),
         (image, register, [("outputnode.image_file", "inputnode.sodium_file"), *properties]),
-        (image, pvc, corrected + response),
+        (image, pvc, corrected + response
+         + [("outputnode.static_response_file", "inputnode.static_response_file")]),
         (image, concentration,
-         corrected + response + [("outputnode.model_file", "inputnode.model_file")]),
+         corrected + response
+         + [(f"outputnode.{p}", f"inputnode.{p}")
+            for p in ("static_file", "static_noise_file", "model_file")]),
         (image, save, [
             ("outputnode.raw_image_file", "inputnode.image_file"),
             ("outputnode.raw_noise_file", "inputnode.noise_file"),

@@ -13,8 +13,18 @@ from sodiumprep.interfaces.concentration import (
 )
 from sodiumprep.workflows.plans import SodiumPlan
 
-SHARED = ["image_file", "noise_file", "regions_file", "signals_file"]
-INPUTS = [*SHARED, "response_file", "model_file", "xfm_file", "reference_file", "properties"]
+REGIONS = ["regions_file", "signals_file"]
+IMAGE, STATIC = ["image_file", "noise_file"], ["static_file", "static_noise_file"]
+INPUTS = [
+    *IMAGE,
+    *STATIC,
+    *REGIONS,
+    "response_file",
+    "model_file",
+    "xfm_file",
+    "reference_file",
+    "properties",
+]
 MAPS = ["apparent_file", "corrected_file", "uncertainty_file"]
 OUTPUTS = [*MAPS, *(f"anat_{name}" for name in MAPS), "calibration_file", "table_file"]
 DESCRIPTION = (
@@ -37,7 +47,8 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
     Returns
     -------
     workflow
-        ``inputnode``: ``image_file`` and ``noise_file`` [signal], ``regions_file``,
+        ``inputnode``: ``image_file`` and ``noise_file`` [signal], ``static_file`` and
+        ``static_noise_file`` from which vials are read, ``regions_file``,
         ``signals_file``, ``response_file``, ``model_file``, ``xfm_file``, ``reference_file`` (grid
         of the anatomy), ``properties``. ``outputnode``: the maps [mmol/L] on the sodium grid and,
         as ``anat_*``, on that of the anatomy; ``calibration_file``, ``table_file``.
@@ -55,7 +66,8 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
     resample = {name: Node(ResampleToAnatomy(), name=f"anat_{name}") for name in MAPS}
     result = Node(IdentityInterface(OUTPUTS), name="outputnode")
     workflow.connect([
-        *((source, node, [(port, port) for port in SHARED]) for node in (calibrate, maps, table)),
+        *((source, node, [(port, port) for port in [*own, *REGIONS]])
+          for node, own in ((calibrate, STATIC), (maps, IMAGE), (table, IMAGE))),
         (source, calibrate, [("properties", "properties")]),
         (source, table, [(p, p) for p in ("response_file", "model_file", "properties")]),
         (calibrate, maps, [("calibration_file", "calibration_file")]),

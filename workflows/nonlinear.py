@@ -20,8 +20,8 @@ INPUTS = [*ANATOMY, *REGIONS]
 SOURCES = {"tv": (ReconstructKspace, []), "agr": (ReconstructGuided, ANATOMY)}
 AIMS = {
     "tv": f"A second reconstruction was made {METHODS['tv']}.",
-    "agr": "A second reconstruction was guided by the 1H image (directional total variation, "
-    "Ehrhardt 2016) with each voxel's decay in the forward model.",
+    "agr": "A second reconstruction, of all echoes of the raw data, was guided by the 1H image "
+    "(directional total variation, Ehrhardt 2016) with each voxel's decay in the forward model.",
 }
 USE = "Its maps are for looking at and fed no partial-volume correction."
 

@@ -10,7 +10,8 @@ from sodiumprep.interfaces.regions import SampleRegions
 from sodiumprep.workflows.plans import SodiumPlan
 
 ANATOMY = ["gm_file", "wm_file", "csf_file", "brain_mask", "head_mask"]
-INPUTS = ["image_file", "noise_file", "response_file", "xfm_file", *ANATOMY, "properties"]
+INPUTS = ["image_file", "noise_file", "response_file", "static_response_file", "xfm_file",
+          *ANATOMY, "properties"]  # fmt: skip
 OUTPUTS = ["regions_file", "signals_file", "properties"]
 DESCRIPTION = (
     "Partial-volume effects were corrected by the geometric transfer matrix (Rousset 1998) with "
@@ -32,8 +33,9 @@ def init_gtm_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
     Returns
     -------
     workflow
-        ``inputnode``: ``image_file`` and ``noise_file`` [signal], ``response_file``, ``xfm_file``,
-        the fractions and masks of the anatomy, ``properties``. ``outputnode``: ``regions_file``,
+        ``inputnode``: ``image_file`` and ``noise_file`` [signal], ``response_file``,
+        ``static_response_file`` (of the image that vials are read from), ``xfm_file``, the
+        fractions and masks of the anatomy, ``properties``. ``outputnode``: ``regions_file``,
         ``signals_file`` (corrected regional signals with covariance), ``properties``.
     """
     workflow = Workflow(name=name)
@@ -45,7 +47,8 @@ def init_gtm_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
     workflow.connect([
         (source, regions, [
             ("image_file", "sodium_file"),
-            *((port, port) for port in ("xfm_file", "response_file", *ANATOMY)),
+            *((port, port) for port in (
+                "xfm_file", "response_file", "static_response_file", *ANATOMY)),
         ]),
         (source, correct, [
             (port, port) for port in ("image_file", "noise_file", "response_file", "properties")

@@ -17,7 +17,10 @@ OUTPUTS = [
     "raw_noise_file",
     "image_file",
     "noise_file",
+    "static_file",
+    "static_noise_file",
     "response_file",
+    "static_response_file",
     "field_file",
     "model_file",
     "properties",
@@ -63,6 +66,8 @@ def describe_reconstruction(plan: SodiumPlan) -> str:
     """
     received = "Sodium images were corrected for the receive profile." if plan.receive else ""
     parts = list(_kspace_sentences(plan.source)) if plan.is_kspace else [READY]
+    if plan.is_kspace and plan.reference == "vials":
+        parts.append("Vials were then read from an average of the repetitions without alignment.")
     return " ".join(filter(None, [*parts, received]))
 
 
@@ -100,8 +105,10 @@ def init_reconstruct_wf(plan: SodiumPlan, name: str = "reconstruct_wf") -> Workf
     -------
     workflow
         ``outputnode``: ``raw_image_file`` and ``raw_noise_file`` [signal]; the same corrected for
-        the receive profile as ``image_file`` and ``noise_file``; ``response_file`` (transfer
-        functions and noise spectrum), ``field_file``, ``model_file``, ``properties``.
+        the receive profile as ``image_file`` and ``noise_file``, and as ``static_file`` and
+        ``static_noise_file`` where the head is not aligned; ``response_file`` (transfer
+        functions and noise spectrum) and ``static_response_file``, ``field_file``,
+        ``model_file``, ``properties``.
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = describe_reconstruction(plan)
@@ -116,16 +123,21 @@ def init_reconstruct_wf(plan: SodiumPlan, name: str = "reconstruct_wf") -> Workf
         (source, receive, [
             ("image_file", "image_file"),
             ("noise_file", "noise_file"),
+            ("static_image_file", "static_image_file"),
+            ("static_noise_file", "static_noise_file"),
             ("properties", "properties"),
         ]),
         (source, result, [
             ("image_file", "raw_image_file"),
             ("noise_file", "raw_noise_file"),
             ("response_file", "response_file"),
+            ("static_response_file", "static_response_file"),
         ]),
         (receive, result, [
             ("out_file", "image_file"),
             ("noise_file", "noise_file"),
+            ("static_file", "static_file"),
+            ("static_noise_file", "static_noise_file"),
             ("field_file", "field_file"),
             ("model_file", "model_file"),
             ("properties", "properties"),

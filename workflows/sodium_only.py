@@ -49,8 +49,14 @@ def init_sodium_only_wf(plan: SodiumPlan) -> Workflow:
     properties = [("outputnode.properties", "properties")]
     response = [("outputnode.response_file", "response_file")]
     workflow.connect([
-        (image, regions, [("outputnode.image_file", "sodium_file"), *response]),
-        (image, calibrate, corrected + properties),
+        (image, regions, [
+            ("outputnode.image_file", "sodium_file"),
+            ("outputnode.static_response_file", "static_response_file"),
+            *response,
+        ]),
+        (image, calibrate, properties + [
+            (f"outputnode.{port}", port) for port in ("static_file", "static_noise_file")
+        ]),
         (image, maps, list(corrected)),
         (image, table, corrected + properties + response
          + [("outputnode.model_file", "model_file")]),

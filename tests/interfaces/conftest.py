@@ -166,7 +166,8 @@ def calibration_files(
     """Calibrate by vials and by CSF."""
     from sodiumprep.interfaces.calibrate import Calibrate
 
-    inputs = {k: measured[k] for k in ("image_file", "noise_file", "regions_file", "signals_file")}
+    inputs = {k: measured[k] for k in ("regions_file", "signals_file")}
+    inputs |= {"static_file": measured["image_file"], "static_noise_file": measured["noise_file"]}
     inputs |= {"tissues": head["tissues"], "protocol": PROTOCOL, "properties": head["properties"]}
     folder = tmp_path_factory.mktemp("lines")
     return {

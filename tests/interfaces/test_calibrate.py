@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from sodiumprep.interfaces.calibrate import Calibrate, load_lines, protocol_of, save_lines
+from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.sodium.calibrate import Calibration
 
 
 @pytest.fixture
 def calibrate(head, measured, run_in, tmp_path, protocol):
     def calibrated(**changes):
-        inputs = {
-            k: measured[k] for k in ("image_file", "noise_file", "regions_file", "signals_file")
-        }
+        inputs = {k: measured[k] for k in ("regions_file", "signals_file")}
+        inputs["static_file"] = measured["image_file"]
+        inputs["static_noise_file"] = measured["noise_file"]
         inputs |= {k: head[k] for k in ("tissues", "properties")}
         interface = Calibrate(**{**inputs, "protocol": protocol, **changes})
         return load_lines(run_in(interface, tmp_path / "run").calibration_file)
@@ -48,6 +49,23 @@ def test_the_apparent_line_is_lower_by_the_relaxation_of_the_vials(calibration_f
     lines, extra = load_lines(calibration_files["vials"])
     ratio = lines["apparent"].slope / lines["corrected"].slope
     assert ratio == pytest.approx(extra["vials"][0]["factor"], rel=1e-3)
+
+
+def test_vials_are_read_from_the_static_image_and_fluid_is_not(
+    calibrate, measured, vials, tmp_path
+):
+    image, affine = load_image(measured["image_file"])
+    half = save_image(tmp_path / "half.nii.gz", 0.5 * image, affine)
+    slopes = {
+        (reference, path): calibrate(reference=reference, vials=vials, static_file=path)[0][
+            "corrected"
+        ].slope
+        for reference in ("vials", "csf")
+        for path in (measured["image_file"], half)
+    }
+    whole = measured["image_file"]
+    assert slopes["vials", half] == pytest.approx(0.5 * slopes["vials", whole], rel=1e-3)
+    assert slopes["csf", half] == slopes["csf", whole]
 
 
 def test_vials_of_one_level_are_refused(calibrate, vials):

@@ -82,6 +82,24 @@ def test_image_and_noise_are_multiplied_by_the_field_that_is_kept(correct, files
     np.testing.assert_allclose(done, raw * field, rtol=1e-5)
 
 
+def test_an_image_of_what_does_not_move_has_the_same_field(correct, files):
+    outputs = correct(
+        map_file=files["map"], static_image_file=files["own_map"], static_noise_file=files["noise"]
+    )
+    field, _ = load_image(outputs.field_file)
+    expected = load_image(files["own_map"])[0] * field
+    np.testing.assert_allclose(load_image(outputs.static_file)[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(load_image(outputs.static_noise_file)[0], field, rtol=1e-5)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_where_nothing_moved_there_is_no_second_image(correct, files, given):
+    same = {"static_image_file": files["image"], "static_noise_file": files["noise"]}
+    outputs = correct(map_file=files["map"], **(same if given else {}))
+    assert outputs.static_file == outputs.out_file
+    assert outputs.static_noise_file == outputs.noise_file
+
+
 def test_the_fitted_field_survives_its_file(correct, files):
     outputs = correct(array_files=[files["array1"]], volume_files=[files["volume"]])
     model = load_field(outputs.model_file)

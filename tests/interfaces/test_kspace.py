@@ -1,5 +1,6 @@
 """Raw files: what was written is read, and every bad file is named with its readout."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,12 @@ import ismrmrd
 import numpy as np
 import pytest
 
-from sodiumprep.interfaces.kspace import read_kspace, read_kspace_header, write_kspace
+from sodiumprep.interfaces.kspace import (
+    read_echoes,
+    read_kspace,
+    read_kspace_header,
+    write_kspace,
+)
 from sodiumprep.sodium.acquisition import average_repetitions
 from sodiumprep.sodium.encoding import adjoint
 
@@ -468,6 +474,46 @@ def test_an_echo_without_a_time_of_its_own_is_refused(two_echoes):
 def test_a_file_of_the_second_echo_alone_has_its_time(two_echoes):
     edit(two_echoes, lambda table: table[table["head"]["idx"]["contrast"] == 1])
     assert read_kspace(two_echoes).echo_time == pytest.approx(4e-3)
+
+
+def test_all_echoes_are_read_in_their_order(small, written, two_echoes):
+    assert [e.echo_time for e in read_echoes(two_echoes)] == pytest.approx([0.3e-3, 4e-3])
+    (alone,) = read_echoes(without_element(written, "TE"), {"echo_time": 5e-4})
+    assert alone.echo_time == 5e-4
+    np.testing.assert_array_equal(alone.samples, small.samples)
+
+
+@pytest.mark.parametrize("found", ["0.3", ""])
+def test_the_sidecars_echo_time_is_not_that_of_a_second_echo(two_echoes, found):
+    edit_header(two_echoes, ("<TE>4.0</TE>", ""))
+    edit_header(two_echoes, *([] if found else [("<TE>0.3</TE>", "")]))
+    message = f"{two_echoes}: the ISMRMRD header has {len(found) // 3} 'TE' for 2 echoes"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_echoes(two_echoes, {"echo_time": 3e-4})
+
+
+@pytest.mark.parametrize("late", ["0.3", "0.2"])
+def test_echoes_out_of_order_are_refused_with_file_and_key(two_echoes, late):
+    edit_header(two_echoes, ("<TE>4.0</TE>", f"<TE>{late}</TE>"))
+    message = f"{two_echoes}: 'TE' of the echoes is 0.3, {late} ms"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_echoes(two_echoes)
+
+
+def test_echoes_of_different_places_or_repetitions_are_refused_with_the_file(two_echoes, small):
+    def move(table):
+        table["head"]["position"][table["head"]["idx"]["contrast"] == 1] += 5
+
+    def repeat(table):
+        table["head"]["idx"]["repetition"][-6:] = 1
+
+    for change, message in (
+        (repeat, "hold 1, 2 usable repetitions"),
+        (move, "echo 2 has another"),
+    ):
+        edit(two_echoes, change)
+        with pytest.raises(ValueError, match=f"{re.escape(str(two_echoes))}: .*{message}"):
+            read_echoes(two_echoes)
 
 
 def test_no_echo_is_not_written(tmp_path):

@@ -16,8 +16,19 @@ from sodiumprep.interfaces.reconstruct import (
     save_response,
     tissue_constants,
 )
-from sodiumprep.sodium.kernel import Response
+from sodiumprep.sodium.acquisition import Geometry
+from sodiumprep.sodium.calibrate import core_signal
+from sodiumprep.sodium.ellipsoids import (
+    Ellipsoid,
+    ellipsoid_head,
+    ellipsoid_image,
+    ellipsoid_kspace,
+)
+from sodiumprep.sodium.kernel import Response, blur
+from sodiumprep.sodium.motion import RigidMotion, apply_to_kspace
+from sodiumprep.sodium.noise import noise_samples
 from sodiumprep.sodium.relaxation import relaxation_of
+from sodiumprep.sodium.trajectory import density_adapted_radial
 
 TISSUES = {name: asdict(relaxation_of(name, 3.0)) for name in ("GM", "CSF")}
 PLACE = np.array([-9.0, 13.0, 41.0])  # mm, LPS
@@ -67,6 +78,82 @@ def test_raw_data_become_an_image_at_its_place(reconstruct, oblique):
     np.testing.assert_allclose(affine, oblique().affine, atol=1e-4)
     peak = (affine @ [*np.unravel_index(image.argmax(), image.shape), 1])[:3]
     assert np.linalg.norm(peak - PLACE * [-1, -1, 1]) < 10  # within a voxel
+
+
+def test_data_that_lie_still_have_one_image_for_all(reconstruct):
+    outputs = reconstruct()
+    assert outputs.static_image_file == outputs.image_file
+    assert outputs.static_noise_file == outputs.noise_file
+    assert outputs.static_response_file == outputs.response_file
+    assert "VialsFrom" not in outputs.properties
+
+
+FILES = ("image", "noise", "response")
+SMALL_HEAD = ellipsoid_head(np.full(3, 0.19))
+VIALS = [
+    Ellipsoid(np.array([x, 0.085, 0.0]), np.array([0.0125, 0.0125, 0.05]), value=value)
+    for x, value in ((0.09, 0.4), (-0.09, 0.8))
+]
+
+
+def moving(make_blob, motions):
+    """Return repetitions between which a head moves, and vials do not."""
+    grid = Geometry(np.zeros(3), np.eye(3), (0.24,) * 3, (32, 32, 32))
+    trajectory = density_adapted_radial(1200, 144, 0.5 / grid.voxel_size[0])
+    one = make_blob(grid, np.zeros(3), trajectory=trajectory, dwell_time=5e-5)
+    samples = []
+    for motion in motions:
+        head = ellipsoid_kspace(SMALL_HEAD, one.trajectory.astype(np.float64) @ motion.matrix)
+        moved, _ = apply_to_kspace(head, one.trajectory @ motion.matrix, motion)
+        samples.append(moved + ellipsoid_kspace(VIALS, one.trajectory))
+    rng, joined = np.random.default_rng(0), np.concatenate(samples)[None]
+    level = 2e-4 * np.abs(joined).max()
+    noise = noise_samples(np.eye(1) * level**2, (1, 4000), rng)[:, 0]
+    joined = joined + level * noise_samples(np.eye(1), joined.shape[1:], rng)
+    return replace(
+        one, samples=joined.astype("c8"), trajectory=np.tile(one.trajectory, (len(motions), 1, 1)),
+        noise=noise.astype("c8"), repetition=np.repeat(np.arange(len(motions)), 1200),
+    )  # fmt: skip
+
+
+def slope_of(image_file, noise_file, response_file):
+    """Return the signal of the vials over their density."""
+    image, noise = (load_image(path)[0] for path in (image_file, noise_file))
+    grid = Geometry(np.zeros(3), np.eye(3), (0.24,) * 3, image.shape)
+    transfer, signals = load_response(response_file).transfers["CSF"], []
+    for vial in VIALS:
+        fraction = ellipsoid_image([replace(vial, value=1.0)], grid).real
+        blurred = blur(fraction, transfer)
+        signals.append(core_signal(image, blurred, fraction, noise, 1.3)[0] / vial.value)
+    return np.mean(signals)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recon", ["gridding", "cg"])
+def test_motion_of_the_head_leaves_the_slope_of_the_vials_as_it_is(
+    make_blob, run_in, tmp_path, recon
+):
+    shifts = (RigidMotion(translation=np.array(t)) for t in ((4.0, 0.0, -1.0), (0.0, -4.0, 1.0)))
+    poses = {"still": [RigidMotion()] * 3, "moved": [RigidMotion(), *shifts]}
+    slopes, told = {}, {}
+    for name, motions in poses.items():
+        write_kspace(tmp_path / f"{name}.h5", moving(make_blob, motions))
+        interface = ReconstructKspace(
+            kspace_file=str(tmp_path / f"{name}.h5"), tissues=TISSUES, recon=recon
+        )
+        outputs = run_in(interface, tmp_path / name)
+        told[name] = outputs.properties
+        slopes[name] = [
+            slope_of(*(getattr(outputs, f"{kind}{name}_file") for name in FILES))
+            for kind in ("", "static_")
+        ]
+    before, after = np.array(slopes["moved"]) / slopes["still"][0] - 1
+    print(f"{recon}: slope {before:+.2%} before, {after:+.2%} after")
+    assert slopes["still"][0] == slopes["still"][1]
+    assert before < -0.02
+    assert abs(after) < 0.003
+    assert told["moved"]["VialsFrom"].endswith("without alignment")
+    assert "are read from an average that was not" in " ".join(told["moved"]["Warnings"])
 
 
 def test_the_properties_say_what_was_done(reconstruct):

@@ -6,7 +6,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from sodiumprep.interfaces.image import load_image, save_image
-from sodiumprep.interfaces.reconstruct import save_response
+from sodiumprep.interfaces.reconstruct import load_response, save_response
 from sodiumprep.interfaces.regions import (
     SampleRegions,
     UniteLesions,
@@ -56,6 +56,17 @@ def test_blurring_keeps_the_amount_of_a_region_inside_the_head(regions_file):
     with np.load(regions_file) as stored:
         sharp, soft = (stored[k][:3].sum(axis=(1, 2, 3)) for k in ("fractions", "blurred"))
     np.testing.assert_allclose(soft, sharp, rtol=0.01)
+
+
+def test_vials_are_blurred_by_the_kernels_of_the_image_they_are_read_from(sample, head, tmp_path):
+    labels = {"vial_labels": head["vial_labels"], "vial_names": ["1 low", "2 high"]}
+    own = load_response(head["response_file"])
+    halved = {name: 0.5 * transfer for name, transfer in own.transfers.items()}
+    static = save_response(tmp_path / "static.npz", Response(halved, own.noise_spectrum))
+    one, two = sample(**labels), sample(**labels, static_response_file=static)
+    np.testing.assert_array_equal(one["static_blurred"], one["blurred"][one["kinds"] == "vial"])
+    np.testing.assert_allclose(two["static_blurred"], 0.5 * one["static_blurred"], atol=1e-6)
+    np.testing.assert_array_equal(two["blurred"], one["blurred"])
 
 
 def test_volumes_are_those_of_the_anatomy(regions_file):

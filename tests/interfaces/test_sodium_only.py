@@ -33,7 +33,8 @@ def drawn(tmp_path_factory, head, measured, vials, protocol, run_in, sodium_geom
     regions_file = run_in(regions, folder / "regions").regions_file
     calibrate = Calibrate(
         reference="vials", vials=vials, tissues=head["tissues"], protocol=protocol,
-        properties=head["properties"], regions_file=regions_file, **shared,
+        properties=head["properties"], regions_file=regions_file,
+        static_file=shared["image_file"], static_noise_file=shared["noise_file"],
     )  # fmt: skip
     shared["calibration_file"] = run_in(calibrate, folder / "line").calibration_file
     table = {"properties": head["properties"], "protocol": protocol, "model_file": None,

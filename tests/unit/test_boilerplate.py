@@ -1,5 +1,6 @@
 """The methods text says what the graph does."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,12 @@ def test_the_method_that_was_used_is_named_with_its_references(tmp_path, source,
 def test_what_was_corrected_is_said_and_nothing_else(source, said):
     assert said in describe_reconstruction(reconstruction(**source))
     assert said not in describe_reconstruction(reconstruction())
+
+
+def test_vials_are_said_to_be_read_without_alignment_where_there_are_any():
+    said, plan = "read from an average of the repetitions without alignment", reconstruction()
+    assert said in describe_reconstruction(replace(plan, reference="vials"))
+    assert said not in describe_reconstruction(plan)
 
 
 def test_an_image_of_the_scanner_is_not_said_to_be_reconstructed():

@@ -8,6 +8,7 @@ import pytest
 from sodiumprep.sodium.acquisition import Geometry
 from sodiumprep.sodium.ellipsoids import ellipsoid_head, ellipsoid_kspace
 from sodiumprep.sodium.measurement import measurement_of, sample_covariance
+from sodiumprep.sodium.motion import BlockMotion, RigidMotion, apply_to_kspace, where_they_lay
 from sodiumprep.sodium.trajectory import delayed
 
 PLACE = np.array([-9.0, 13.0, 41.0])  # mm, LPS
@@ -101,3 +102,46 @@ def test_a_copied_coil_is_named_with_its_twin(oblique, make_blob):
     given.samples[3], given.noise[3] = 2 * given.samples[1], 2 * given.noise[1]
     (_, told) = measurement_of(given).warnings
     assert told.startswith("coils 2 and 4 of the file share their noise (correlation 1.0000)")
+
+
+def moved_twice(head, phase=0.0):
+    """Return a head in two repetitions: the second 6 mm further along x, and of another phase."""
+    both = repeated(head, (0, 1), (0.0, phase))
+    second = both.repetition == 1
+    shifted, _ = apply_to_kspace(
+        both.samples[:, second],
+        both.trajectory[second],
+        RigidMotion(translation=np.array([6.0, 0, 0])),
+    )
+    samples = both.samples.copy()
+    samples[:, second] = shifted
+    return replace(both, samples=samples)
+
+
+def test_what_does_not_move_is_averaged_where_it_lies_in_one_phase(head):
+    given = moved_twice(head, phase=1.0)
+    ready = measurement_of(given)
+    first, second = np.split(given.samples, 2, axis=1)
+    turned = 0.5 * (first + second * np.exp(-1j * ready.motions[1].phase))
+    reference = [motion.reference for motion in ready.motions]
+    assert reference == [True, False]
+    np.testing.assert_allclose(ready.static.acquisition.samples, turned, atol=1e-6)
+    assert abs(ready.motions[1].phase - 1) < 0.1
+    assert ready.static.covariance[0, 0].real == pytest.approx(
+        ready.covariance[0, 0].real / 2, rel=1e-3
+    )
+
+
+def test_a_head_that_lies_still_needs_no_second_measurement(head):
+    assert measurement_of(repeated(head, (0, 1), (0.0, 1.0))).static is None
+    assert measurement_of(noisy(head)).static is None
+
+
+def test_a_rejected_repetition_is_in_neither_average(head):
+    given = moved_twice(head)
+    motions = tuple(
+        BlockMotion(n, RigidMotion(), reference=n == 0, reason="odd" if n == 1 else "")
+        for n in (0, 1)
+    )
+    alone = where_they_lay(given, motions)
+    np.testing.assert_array_equal(alone.samples, given.samples[:, given.repetition == 0])

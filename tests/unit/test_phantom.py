@@ -19,6 +19,7 @@ from sodiumprep.sodium.phantom_signal import (
     magnetization,
     relaxation_of,
 )
+from sodiumprep.sodium.signal import biexponential_decay
 from sodiumprep.sodium.trajectory import (
     SIDECAR_KEYS,
     TrajectoryProtocol,
@@ -355,6 +356,19 @@ def test_a_trajectory_is_the_one_asked_for_with_fine_steps(kind):
     assert np.array_equal(made, analytic_trajectory(told))
 
 
+def test_later_echoes_decay_on_and_share_receiver_and_noise():
+    first, head = protocol(snr=1e6), ball()
+    (later,) = command.later_echoes(first, [12.0])
+    made = [[scanned(head, how=how)] for how in (first, later)]
+    rng = np.random.default_rng(0)
+    one, two = phantom.acquire_echoes(rng, made, [first, later], geometry())
+    decays = [biexponential_decay(np.array([t]), relaxation_of("GM", 3))[0] for t in (3e-4, 12e-3)]
+    ratio = np.abs(two.samples[0, :, 0]) / np.abs(one.samples[0, :, 0])
+    np.testing.assert_allclose(ratio, decays[1] / decays[0], rtol=1e-3)
+    assert two.echo_time == pytest.approx(0.012)
+    assert two.noise is one.noise
+
+
 def test_the_default_trajectory_is_density_adapted_radial():
     made = command.make_protocol(options("--spokes", "50")).trajectory
     assert np.array_equal(made, density_adapted_radial(50, 256, 125.0, 0.3))
@@ -383,6 +397,10 @@ def test_the_sidecar_holds_what_the_trajectory_follows_from():
         (["--motion", "3"], "needs --repetitions of at least 2"),
         (["--motion", "-3", "--repetitions", "2"], "--motion must not be negative"),
         (["--gradient-delay", "1", "2", "3", "--format", "image"], "need --format kspace"),
+        (["--later-echoes", "9"], "each after the readout of 10 ms"),
+        (["--later-echoes", "30", "15"], "in ascending order"),
+        (["--later-echoes", "115"], "room before --repetition-time"),
+        (["--later-echoes", "15", "--format", "image"], "need --format kspace"),
         (["--snr", "0"], "--snr must be positive"),
         (["--tissue", "GM42"], "'GM42' is not of the form"),
         (["--tissue", "bone=3"], "unknown class bone"),

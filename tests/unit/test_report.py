@@ -431,6 +431,13 @@ def test_a_guided_reconstruction_misses_no_table(names):
 
 
 @pytest.mark.usefixtures("empty_pictures")
+def test_the_echoes_of_a_guided_image_are_told(names):
+    told = {**KSPACE, "EchoesUsed": 2, "EchoTimesUsed": [0.0003, 0.0125]}
+    assert "Echoes 2 used, from 0.300, 12.500 ms on" in written(names, **told)
+    assert "Echoes" not in written(names, **KSPACE)
+
+
+@pytest.mark.usefixtures("empty_pictures")
 def test_the_methods_of_a_report_name_the_weights_that_were_used(names):
     write_sodium(names, **KSPACE)
     path = DatasetNames(names.out_dir).citation_md

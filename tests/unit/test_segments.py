@@ -89,6 +89,20 @@ def test_as_many_segments_are_taken_as_the_tolerance_asks_for(tolerance):
     assert tolerance / 20 < segments.error <= tolerance
 
 
+def test_the_change_of_one_voxel_is_that_of_its_field():
+    hertz = np.linspace(-40, 40, 8).reshape(2, 2, 2).astype(np.float32)
+    evolution = Evolution(TIMES, off_resonance=hertz, echo_time=1e-3)
+    expected = np.exp(-2j * np.pi * hertz[1, 0, 1] * (TIMES + 1e-3))
+    found = adequate_segments(evolution, 0.005).at((1, 0, 1))
+    np.testing.assert_allclose(found, expected, atol=0.006)
+
+
+def test_the_change_that_all_share_is_that_of_any_voxel():
+    gel = Relaxation(0.04, 0.004, 0.03, 0.6)
+    found = time_segments(Evolution(TIMES, (gel,))).at((5, 7, 9))
+    np.testing.assert_allclose(found, biexponential_decay(TIMES, gel), rtol=1e-5)
+
+
 def test_a_field_that_turns_too_fast_is_refused():
     evolution = Evolution(TIMES, off_resonance=1000 * FIELD)
     with pytest.raises(ValueError, match="too far within a readout for 64 time segments"):
