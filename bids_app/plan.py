@@ -12,6 +12,13 @@ from sodiumprep.bids_app.dataset import Anatomy, SodiumRun, SubjectJob
 from sodiumprep.bids_app.metadata import SODIUM, UserError, Vial, load_relaxation
 from sodiumprep.bids_app.names import DerivativeNames, bids_uri
 from sodiumprep.bids_app.settings import DEFAULT_RECON, Settings
+from sodiumprep.bids_app.spaces import (
+    is_ready_transform,
+    plan_spaces,
+    plan_templates,
+    ready_transforms,
+)
+from sodiumprep.bids_app.templates import EMBEDDED
 from sodiumprep.sodium.acquisition import PROTON_GAMMA_BAR, SODIUM_GAMMA_BAR
 from sodiumprep.sodium.relaxation import relaxation_of
 from sodiumprep.sodium.signal import Relaxation
@@ -19,7 +26,6 @@ from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan
 
 NONLINEAR = ("tv", "agr")  # maps beside those of the default one, never quantified
 SODIUM_OVER_PROTON = SODIUM_GAMMA_BAR / PROTON_GAMMA_BAR  # frequencies in the same field
-TEMPLATE = "MNI152NLin2009aSym"  # nilearn's embedded template
 FIELDS = {  # key of the relaxation file -> field
     "T1": "t1",
     "T2starShort": "t2_short",
@@ -66,13 +72,19 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
     -------
     plan
         With every output's path.
+
+    Raises
+    ------
+    UserError
+        If a template is missing, or the age that chooses its cohort.
     """
     found: Anatomy = job.anatomy
     names = DerivativeNames(settings.out_dir, job.subject, job.session, anat_suffix=found.suffix)
     sources = [found.image, *found.ready.values(), *found.lesions.values()]
+    provenance = _provenance([p for p in sources if p], settings, found.warnings)
     return AnatomyPlan(
         image=str(found.image or ""),
-        ready={key: str(path) for key, path in found.ready.items()},
+        ready={k: str(path) for k, path in found.ready.items() if not is_ready_transform(k)},
         lesions={key: str(path) for key, path in found.lesions.items()},
         outputs={
             "preproc_file": str(names.anat_preproc()),
@@ -81,11 +93,13 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
             "gm_file": str(names.probseg("GM")),
             "wm_file": str(names.probseg("WM")),
             "csf_file": str(names.probseg("CSF")),
-            "to_template_xfm": str(names.template_transform(TEMPLATE)),
-            "from_template_xfm": str(names.inverse_template_transform(TEMPLATE)),
+            "to_template_xfm": str(names.template_transform(EMBEDDED)),
+            "from_template_xfm": str(names.inverse_template_transform(EMBEDDED)),
             **{f"lesion_{name}": str(names.lesion_mask(name)) for name in found.lesions},
         },
-        provenance=_provenance([p for p in sources if p], settings, found.warnings),
+        provenance=provenance,
+        templates=plan_templates(job, settings, provenance),
+        transforms=ready_transforms(job),
     )
 
 
@@ -132,6 +146,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         vials=vials,
         outputs=_outputs(_names(job, run, settings)),
         nonlinear=_nonlinear(job, run, settings),
+        spaces=plan_spaces(job, settings, _names(job, run, settings), links(settings)),
         provenance={
             **_provenance([p for p in inputs if p], settings, notes),
             "EchoTime": run.protocol.echo_time,

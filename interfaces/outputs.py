@@ -198,18 +198,8 @@ class SaveSodium(SimpleInterface):
     output_spec = _SavedOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        lines, references = load_lines(self.inputs.calibration_file)
-        used = {
-            **self.inputs.provenance,
-            "Calibration": {
-                **references,
-                "Lines": {name: vars(line) for name, line in lines.items()},
-            },
-            "RelaxationConstants": dict(self.inputs.tissues),
-            "PointSpreadFWHM": self.inputs.properties["PointSpreadFWHM"],
-            "ReceiveCorrection": self.inputs.properties["ReceiveCorrection"],
-            "PartialVolumeCorrection": "gtm (regional values)",
-        }
+        lines, _ = load_lines(self.inputs.calibration_file)
+        used = _numbers_used(self.inputs)
         written = []
         for port, (units, description) in SODIUM_FILES.items():
             if port in NOT_SAVED:
@@ -245,6 +235,84 @@ class SaveSodium(SimpleInterface):
             "CalibrationRSquared": lines["corrected"].r_squared,
             "Warnings": warnings,
         }
+
+
+def _numbers_used(inputs: Any) -> dict[str, Any]:
+    """Return what the sidecar of a concentration says: calibration, constants, kernel."""
+    lines, references = load_lines(inputs.calibration_file)
+    return {
+        **inputs.provenance,
+        "Calibration": {
+            **references,
+            "Lines": {name: vars(line) for name, line in lines.items()},
+        },
+        "RelaxationConstants": dict(inputs.tissues),
+        "PointSpreadFWHM": inputs.properties["PointSpreadFWHM"],
+        "ReceiveCorrection": inputs.properties["ReceiveCorrection"],
+        "PartialVolumeCorrection": "gtm (regional values)",
+    }
+
+
+SPACE_FILES: dict[str, tuple[str, str]] = {
+    "apparent_file": (TSC, "Apparent tissue sodium concentration in the space of a template"),
+    "corrected_file": (TSC, "Tissue sodium concentration in the space of a template"),
+    "uncertainty_file": (TSC, "Its standard uncertainty in the space of a template"),
+}
+
+
+class _SaveSpaceInput(BaseInterfaceInputSpec):
+    outputs = traits.Dict(mandatory=True, desc="output path by port")
+    provenance = traits.Dict(mandatory=True, desc="entries of every sidecar")
+    tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue and vial [s]")
+    properties = traits.Dict(mandatory=True, desc="of the image")
+    calibration_file = File(exists=True, mandatory=True, desc="calibration lines (JSON)")
+    apparent_file = File(exists=True, mandatory=True, desc="[mmol/L]")
+    corrected_file = File(exists=True, mandatory=True, desc="[mmol/L]")
+    uncertainty_file = File(exists=True, mandatory=True, desc="[mmol/L]")
+
+
+class SaveSpace(SimpleInterface):
+    """Save the maps on the grid of a template."""
+
+    input_spec = _SaveSpaceInput
+    output_spec = _SavedOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        used = _numbers_used(self.inputs)
+        written = []
+        for port, (units, description) in SPACE_FILES.items():
+            target = self.inputs.outputs[port]
+            save_as(getattr(self.inputs, port), target)
+            write_json(_sidecar(target), {"Description": description, "Units": units, **used})
+            written.append(target)
+        self._results["out_files"] = written
+        return runtime
+
+
+class _SaveTransformsInput(BaseInterfaceInputSpec):
+    outputs = traits.Dict(mandatory=True, desc="output path by port")
+    provenance = traits.Dict(mandatory=True, desc="entries of every sidecar")
+    to_template_xfm = File(exists=True, mandatory=True, desc="subject to template")
+    from_template_xfm = File(exists=True, mandatory=True, desc="template to subject")
+
+
+class SaveTransforms(SimpleInterface):
+    """Save both transforms between the anatomy and a template."""
+
+    input_spec = _SaveTransformsInput
+    output_spec = _SavedOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        written = []
+        for port in ("to_template_xfm", "from_template_xfm"):
+            units, description = ANATOMY_FILES[port]
+            target = self.inputs.outputs[port]
+            save_as(getattr(self.inputs, port), target)
+            head = {"Description": description, "Units": units}
+            write_json(_sidecar(target), {**head, **self.inputs.provenance})
+            written.append(target)
+        self._results["out_files"] = written
+        return runtime
 
 
 NONLINEAR_FILES: dict[str, tuple[str, str]] = {

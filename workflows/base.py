@@ -18,6 +18,12 @@ from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan
 from sodiumprep.workflows.pvc import init_gtm_wf
 from sodiumprep.workflows.reconstruct import init_reconstruct_wf
 from sodiumprep.workflows.register import init_register_wf
+from sodiumprep.workflows.templates import (
+    MAPS,
+    init_space_wf,
+    init_templates_wf,
+    template_port,
+)
 
 COMPLETE = {"mask", "GM", "WM", "CSF"}  # ready-made files that leave nothing to compute
 FRACTIONS = ["gm_file", "wm_file", "csf_file"]
@@ -114,10 +120,12 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
     -------
     workflow
         ``inputnode``: fractions and masks of the anatomy, and ``preproc_file`` whose grid the
-        maps in anatomical space take.
+        maps in anatomical space take; the transform to each template.
     """
     workflow = Workflow(name=plan.name)
-    source = Node(IdentityInterface([*USED_BY_SODIUM, "preproc_file"]), name="inputnode")
+    templates = sorted({template_port(space.template) for space in plan.spaces})
+    ports = [*USED_BY_SODIUM, "preproc_file", *templates]
+    source = Node(IdentityInterface(ports), name="inputnode")
     image = init_reconstruct_wf(plan)
     register = init_register_wf(plan.given_xfm, sloppy)
     pvc = init_gtm_wf(plan)
@@ -154,9 +162,10 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
             )
         ]),
     ])  # fmt: skip
+    rooms = {"register": register, "pvc": pvc, "concentration": concentration}
     if plan.nonlinear:
-        rooms = {"register": register, "pvc": pvc, "concentration": concentration}
         _add_nonlinear(workflow, plan, source, rooms)
+    _add_spaces(workflow, plan, source, rooms)
     return workflow
 
 
@@ -176,6 +185,24 @@ def _add_nonlinear(
         *((rooms[room], beside, [(f"outputnode.{p}", f"inputnode.{p}") for p in ports])
           for room, ports in taken.items()),
     ])  # fmt: skip
+
+
+def _add_spaces(
+    workflow: Workflow, plan: SodiumPlan, source: Node, rooms: Mapping[str, Workflow]
+) -> None:
+    """Let the maps be resampled to templates, each once from the sodium grid."""
+    taken = {
+        "register": ("xfm_file",),
+        "pvc": ("properties",),
+        "concentration": (*MAPS, "calibration_file"),
+    }
+    for space in plan.spaces:
+        room = init_space_wf(plan, space)
+        workflow.connect([
+            (source, room, [(template_port(space.template), "inputnode.template_xfm")]),
+            *((rooms[name], room, [(f"outputnode.{p}", f"inputnode.{p}") for p in ports])
+              for name, ports in taken.items()),
+        ])  # fmt: skip
 
 
 def init_subject_wf(
@@ -209,6 +236,28 @@ def init_subject_wf(
     saved = [(f"outputnode.{p}", f"inputnode.{p}") for p in anatomy_room.OUTPUTS]
     workflow.connect([(prepared, save, saved)])
     used = [(f"outputnode.{p}", f"inputnode.{p}") for p in (*USED_BY_SODIUM, "preproc_file")]
-    for plan in runs:
-        workflow.connect([(prepared, init_sodium_wf(plan, sloppy), list(used))])
+    rooms = [init_sodium_wf(plan, sloppy) for plan in runs]
+    workflow.connect([(prepared, room, list(used)) for room in rooms])
+    if anatomy.templates:
+        _add_templates(workflow, anatomy, prepared, sloppy, dict(zip(rooms, runs, strict=True)))
     return workflow
+
+
+def _add_templates(
+    workflow: Workflow,
+    anatomy: AnatomyPlan,
+    prepared: Workflow,
+    sloppy: bool,
+    runs: Mapping[Workflow, SodiumPlan],
+) -> None:
+    """Normalize to the templates, but to the embedded one where the anatomy did it already."""
+    own = [template.name for template in anatomy.templates if not template.image]
+    embedded = "" if is_ready(anatomy) else next(iter(own), "")
+    templates = init_templates_wf(anatomy, embedded, sloppy)
+    ports = ["preproc_file", "brain_mask", *(["to_template_xfm"] if embedded else [])]
+    workflow.connect([
+        (prepared, templates, [(f"outputnode.{p}", f"inputnode.{p}") for p in ports]),
+        *((templates, room, [(f"outputnode.{port}", f"inputnode.{port}")])
+          for room, plan in runs.items()
+          for port in sorted({template_port(space.template) for space in plan.spaces})),
+    ])  # fmt: skip

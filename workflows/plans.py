@@ -8,6 +8,57 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class TemplatePlan:
+    """A template that the anatomy is normalized to.
+
+    Parameters
+    ----------
+    name
+        Of template and cohort, as ``MNIInfant+2``.
+    image, mask
+        T1w image and brain mask; empty for the embedded template.
+    outputs
+        Output path of ``to_template_xfm`` and ``from_template_xfm``.
+    provenance
+        Entries of their sidecars.
+    """
+
+    name: str
+    image: str = ""
+    mask: str = ""
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SpacePlan:
+    """A grid of a template that maps are resampled to.
+
+    Parameters
+    ----------
+    name
+        Of the space, its cohort and resolution; letters, digits and underscores.
+    template
+        Name of the :class:`TemplatePlan`.
+    grid
+        Image that has the grid; empty for the embedded template.
+    resolution
+        Voxel edge of the embedded template [mm].
+    outputs
+        Output path of each map by name.
+    provenance
+        Entries of their sidecars.
+    """
+
+    name: str
+    template: str
+    grid: str = ""
+    resolution: int = 1
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class AnatomyPlan:
     """The 1H anatomy of one subject and session.
 
@@ -23,6 +74,11 @@ class AnatomyPlan:
         Output path of each file by name.
     provenance
         Entries of every sidecar.
+    templates
+        What the anatomy is normalized to, for maps.
+    transforms
+        Ready-made transforms that resample the anatomy to a template, by the template's name;
+        nothing is registered to those.
     """
 
     image: str
@@ -30,6 +86,8 @@ class AnatomyPlan:
     lesions: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    templates: tuple[TemplatePlan, ...] = ()
+    transforms: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,6 +122,8 @@ class SodiumPlan:
         Entries of every sidecar.
     nonlinear
         ``method``, ``source`` and ``outputs`` of a second reconstruction; empty for none.
+    spaces
+        Grids of templates that the maps are resampled to.
     """
 
     name: str
@@ -79,3 +139,4 @@ class SodiumPlan:
     outputs: Mapping[str, str]
     provenance: Mapping[str, Any]
     nonlinear: Mapping[str, Any] = field(default_factory=dict)
+    spaces: tuple[SpacePlan, ...] = ()
