@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sodiumprep.bids_app.ages import age_of
 from sodiumprep.bids_app.dataset import SubjectJob
 from sodiumprep.bids_app.names import DerivativeNames, bids_uri
 from sodiumprep.bids_app.settings import Settings
-from sodiumprep.bids_app.templates import Space, chosen_space, find_template
+from sodiumprep.bids_app.templates import AUTO, Space, chosen_space, find_template
 from sodiumprep.workflows.plans import SpacePlan, TemplatePlan
 
 READY_TRANSFORM = "xfm:"  # key of a ready-made transform to a template, with its name behind
@@ -96,7 +97,7 @@ def plan_spaces(
     ready = ready_transforms(job)
     own = _anatomy_names(job, settings)
     plans = []
-    for space in _spaces(job, settings):
+    for space, chosen_by in _spaces(job, settings).items():
         used = ready.get(space.label) or own.template_transform(space.label)
         transforms = [bids_uri(Path(path), linked) for path in (used, names.sodium_transform())]
         place = {"space": space.template, "cohort": space.cohort, "resolution": space.resolution}
@@ -110,29 +111,35 @@ def plan_spaces(
                     port: str(names.tsc_map(desc, stat=stat, **place))
                     for port, (desc, stat) in MAPS.items()
                 },
-                provenance=_stated(space, transforms),
+                provenance=_stated(space, transforms, chosen_by),
             )
         )
     return tuple(plans)
 
 
-def _stated(space: Space, transforms: list[str]) -> dict[str, Any]:
+def _stated(space: Space, transforms: list[str], chosen_by: str) -> dict[str, Any]:
     """Return what the sidecars of maps in a space say of it."""
     stated: dict[str, Any] = {"Template": space.template, "SpatialTransforms": transforms}
     if space.cohort:
         stated["Cohort"] = space.cohort
+    if chosen_by:
+        stated["CohortChosenBy"] = chosen_by
     if space.resolution:
         stated["Resolution"] = f"grid {space.resolution} of the template"
     return {**stated, "Interpolation": "cubic splines, once, from the sodium grid"}
 
 
-def _spaces(job: SubjectJob, settings: Settings) -> tuple[Space, ...]:
-    """Return the output spaces of a subject, cohorts chosen."""
-    chosen = (
-        chosen_space(space, settings.bids_dir, job.subject, job.session)
-        for space in settings.output_spaces
-    )
-    return tuple(dict.fromkeys(chosen))
+def _spaces(job: SubjectJob, settings: Settings) -> dict[Space, str]:
+    """Return the output spaces of a subject, cohorts chosen, and what they were chosen by."""
+    found: dict[Space, str] = {}
+    for space in settings.output_spaces:
+        where = (settings.bids_dir, job.subject, job.session)
+        chosen_by = ""
+        if space.cohort == AUTO:
+            age, table = age_of(*where)
+            chosen_by = f"age of {age:.3g} years in {table.name}"
+        found.setdefault(chosen_space(space, *where), chosen_by)
+    return found
 
 
 def _anatomy_names(job: SubjectJob, settings: Settings) -> DerivativeNames:

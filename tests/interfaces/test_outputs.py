@@ -13,9 +13,12 @@ from sodiumprep.interfaces.outputs import (
     ANATOMY_FILES,
     NOT_SAVED,
     SODIUM_FILES,
+    SPACE_FILES,
     TABLE_COLUMNS,
     SaveAnatomy,
     SaveSodium,
+    SaveSpace,
+    SaveTransforms,
     save_as,
     write_json,
 )
@@ -88,6 +91,36 @@ def test_all_warnings_reach_the_quality_file(sodium):
     assert "WM" not in text.replace("no T1w", "")
     assert quality["SNR"] == {"GM": 20.0, "WM": 18.0, "CSF": 60.0}
     assert quality["CalibrationRSquared"] > 0.99
+
+
+def test_maps_of_a_space_carry_the_numbers_of_the_run_and_the_space(
+    head, measured, calibration_files, tmp_path, run_in
+):
+    targets = {port: str(tmp_path / "anat" / f"{port}.nii.gz") for port in SPACE_FILES}
+    save = SaveSpace(
+        outputs=targets, provenance={**KNOWN, "Template": "NKI"}, tissues=head["tissues"],
+        properties=head["properties"], calibration_file=calibration_files["vials"],
+        **dict.fromkeys(SPACE_FILES, measured["image_file"]),
+    )  # fmt: skip
+    assert run_in(save, tmp_path / "run").out_files == list(targets.values())
+    for port in SPACE_FILES:
+        sidecar = read(tmp_path / "anat" / f"{port}.json")
+        assert {**KNOWN, "Template": "NKI", "Units": "mmol/L"}.items() <= sidecar.items()
+        assert sidecar["Calibration"]["Lines"]["corrected"]["slope"] == pytest.approx(1, abs=0.03)
+
+
+def test_transforms_are_copied_as_they_are_with_a_sidecar(tmp_path, run_in):
+    ports = ("to_template_xfm", "from_template_xfm")
+    for port in ports:
+        (tmp_path / f"{port}.h5").write_bytes(port.encode())
+    save = SaveTransforms(
+        outputs={port: str(tmp_path / "anat" / f"{port}.h5") for port in ports}, provenance=KNOWN,
+        **{port: str(tmp_path / f"{port}.h5") for port in ports},
+    )  # fmt: skip
+    assert len(run_in(save, tmp_path / "run").out_files) == 2
+    for port in ports:
+        assert (tmp_path / "anat" / f"{port}.h5").read_bytes() == port.encode()
+        assert read(tmp_path / "anat" / f"{port}.json")["Description"] == ANATOMY_FILES[port][1]
 
 
 @pytest.fixture

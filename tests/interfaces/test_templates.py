@@ -1,8 +1,12 @@
 """Templates as brains and grids, maps on them, and transforms that other software reads."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import ants
+import h5py
 import nibabel as nib
 import nitransforms as nt
 import numpy as np
@@ -235,6 +239,13 @@ def test_a_template_on_disk_is_a_brain_without_its_skull(template):
     assert np.corrcoef(brain.ravel(), expected.ravel())[0, 1] > 0.99
 
 
+@pytest.mark.slow
+def test_the_embedded_template_is_the_symmetric_one():
+    brain, affine = embedded_template("template", 1)
+    np.testing.assert_array_equal(brain, brain[::-1])
+    np.testing.assert_allclose(affine[:3, 3], [-98, -134, -72])  # release 2009a
+
+
 def test_a_template_finer_than_needed_is_brought_to_fewer_voxels_in_its_place(template):
     fine, affine = template_brain(*template, 5)
     coarse, grid = template_brain(*template, 10)
@@ -289,3 +300,39 @@ def test_a_brain_is_normalized_to_the_template_that_is_named(quick, template, ru
     moved = ants_points(outputs.to_template_xfm, points + np.array([10, -20, 30]))
     np.testing.assert_allclose(moved, points, atol=1.5)
     assert Path(outputs.from_template_xfm).suffix == ".h5"
+
+
+NORMALIZE = """
+import sys
+import h5py
+from sodiumprep.interfaces import anatomy
+anatomy.GRID_MM[True], anatomy.SYN_STEPS[True] = 5, (3, 1)
+anatomy.Normalize(in_file=sys.argv[1], mask_file=sys.argv[2], sloppy=True).run(cwd=sys.argv[3])
+"""
+
+
+def numbers(composite):
+    """Return all numbers of a composite transform; its file holds a time as well."""
+    with h5py.File(composite) as file:
+        groups = [file["TransformGroup"][name] for name in sorted(file["TransformGroup"])]
+        parts = [part for group in groups for part in group.values()]
+        return [np.asarray(part) for part in parts if part.dtype.kind == "f"]
+
+
+@pytest.mark.slow
+def test_one_seed_gives_the_same_transforms_in_two_processes(tmp_path):
+    brain, affine = embedded_template("template", 5)
+    bent = brain * np.linspace(0.8, 1.2, brain.shape[0])[:, None, None]
+    image = save_image(tmp_path / "brain.nii.gz", np.roll(bent, 2, axis=1), affine)
+    mask = save_image(tmp_path / "mask.nii.gz", np.roll(brain, 2, axis=1) > 0, affine)
+    threads = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "ANTS_RANDOM_SEED": "23"}
+    found = []
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        folder.mkdir()
+        command = [sys.executable, "-c", NORMALIZE, image, mask, str(folder)]
+        subprocess.run(command, check=True, env={**os.environ, **threads})
+        found.append([numbers(path) for path in sorted(folder.glob("*.h5"))])
+    first, second = ([part for parts in run for part in parts] for run in found)
+    assert sum(part.size for part in first) > 1000
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -8,7 +8,7 @@ import pytest
 from sodiumprep.bids_app.dataset import Anatomy, SubjectJob
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import DerivativeNames
-from sodiumprep.bids_app.run import run_participant
+from sodiumprep.bids_app.run import build, run_participant
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.bids_app.spaces import plan_spaces, plan_templates, ready_transforms
 from sodiumprep.bids_app.templates import EMBEDDED, Space, TemplateFiles
@@ -20,9 +20,13 @@ LINKED = {"": OUT, "raw": RAW}
 
 
 @pytest.fixture(autouse=True)
-def everything_is_there(monkeypatch):
+def everything_is_there(monkeypatch, tmp_path):
+    files = TemplateFiles(*(str(tmp_path / name) for name in "img"))
+    for path in (files.image, files.mask, files.grid):
+        Path(path).touch()
+
     def found(space):
-        return TemplateFiles() if space.template == EMBEDDED else TemplateFiles("i", "m", "g")
+        return TemplateFiles() if space.template == EMBEDDED else files
 
     monkeypatch.setattr("sodiumprep.bids_app.spaces.find_template", found)
 
@@ -85,7 +89,7 @@ def test_transforms_have_names_of_both_directions_and_name_their_template():
         "to_template_xfm": "sub-01_from-T1w_to-MNIInfant+2_mode-image_xfm.h5",
         "from_template_xfm": "sub-01_from-MNIInfant+2_to-T1w_mode-image_xfm.h5",
     }
-    assert plan.provenance["Sources"] == ["bids:raw:x", "i", "m"]
+    assert [Path(source).name for source in plan.provenance["Sources"][1:]] == ["i", "m"]
 
 
 def test_a_ready_made_transform_is_the_one_that_sidecars_name():
@@ -108,3 +112,23 @@ def test_the_dataset_is_read_where_nothing_is_missing(monkeypatch):
     monkeypatch.setattr("sodiumprep.bids_app.run.check_spaces", lambda _: None)
     monkeypatch.setattr("sodiumprep.bids_app.run.collect", lambda _: ([], []))
     assert run_participant(replace(settings(Space("NKI")), dry_run=True)) == 0
+
+
+def test_a_cohort_chosen_by_age_is_told_with_the_age_and_its_table(tmp_path):
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-01\t9.2\n")
+    wanted = replace(settings(Space("MNIPediatricAsym", "auto")), bids_dir=tmp_path)
+    (plan,) = plan_spaces(JOB, wanted, DerivativeNames(OUT, "01"), LINKED)
+    assert plan.template == "MNIPediatricAsym+3"
+    assert plan.provenance["CohortChosenBy"] == "age of 9.2 years in participants.tsv"
+    (template,) = plan_templates(JOB, wanted, {"Sources": []})
+    assert template.name == "MNIPediatricAsym+3"
+
+
+def test_a_subject_without_a_usable_age_fails_alone(tmp_path):
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-01\t89+\nsub-02\t9\n")
+    wanted = replace(settings(Space("MNIPediatricAsym", "auto")), bids_dir=tmp_path)
+    jobs = [replace(JOB, subject=subject) for subject in ("01", "02")]
+    _, planned, failures = build(jobs, wanted)
+    assert [job.subject for job in planned.values()] == ["02"]
+    assert failures == [("01", failures[0][1])]
+    assert "participants.tsv: age of sub-01 is '89+'" in failures[0][1]
