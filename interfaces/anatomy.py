@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
+from sodiumprep.interfaces.templates import FAINT, template_brain
 from sodiumprep.interfaces.templates import embedded_template as _template
-from sodiumprep.interfaces.templates import template_brain
 from sodiumprep.sodium.brain import (
     HeadModel,
     brain_volume_ml,
@@ -35,6 +35,7 @@ from sodiumprep.sodium.brain import (
     volume_warning,
 )
 from sodiumprep.sodium.fractions import TISSUES, fit_fractions
+from sodiumprep.sodium.normalization import brain_overlap, overlap_warning
 
 Array = NDArray[Any]
 
@@ -477,6 +478,8 @@ class NormalizeOutputSpec(TraitedSpec):
     to_template_xfm = File(exists=True, desc="resamples the subject to the template [mm, LPS]")
     from_template_xfm = File(exists=True, desc="resamples the template to the subject [mm, LPS]")
     warped_file = File(exists=True, desc="1H image on the template grid, scaled to [0, 1]")
+    overlap = traits.Float(desc="Dice coefficient of the brains after normalization")
+    warning = traits.Str(desc="why it may be wrong; empty if nothing speaks against it")
 
 
 class Normalize(SimpleInterface):
@@ -499,6 +502,9 @@ class Normalize(SimpleInterface):
         warped = _ants().apply_transforms(to_ants(*template), scaled, result["invtransforms"])
         out_file = Path(runtime.cwd) / "warped.nii.gz"
         self._results["warped_file"] = save_image(out_file, warped.numpy(), template[1])
+        there = _warp_mask(to_ants(*template), to_ants(mask, affine), result["invtransforms"])
+        self._results["overlap"] = brain_overlap(there, template[0] > FAINT)
+        self._results["warning"] = overlap_warning(self._results["overlap"])
         return runtime
 
     def _template_files(self) -> tuple[str, str]:

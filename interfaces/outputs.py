@@ -36,6 +36,7 @@ ANATOMY_FILES: dict[str, tuple[str, str]] = {
     "from_template_xfm": ("mm", "Resamples the template to the subject"),
     "brain_volume_ml": ("ml", "Volume of the brain mask"),
     "brain_warning": ("", "Why the brain mask may be wrong"),
+    "normalization_warning": ("", "Why the normalization may be wrong"),
 }
 TSC = "mmol/L"
 SODIUM_FILES: dict[str, tuple[str, str]] = {
@@ -52,7 +53,9 @@ SODIUM_FILES: dict[str, tuple[str, str]] = {
     "calibration_file": ("", "Calibration lines"),
     "table_file": (TSC, "Regional tissue sodium concentrations"),
 }
-NOT_SAVED = {"brain_volume_ml", "brain_warning", "calibration_file"}  # numbers of the sidecars
+NOT_SAVED = {  # numbers of the sidecars
+    "brain_volume_ml", "brain_warning", "normalization_warning", "calibration_file",
+}  # fmt: skip
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -128,6 +131,7 @@ class _SaveAnatomyInput(BaseInterfaceInputSpec):
     from_template_xfm = File(exists=True, desc="template to subject")
     brain_volume_ml = traits.Float(desc="[ml]")
     brain_warning = traits.Str(desc="empty if the brain mask is plausible")
+    normalization_warning = traits.Str(desc="empty if the normalization is plausible")
 
 
 class SaveAnatomy(SimpleInterface):
@@ -141,6 +145,7 @@ class SaveAnatomy(SimpleInterface):
         numbers = {
             "BrainVolume": getattr(self.inputs, "brain_volume_ml", None),
             "BrainWarning": getattr(self.inputs, "brain_warning", None),
+            "NormalizationWarning": getattr(self.inputs, "normalization_warning", None),
         }
         known = {k: v for k, v in numbers.items() if isdefined(v) and v not in (None, "")}
         for port, (units, description) in ANATOMY_FILES.items():
@@ -294,6 +299,8 @@ class _SaveTransformsInput(BaseInterfaceInputSpec):
     provenance = traits.Dict(mandatory=True, desc="entries of every sidecar")
     to_template_xfm = File(exists=True, mandatory=True, desc="subject to template")
     from_template_xfm = File(exists=True, mandatory=True, desc="template to subject")
+    overlap = traits.Float(mandatory=True, desc="Dice coefficient of the brains")
+    warning = traits.Str(mandatory=True, desc="empty if the normalization is plausible")
 
 
 class SaveTransforms(SimpleInterface):
@@ -308,7 +315,13 @@ class SaveTransforms(SimpleInterface):
             units, description = ANATOMY_FILES[port]
             target = self.inputs.outputs[port]
             save_as(getattr(self.inputs, port), target)
-            head = {"Description": description, "Units": units}
+            head: dict[str, Any] = {
+                "Description": description,
+                "Units": units,
+                "BrainOverlap": self.inputs.overlap,
+            }
+            if self.inputs.warning:
+                head["NormalizationWarning"] = self.inputs.warning
             write_json(_sidecar(target), {**head, **self.inputs.provenance})
             written.append(target)
         self._results["out_files"] = written

@@ -17,6 +17,7 @@ from sodiumprep.sodium.brain import bright_range
 Array = NDArray[Any]
 
 FWHM_TO_SIGMA = 1 / 2.355
+FAINT = 0.05  # of a template's brightest tissue: less is no brain but a trace of resampling
 CLEARLY_COARSER = 1.2  # of a wanted grid against the template's own: else it is kept
 
 
@@ -67,7 +68,8 @@ def template_brain(image_file: str, mask_file: str, spacing: int) -> tuple[Array
         If image and mask differ in their grids, or the mask is empty.
     """
     if not image_file:
-        return embedded_template("template", spacing)
+        brain, affine = embedded_template("template", spacing)
+        return np.where(brain > FAINT, brain, 0), affine
     image, affine = load_finite_image(image_file)
     mask, own = load_finite_image(mask_file)
     if mask.shape != image.shape or not np.allclose(own, affine, atol=1e-3):

@@ -98,7 +98,7 @@ def _normalize(workflow: Workflow, source: Node, template: TemplatePlan, sloppy:
     )
     workflow.connect([
         (source, node, [("preproc_file", "in_file"), ("brain_mask", "mask_file")]),
-        (node, save, [(p, p) for p in TRANSFORMS]),
+        (node, save, [(p, p) for p in (*TRANSFORMS, "overlap", "warning")]),
     ])  # fmt: skip
     return node
 

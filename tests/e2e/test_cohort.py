@@ -16,7 +16,7 @@ import pytest
 
 from sodiumprep.bids_app.demo import compare, registration_error
 from sodiumprep.bids_app.templates import EMBEDDED
-from sodiumprep.interfaces.templates import embedded_template
+from sodiumprep.interfaces.templates import embedded_template, template_brain
 
 pytestmark = pytest.mark.slow
 
@@ -143,7 +143,7 @@ def test_maps_in_both_spaces_have_the_grid_they_claim(cohort: Cohort) -> None:
 def test_maps_in_the_template_show_its_fluid_brighter_than_its_tissue(cohort: Cohort) -> None:
     anat = cohort.out / "sub-01" / "anat"
     image = nib.load(anat / f"sub-01_acq-23Na_space-{EMBEDDED}_res-4_desc-corrected_TSCmap.nii.gz")
-    brain, affine = embedded_template("template", 4)
+    brain, affine = template_brain("", "", 4)
     white = embedded_template("wm_template", 4)[0]
     grey = embedded_template("gm_template", 4)[0]
     assert np.allclose(image.affine, affine, atol=1e-4)

@@ -109,18 +109,22 @@ def test_maps_of_a_space_carry_the_numbers_of_the_run_and_the_space(
         assert sidecar["Calibration"]["Lines"]["corrected"]["slope"] == pytest.approx(1, abs=0.03)
 
 
-def test_transforms_are_copied_as_they_are_with_a_sidecar(tmp_path, run_in):
+@pytest.mark.parametrize("warning", ["", "probably wrong"])
+def test_transforms_are_copied_as_they_are_with_a_sidecar(tmp_path, run_in, warning):
     ports = ("to_template_xfm", "from_template_xfm")
     for port in ports:
         (tmp_path / f"{port}.h5").write_bytes(port.encode())
     save = SaveTransforms(
         outputs={port: str(tmp_path / "anat" / f"{port}.h5") for port in ports}, provenance=KNOWN,
-        **{port: str(tmp_path / f"{port}.h5") for port in ports},
+        **{port: str(tmp_path / f"{port}.h5") for port in ports}, overlap=0.9, warning=warning,
     )  # fmt: skip
     assert len(run_in(save, tmp_path / "run").out_files) == 2
     for port in ports:
         assert (tmp_path / "anat" / f"{port}.h5").read_bytes() == port.encode()
-        assert read(tmp_path / "anat" / f"{port}.json")["Description"] == ANATOMY_FILES[port][1]
+        sidecar = read(tmp_path / "anat" / f"{port}.json")
+        assert sidecar["Description"] == ANATOMY_FILES[port][1]
+        assert sidecar["BrainOverlap"] == 0.9
+        assert sidecar.get("NormalizationWarning", "") == warning
 
 
 @pytest.fixture
@@ -151,12 +155,15 @@ def test_an_anatomy_is_written_as_far_as_it_exists(anatomy):
             {"BrainVolume", "BrainWarning"},
         ),
         ({"brain_volume_ml": 1400.0, "brain_warning": ""}, {"BrainVolume"}),
+        ({"normalization_warning": "off"}, {"NormalizationWarning"}),
+        ({"normalization_warning": ""}, set()),
         ({}, set()),
     ],
 )
 def test_what_is_known_of_the_brain_stands_in_the_sidecars(anatomy, known, expected):
     folder, _ = anatomy(**known)
-    found = set(read(folder / "sub-01_brain_mask.json")) & {"BrainVolume", "BrainWarning"}
+    numbers = {"BrainVolume", "BrainWarning", "NormalizationWarning"}
+    found = set(read(folder / "sub-01_brain_mask.json")) & numbers
     assert found == expected
 
 

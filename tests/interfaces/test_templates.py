@@ -20,7 +20,12 @@ from sodiumprep.interfaces.anatomy import Normalize, to_ants
 from sodiumprep.interfaces.concentration import ResampleToAnatomy, ResampleToTemplate
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.registration import write_transform
-from sodiumprep.interfaces.templates import embedded_template, template_brain, template_grid
+from sodiumprep.interfaces.templates import (
+    FAINT,
+    embedded_template,
+    template_brain,
+    template_grid,
+)
 
 LPS = np.array([-1.0, -1.0, 1.0])
 GRID = np.array([[-2.0, 0, 0, 20], [0, 2, 0, -25], [0, 0, 2.5, -30], [0, 0, 0, 1]])
@@ -223,10 +228,10 @@ def template(tmp_path):
     brain, affine = embedded_template("template", 5)
     affine = affine.copy()
     affine[:3, 3] += [10, -20, 30]
-    image = np.where(brain > 0, 100 * brain, 70).astype(np.float32)
+    image = np.where(brain > FAINT, 100 * brain, 70).astype(np.float32)
     return (
         save_image(tmp_path / "tpl_T1w.nii.gz", image, affine),
-        save_image(tmp_path / "tpl_mask.nii.gz", brain > 0, affine),
+        save_image(tmp_path / "tpl_mask.nii.gz", brain > FAINT, affine),
     )
 
 
@@ -235,8 +240,13 @@ def test_a_template_on_disk_is_a_brain_without_its_skull(template):
     expected, grid = embedded_template("template", 5)
     np.testing.assert_allclose(affine[:3, 3] - grid[:3, 3], [10, -20, 30])
     assert (brain.min(), brain.max()) == (0, 1)
-    assert not brain[expected == 0].any()
+    assert not brain[expected < FAINT].any()
     assert np.corrcoef(brain.ravel(), expected.ravel())[0, 1] > 0.99
+
+
+def test_the_embedded_brain_is_as_large_on_a_coarse_grid():
+    brain, _ = template_brain("", "", 5)
+    assert (brain > 0).sum() * 0.125 == pytest.approx(1887, rel=0.01)  # ml
 
 
 @pytest.mark.slow
@@ -286,7 +296,7 @@ def test_a_brain_is_normalized_to_the_template_that_is_named(quick, template, ru
     outputs = run_in(
         Normalize(
             in_file=save_image(tmp_path / "brain.nii.gz", 300 * brain, affine),
-            mask_file=save_image(tmp_path / "mask.nii.gz", brain > 0, affine),
+            mask_file=save_image(tmp_path / "mask.nii.gz", brain > FAINT, affine),
             template_file=template[0],
             template_mask=template[1],
             sloppy=True,
@@ -300,6 +310,8 @@ def test_a_brain_is_normalized_to_the_template_that_is_named(quick, template, ru
     moved = ants_points(outputs.to_template_xfm, points + np.array([10, -20, 30]))
     np.testing.assert_allclose(moved, points, atol=1.5)
     assert Path(outputs.from_template_xfm).suffix == ".h5"
+    assert outputs.overlap > 0.95
+    assert outputs.warning == ""
 
 
 NORMALIZE = """
@@ -324,7 +336,7 @@ def test_one_seed_gives_the_same_transforms_in_two_processes(tmp_path):
     brain, affine = embedded_template("template", 5)
     bent = brain * np.linspace(0.8, 1.2, brain.shape[0])[:, None, None]
     image = save_image(tmp_path / "brain.nii.gz", np.roll(bent, 2, axis=1), affine)
-    mask = save_image(tmp_path / "mask.nii.gz", np.roll(brain, 2, axis=1) > 0, affine)
+    mask = save_image(tmp_path / "mask.nii.gz", np.roll(brain, 2, axis=1) > FAINT, affine)
     threads = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "ANTS_RANDOM_SEED": "23"}
     found = []
     for folder in (tmp_path / "first", tmp_path / "second"):
