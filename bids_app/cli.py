@@ -23,6 +23,7 @@ from sodiumprep.bids_app.settings import (
     Settings,
     available_processors,
 )
+from sodiumprep.bids_app.templates import read_spaces
 
 EXIT_USAGE = 2
 LARGEST_DELAY = 50e-6  # s; a longer one is a mistake of unit
@@ -200,6 +201,16 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="JSON: relaxation constants [s] per tissue instead of the built-in table",
+    )
+
+    science.add_argument(
+        "--output-spaces",
+        nargs="+",
+        default=[],
+        metavar="SPACE",
+        help="templates for the maps, with modifiers: MNI152NLin2009cAsym:res-2, "
+        "MNIPediatricAsym:cohort-4, or cohort-auto for the one that fits the age; the sodium grid "
+        "and T1w are always there",
     )
 
     engine = parser.add_argument_group("how to process")
@@ -392,6 +403,7 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         reference=options.reference,
         vials_file=_absolute(options.vials),
         relaxation_file=_absolute(options.relaxation),
+        output_spaces=read_spaces(options.output_spaces),
         nipype_plugin=_read_plugin(options.nipype_plugin_file),
     )
 

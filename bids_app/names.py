@@ -201,9 +201,12 @@ class DerivativeNames:
         space: str | None = None,
         stat: str | None = None,
         pvc: str | None = None,
+        cohort: str | None = None,
+        resolution: str | None = None,
     ) -> Path:
         """Path of a concentration map [mmol/L]; no space means the sodium grid."""
-        return self._sodium("TSCmap", space=space, pvc=pvc, stat=stat, desc=desc)
+        place = {"space": space, "cohort": cohort, "res": resolution}
+        return self._sodium("TSCmap", **place, pvc=pvc, stat=stat, desc=desc)
 
     def tsc_table(self, segmentation: str = "tissue") -> Path:
         """Path of the regional table."""

@@ -18,14 +18,21 @@ from sodiumprep.bids_app.sessions import (
     lies_in_reference,
 )
 from sodiumprep.bids_app.settings import DEFAULT_RECON, SESSIONWISE, Settings
+from sodiumprep.bids_app.spaces import plan_spaces, plan_templates, ready_transforms
+from sodiumprep.bids_app.templates import EMBEDDED
 from sodiumprep.sodium.acquisition import PROTON_GAMMA_BAR, SODIUM_GAMMA_BAR
 from sodiumprep.sodium.relaxation import relaxation_of
 from sodiumprep.sodium.signal import Relaxation
-from sodiumprep.workflows.plans import AnatomyPlan, ReferencePlan, SessionPlan, SodiumPlan
+from sodiumprep.workflows.plans import (
+    AnatomyPlan,
+    ReferencePlan,
+    SessionPlan,
+    SodiumPlan,
+    SpacePlan,
+)
 
 NONLINEAR = ("tv", "agr")  # maps beside those of the default one, never quantified
 SODIUM_OVER_PROTON = SODIUM_GAMMA_BAR / PROTON_GAMMA_BAR  # frequencies in the same field
-TEMPLATE = "MNI152NLin2009aSym"  # nilearn's embedded template
 FIELDS = {  # key of the relaxation file -> field
     "T1": "t1",
     "T2starShort": "t2_short",
@@ -75,6 +82,11 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
     -------
     plan
         With every output's path.
+
+    Raises
+    ------
+    UserError
+        If a template is missing, or the age that chooses its cohort.
     """
     found: Anatomy = job.anatomy
     names = DerivativeNames(settings.out_dir, job.subject, job.session, anat_suffix=found.suffix)
@@ -84,6 +96,10 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
     sources = [*raw, *used, *found.lesions.values()]
     if job.reference and job.reference.builds_template:
         sources += [image.image for image in job.reference.images]
+    provenance = {
+        **_provenance(job, [p for p in sources if p], settings, found.warnings),
+        **({"AnatomyFrom": list(found.sources)} if found.sources else {}),
+    }
     return AnatomyPlan(
         image=str(found.image or ""),
         ready={key: str(path) for key, path in ready.items()},
@@ -96,22 +112,25 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
             "gm_file": str(names.probseg("GM")),
             "wm_file": str(names.probseg("WM")),
             "csf_file": str(names.probseg("CSF")),
-            "to_template_xfm": str(names.template_transform(TEMPLATE)),
-            "from_template_xfm": str(names.inverse_template_transform(TEMPLATE)),
+            "to_template_xfm": str(names.template_transform(EMBEDDED)),
+            "from_template_xfm": str(names.inverse_template_transform(EMBEDDED)),
             **{f"lesion_{name}": str(names.lesion_mask(name)) for name in found.lesions},
         },
-        provenance={
-            **_provenance(job, [p for p in sources if p], settings, found.warnings),
-            **({"AnatomyFrom": list(found.sources)} if found.sources else {}),
-        },
+        provenance=provenance,
         reference=_plan_reference(job, settings),
+        templates=plan_templates(job, settings, provenance),
+        transforms=ready_transforms(job),
     )
 
 
 def _ready(found: Anatomy) -> dict[str, Path]:
-    """Return ready-made files; transforms of the template that we normalize to by their port."""
-    ports = {f"{way}_{TEMPLATE}": f"{way}_template" for way in ("to", "from")}
-    return {ports.get(key, key): path for key, path in found.ready.items()}
+    """Return ready-made files; of transforms those of the embedded template, by their port."""
+    ports = {f"{way}_{EMBEDDED}": f"{way}_template" for way in ("to", "from")}
+    return {
+        ports.get(key, key): path
+        for key, path in found.ready.items()
+        if key in ports or not key.startswith(("to_", "from_"))
+    }
 
 
 def _plan_reference(job: SubjectJob, settings: Settings) -> ReferencePlan | None:
@@ -228,6 +247,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         sodium_only=not anatomical,
         moved=_moved(job, run) if job.reference else {},
         lesion_spaces=spaces,
+        spaces=_spaces(job, run, settings),
         provenance={
             **_provenance(job, [p for p in inputs if p], settings, notes),
             "EchoTime": run.protocol.echo_time,
@@ -462,6 +482,12 @@ def _nonlinear(job: SubjectJob, run: SodiumRun, settings: Settings) -> dict[str,
     }
     outputs = {port: str(path) for port, path in paths.items()}
     return {"method": settings.recon, "source": passed, "outputs": outputs}
+
+
+def _spaces(job: SubjectJob, run: SodiumRun, settings: Settings) -> tuple[SpacePlan, ...]:
+    if not job.has_anatomy:
+        return ()
+    return plan_spaces(job, settings, _names(job, run, settings), links(settings))
 
 
 def _names(job: SubjectJob, run: SodiumRun, settings: Settings) -> DerivativeNames:

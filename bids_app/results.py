@@ -147,7 +147,19 @@ class SessionResults:
         """What the anatomy wants to be known."""
         own = self.metadata
         found = [*(own.get("Warnings") or []), *(own.get("InputWarnings") or [])]
-        return [str(text) for text in [*found, own.get("BrainWarning")] if text]
+        found += [own.get("BrainWarning"), own.get("NormalizationWarning")]
+        return [str(text) for text in [*found, *self._template_warnings()] if text]
+
+    def _template_warnings(self) -> list[str]:
+        """Return what is doubtful about normalizations to templates of the output spaces."""
+        pattern = f"{self.names.anat_prefix}_from-{self.names.anat_suffix}_to-*_xfm.json"
+        own = self.metadata.get("NormalizationWarning")  # stands in every sidecar of the anatomy
+        said = {p: read_json(p) for p in sorted(self.names.folder.glob(pattern))}
+        return [
+            f"{entities(path)['to']}: {text}"
+            for path, held in said.items()
+            if (text := held.get("NormalizationWarning")) and text != own
+        ]
 
     def lesion_files(self) -> dict[str, Path]:
         """Return masks or fractions of lesions that lie beside the anatomy, by name."""

@@ -17,6 +17,7 @@ from sodiumprep.bids_app.names import BIDSIGNORE, DatasetNames, dataset_descript
 from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_name
 from sodiumprep.bids_app.report import write_report
 from sodiumprep.bids_app.settings import Settings
+from sodiumprep.bids_app.templates import check_spaces
 from sodiumprep.interfaces.outputs import write_json
 from sodiumprep.workflows.base import (
     computed_steps,
@@ -45,6 +46,8 @@ def run_participant(settings: Settings) -> int:
     UserError
         If nothing can be started.
     """
+    if not settings.reports_only:
+        check_spaces(settings.output_spaces)  # before anything takes time
     jobs, failures = collect(settings)
     for line in (line for job in jobs for line in describe(job)):
         print(line)

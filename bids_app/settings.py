@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sodiumprep.bids_app.templates import Space
+
 DEFAULT_SEED = 23
 SESSIONWISE = "sessionwise"  # each session has an anatomy of its own
 DEFAULT_RECON = "gridding"  # results of another method carry its name
@@ -80,6 +82,8 @@ class Settings:
         List of calibration vials that replaces the sidecars' one.
     relaxation_file
         Relaxation constants that replace the built-in table.
+    output_spaces
+        Templates that maps are resampled to, beside the sodium grid and the anatomy.
     nipype_plugin
         Keys ``plugin`` and ``plugin_args`` for Nipype, None for its local pool.
     """
@@ -118,6 +122,7 @@ class Settings:
     reference: str | None = None
     vials_file: Path | None = None
     relaxation_file: Path | None = None
+    output_spaces: tuple[Space, ...] = ()
     nipype_plugin: Mapping[str, Any] | None = None
 
     def environment(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""1H anatomy: bias field, brain and head, normalization to the embedded template, fractions."""
+"""1H anatomy: bias field, brain and head, normalization to a template, fractions."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
+from sodiumprep.interfaces.templates import FAINT, template_brain
+from sodiumprep.interfaces.templates import embedded_template as _template
 from sodiumprep.sodium.brain import (
     HeadModel,
     brain_volume_ml,
@@ -33,6 +35,7 @@ from sodiumprep.sodium.brain import (
     volume_warning,
 )
 from sodiumprep.sodium.fractions import TISSUES, fit_fractions
+from sodiumprep.sodium.normalization import brain_overlap, overlap_warning
 
 Array = NDArray[Any]
 
@@ -42,19 +45,13 @@ COARSE_MM = 4  # mm, grid of the brain extraction and of the bias field
 START_TILTS_DEG = (0.0, -25.0, 25.0)  # degrees about the left-right axis: chin down, chin up
 BIAS_MM = 100  # mm between knots of the bias field; at 70 it takes up white matter
 SYN_STEPS = {True: (40, 25, 6), False: (60, 40, 30, 10)}  # iterations per level, sloppy or not
+NOWHERE = -1e30  # outside of an image: ANTs takes no nan
 GRID_MM = {True: 2, False: 1}  # mm, grid of the normalization, sloppy or not
 
 
 def _ants() -> Any:
     # Takes 2 s and fixes ITK's number of threads: only when a node runs, not with the graph.
     return importlib.import_module("ants")
-
-
-def _template(name: str, resolution: int) -> tuple[Array, Array]:
-    """Load ``template``, ``gm_template`` or ``wm_template`` of the embedded MNI152."""
-    datasets = importlib.import_module("nilearn.datasets")  # as slow as ants
-    image = getattr(datasets, f"load_mni152_{name}")(resolution=resolution)
-    return np.asarray(image.dataobj, np.float32), image.affine
 
 
 def to_ants(array: Array, affine: Array) -> Any:
@@ -80,6 +77,39 @@ def to_ants(array: Array, affine: Array) -> Any:
         spacing=spacing.tolist(),
         direction=lps[:3, :3] / spacing,
     )
+
+
+def resample_once(
+    values: Array,
+    affine: Array,
+    shape: tuple[int, ...],
+    target: Array,
+    transforms: list[str],
+) -> Array:
+    """Resample an image once, by cubic splines, through a chain of transforms.
+
+    Parameters
+    ----------
+    values
+        Shape (x, y, z).
+    affine
+        Shape (4, 4) [mm, RAS].
+    shape, target
+        Grid that is wanted and its affine [mm, RAS].
+    transforms
+        ITK files; points of the target go through the first one first.
+
+    Returns
+    -------
+    resampled
+        Shape ``shape``, float32; nan where the grid leaves the image.
+    """
+    grid, image = to_ants(np.zeros(shape, np.float32), target), to_ants(values, affine)
+    moved = _ants().apply_transforms(
+        grid, image, transforms, interpolator="bSpline", defaultvalue=NOWHERE
+    )
+    resampled = moved.numpy()
+    return np.where(resampled > NOWHERE / 2, resampled, np.float32(np.nan))
 
 
 def _affine_of(image: Any) -> Array:
@@ -375,12 +405,20 @@ class HeadMask(SimpleInterface):
 
 
 def normalize(
-    array: Array, affine: Array, mask: Array, lesion: Array | None, sloppy: bool, prefix: str
+    template: tuple[Array, Array],
+    array: Array,
+    affine: Array,
+    mask: Array,
+    lesion: Array | None,
+    sloppy: bool,
+    prefix: str,
 ) -> dict[str, Any]:
-    """Register the template's brain to a brain, affine and then deformable (SyN).
+    """Register a template's brain to a brain, affine and then deformable (SyN).
 
     Parameters
     ----------
+    template
+        Brain of the template, in [0, 1], and its affine [mm, RAS].
     array
         Bias-corrected 1H image, shape (x, y, z).
     affine
@@ -412,7 +450,7 @@ def normalize(
     metric_mask = ants.resample_image_to_target(metric_mask, fixed, interp_type="nearestNeighbor")
     return ants.registration(
         fixed,
-        to_ants(*_template("template", GRID_MM[sloppy])),
+        to_ants(*template),
         "SyN",
         mask=metric_mask,
         mask_all_stages=True,
@@ -431,6 +469,8 @@ class NormalizeInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="bias-corrected 1H image, any unit")
     mask_file = File(exists=True, mandatory=True, desc="brain mask, any grid")
     lesion_file = File(exists=True, desc="lesion mask left out of the metric, any grid")
+    template_file = File(exists=True, desc="T1w template; the embedded one without it")
+    template_mask = File(exists=True, desc="its brain mask")
     sloppy = traits.Bool(False, usedefault=True, desc="2 mm instead of 1 mm grid (no unit)")
 
 
@@ -438,10 +478,12 @@ class NormalizeOutputSpec(TraitedSpec):
     to_template_xfm = File(exists=True, desc="resamples the subject to the template [mm, LPS]")
     from_template_xfm = File(exists=True, desc="resamples the template to the subject [mm, LPS]")
     warped_file = File(exists=True, desc="1H image on the template grid, scaled to [0, 1]")
+    overlap = traits.Float(desc="Dice coefficient of the brains after normalization")
+    warning = traits.Str(desc="why it may be wrong; empty if nothing speaks against it")
 
 
 class Normalize(SimpleInterface):
-    """Normalize a brain to the embedded template; both ways are ITK composites (HDF5)."""
+    """Normalize a brain to a template; both ways are ITK composites (HDF5)."""
 
     input_spec = NormalizeInputSpec
     output_spec = NormalizeOutputSpec
@@ -452,15 +494,22 @@ class Normalize(SimpleInterface):
         mask = _read_mask(self.inputs.mask_file, image)
         lesion = _optional_mask(self.inputs.lesion_file, image)
         prefix = str(Path(runtime.cwd) / "template_")
-        result = normalize(array, affine, mask, lesion, self.inputs.sloppy, prefix)
+        template = template_brain(*self._template_files(), GRID_MM[self.inputs.sloppy])
+        result = normalize(template, array, affine, mask, lesion, self.inputs.sloppy, prefix)
         self._results["from_template_xfm"] = result["fwdtransforms"]
         self._results["to_template_xfm"] = result["invtransforms"]
-        template, grid = _template("template", GRID_MM[self.inputs.sloppy])
         scaled = to_ants(bright_range(array, mask), affine)
-        warped = _ants().apply_transforms(to_ants(template, grid), scaled, result["invtransforms"])
+        warped = _ants().apply_transforms(to_ants(*template), scaled, result["invtransforms"])
         out_file = Path(runtime.cwd) / "warped.nii.gz"
-        self._results["warped_file"] = save_image(out_file, warped.numpy(), grid)
+        self._results["warped_file"] = save_image(out_file, warped.numpy(), template[1])
+        there = _warp_mask(to_ants(*template), to_ants(mask, affine), result["invtransforms"])
+        self._results["overlap"] = brain_overlap(there, template[0] > FAINT)
+        self._results["warning"] = overlap_warning(self._results["overlap"])
         return runtime
+
+    def _template_files(self) -> tuple[str, str]:
+        given = self.inputs.template_file, self.inputs.template_mask
+        return given if isdefined(given[0]) else ("", "")
 
 
 def tissue_priors(image: Any, from_template_xfm: str) -> Array:

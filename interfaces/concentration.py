@@ -18,11 +18,13 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from sodiumprep.interfaces.anatomy import resample_once
 from sodiumprep.interfaces.calibrate import load_lines, protocol_of
 from sodiumprep.interfaces.coil_fields import load_field
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
 from sodiumprep.interfaces.reconstruct import load_response, tissue_constants
 from sodiumprep.interfaces.registration import read_transform
+from sodiumprep.interfaces.templates import template_grid
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import index_map, resample
 from sodiumprep.sodium.coil_fields import grid_positions, relative_uncertainty
@@ -267,6 +269,39 @@ class ResampleToAnatomy(SimpleInterface):
         reference, target = load_image(self.inputs.reference_file)
         mapping = index_map(target, affine, read_transform(self.inputs.xfm_file))
         moved = resample(values, mapping, reference.shape, 3, outside=np.nan)
+        path = Path(runtime.cwd) / Path(self.inputs.in_file).name
+        self._results["out_file"] = save_image(path, moved, target)
+        return runtime
+
+
+class _ResampleToTemplateInput(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="map in sodium space")
+    xfm_file = File(exists=True, mandatory=True, desc="points of the anatomy to points of sodium")
+    template_xfm = File(
+        exists=True, mandatory=True, desc="points of the template to points of the anatomy"
+    )
+    grid_file = File(exists=True, desc="image whose grid is taken; else the embedded template's")
+    resolution = traits.Int(1, usedefault=True, desc="voxel edge of the embedded template [mm]")
+
+
+class _ResampleToTemplateOutput(TraitedSpec):
+    out_file = File(
+        exists=True, desc="map on the grid of the template; nan outside its field of view"
+    )
+
+
+class ResampleToTemplate(SimpleInterface):
+    """Resample a map once, by cubic splines, through both transforms to a template's grid."""
+
+    input_spec = _ResampleToTemplateInput
+    output_spec = _ResampleToTemplateOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        values, affine = load_image(self.inputs.in_file)
+        grid_file = self.inputs.grid_file if isdefined(self.inputs.grid_file) else ""
+        shape, target = template_grid(grid_file, self.inputs.resolution)
+        transforms = [self.inputs.template_xfm, self.inputs.xfm_file]
+        moved = resample_once(values, affine, shape, target, transforms)
         path = Path(runtime.cwd) / Path(self.inputs.in_file).name
         self._results["out_file"] = save_image(path, moved, target)
         return runtime

@@ -38,6 +38,7 @@ ANATOMY_FILES: dict[str, tuple[str, str]] = {
     "from_template_xfm": ("mm", "Resamples the template to the subject"),
     "brain_volume_ml": ("ml", "Volume of the brain mask"),
     "brain_warning": ("", "Why the brain mask may be wrong"),
+    "normalization_warning": ("", "Why the normalization may be wrong"),
 }
 TSC = "mmol/L"
 SODIUM_FILES: dict[str, tuple[str, str]] = {
@@ -54,7 +55,9 @@ SODIUM_FILES: dict[str, tuple[str, str]] = {
     "calibration_file": ("", "Calibration lines"),
     "table_file": (TSC, "Regional tissue sodium concentrations"),
 }
-NOT_SAVED = {"brain_volume_ml", "brain_warning", "calibration_file"}  # numbers of the sidecars
+NOT_SAVED = {  # numbers of the sidecars
+    "brain_volume_ml", "brain_warning", "normalization_warning", "calibration_file",
+}  # fmt: skip
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -135,6 +138,7 @@ class _SaveAnatomyInput(BaseInterfaceInputSpec):
     from_template_xfm = File(exists=True, desc="template to subject")
     brain_volume_ml = traits.Float(desc="[ml]")
     brain_warning = traits.Str(desc="empty if the brain mask is plausible")
+    normalization_warning = traits.Str(desc="empty if the normalization is plausible")
 
 
 class SaveAnatomy(SimpleInterface):
@@ -148,6 +152,7 @@ class SaveAnatomy(SimpleInterface):
         numbers = {
             "BrainVolume": getattr(self.inputs, "brain_volume_ml", None),
             "BrainWarning": getattr(self.inputs, "brain_warning", None),
+            "NormalizationWarning": getattr(self.inputs, "normalization_warning", None),
         }
         known = {k: v for k, v in numbers.items() if isdefined(v) and v not in (None, "")}
         for port, (units, description) in ANATOMY_FILES.items():
@@ -223,18 +228,8 @@ class SaveSodium(SimpleInterface):
     output_spec = _SavedOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        lines, references = load_lines(self.inputs.calibration_file)
-        used = {
-            **self.inputs.provenance,
-            "Calibration": {
-                **references,
-                "Lines": {name: vars(line) for name, line in lines.items()},
-            },
-            "RelaxationConstants": dict(self.inputs.tissues),
-            "PointSpreadFWHM": self.inputs.properties["PointSpreadFWHM"],
-            "ReceiveCorrection": self.inputs.properties["ReceiveCorrection"],
-            "PartialVolumeCorrection": "gtm (regional values)",
-        }
+        lines, _ = load_lines(self.inputs.calibration_file)
+        used = _numbers_used(self.inputs)
         written = []
         for port, (units, description) in SODIUM_FILES.items():
             if port in NOT_SAVED:
@@ -270,6 +265,92 @@ class SaveSodium(SimpleInterface):
             "CalibrationRSquared": lines["corrected"].r_squared,
             "Warnings": warnings,
         }
+
+
+def _numbers_used(inputs: Any) -> dict[str, Any]:
+    """Return what the sidecar of a concentration says: calibration, constants, kernel."""
+    lines, references = load_lines(inputs.calibration_file)
+    return {
+        **inputs.provenance,
+        "Calibration": {
+            **references,
+            "Lines": {name: vars(line) for name, line in lines.items()},
+        },
+        "RelaxationConstants": dict(inputs.tissues),
+        "PointSpreadFWHM": inputs.properties["PointSpreadFWHM"],
+        "ReceiveCorrection": inputs.properties["ReceiveCorrection"],
+        "PartialVolumeCorrection": "gtm (regional values)",
+    }
+
+
+SPACE_FILES: dict[str, tuple[str, str]] = {
+    "apparent_file": (TSC, "Apparent tissue sodium concentration in the space of a template"),
+    "corrected_file": (TSC, "Tissue sodium concentration in the space of a template"),
+    "uncertainty_file": (TSC, "Its standard uncertainty in the space of a template"),
+}
+
+
+class _SaveSpaceInput(BaseInterfaceInputSpec):
+    outputs = traits.Dict(mandatory=True, desc="output path by port")
+    provenance = traits.Dict(mandatory=True, desc="entries of every sidecar")
+    tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue and vial [s]")
+    properties = traits.Dict(mandatory=True, desc="of the image")
+    calibration_file = File(exists=True, mandatory=True, desc="calibration lines (JSON)")
+    apparent_file = File(exists=True, mandatory=True, desc="[mmol/L]")
+    corrected_file = File(exists=True, mandatory=True, desc="[mmol/L]")
+    uncertainty_file = File(exists=True, mandatory=True, desc="[mmol/L]")
+
+
+class SaveSpace(SimpleInterface):
+    """Save the maps on the grid of a template."""
+
+    input_spec = _SaveSpaceInput
+    output_spec = _SavedOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        used = _numbers_used(self.inputs)
+        written = []
+        for port, (units, description) in SPACE_FILES.items():
+            target = self.inputs.outputs[port]
+            save_as(getattr(self.inputs, port), target)
+            write_json(_sidecar(target), {"Description": description, "Units": units, **used})
+            written.append(target)
+        self._results["out_files"] = written
+        return runtime
+
+
+class _SaveTransformsInput(BaseInterfaceInputSpec):
+    outputs = traits.Dict(mandatory=True, desc="output path by port")
+    provenance = traits.Dict(mandatory=True, desc="entries of every sidecar")
+    to_template_xfm = File(exists=True, mandatory=True, desc="subject to template")
+    from_template_xfm = File(exists=True, mandatory=True, desc="template to subject")
+    overlap = traits.Float(mandatory=True, desc="Dice coefficient of the brains")
+    warning = traits.Str(mandatory=True, desc="empty if the normalization is plausible")
+
+
+class SaveTransforms(SimpleInterface):
+    """Save both transforms between the anatomy and a template."""
+
+    input_spec = _SaveTransformsInput
+    output_spec = _SavedOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        written = []
+        for port in ("to_template_xfm", "from_template_xfm"):
+            units, description = ANATOMY_FILES[port]
+            target = self.inputs.outputs[port]
+            save_as(getattr(self.inputs, port), target)
+            head: dict[str, Any] = {
+                "Description": description,
+                "Units": units,
+                "BrainOverlap": self.inputs.overlap,
+            }
+            if self.inputs.warning:
+                head["NormalizationWarning"] = self.inputs.warning
+            write_json(_sidecar(target), {**head, **self.inputs.provenance})
+            written.append(target)
+        self._results["out_files"] = written
+        return runtime
 
 
 NONLINEAR_FILES: dict[str, tuple[str, str]] = {

@@ -26,6 +26,7 @@ OUTPUTS = [
     "from_template_xfm",
     "brain_volume_ml",
     "brain_warning",
+    "normalization_warning",
 ]
 FRACTIONS = ["gm_file", "wm_file", "csf_file", "dseg_file"]
 TRANSFORMS = ["to_template_xfm", "from_template_xfm"]
@@ -48,8 +49,8 @@ def init_anatomy_wf(sloppy: bool, name: str = "anatomy_wf") -> Workflow:
         finding one, optional), ``lesion_file`` (left out of metric and statistics, optional).
         ``outputnode``: ``preproc_file``, ``brain_mask``, ``head_mask``, ``gm_file``, ``wm_file``,
         ``csf_file``, ``dseg_file`` on the grid of ``anat_file``; ``to_template_xfm`` and
-        ``from_template_xfm`` (ITK composites); ``brain_volume_ml`` [ml]; ``brain_warning``, empty
-        if the volume is plausible.
+        ``from_template_xfm`` (ITK composites); ``brain_volume_ml`` [ml]; ``brain_warning`` and
+        ``normalization_warning``, empty if volume and overlap are plausible.
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = DESCRIPTION
@@ -89,6 +90,7 @@ def init_anatomy_wf(sloppy: bool, name: str = "anatomy_wf") -> Workflow:
             ),
             (head, result, [("head_mask_file", "head_mask")]),
             (normalize, result, [(port, port) for port in TRANSFORMS]),
+            (normalize, result, [("warning", "normalization_warning")]),
             (fractions, result, [(port, port) for port in FRACTIONS]),
         ]
     )

@@ -30,6 +30,12 @@ from sodiumprep.workflows.sessions import (
     move_regions,
 )
 from sodiumprep.workflows.sodium_only import init_sodium_only_wf
+from sodiumprep.workflows.templates import (
+    MAPS,
+    init_space_wf,
+    init_templates_wf,
+    template_port,
+)
 
 FRACTIONS = ["gm_file", "wm_file", "csf_file"]
 USED_BY_SODIUM = [*FRACTIONS, "brain_mask", "head_mask"]
@@ -186,8 +192,8 @@ def _replace(workflow: Workflow, step: type, ready: Node, ports: Mapping[str, st
     """Let a node give what the nodes of a step would compute."""
     for node in _nodes_of(workflow, step):
         for target, output, field in _uses(workflow, node):
+            workflow.disconnect(node, output, target, field)
             if output in ports:
-                workflow.disconnect(node, output, target, field)
                 workflow.connect(ready, ports[output], target, field)
 
 
@@ -219,11 +225,13 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
     -------
     workflow
         ``inputnode``: fractions and masks of the anatomy, and ``preproc_file`` whose grid the
-        maps in anatomical space take.
+        maps in anatomical space take; the transform to each template.
     """
     workflow = Workflow(name=plan.name)
     poses = POSES if needs_poses(plan) else []
-    source = Node(IdentityInterface([*USED_BY_SODIUM, "preproc_file", *poses]), name="inputnode")
+    templates = sorted({template_port(space.template) for space in plan.spaces})
+    ports = [*USED_BY_SODIUM, "preproc_file", *templates, *poses]
+    source = Node(IdentityInterface(ports), name="inputnode")
     image = init_reconstruct_wf(plan)
     register = _registration(plan, sloppy)
     pvc = init_gtm_wf(plan)
@@ -270,9 +278,10 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
     if "sodium" in plan.moved:
         workflow.connect([(source, register, [(p, f"inputnode.{p}") for p in POSES])])
     move_regions(workflow, source, pvc, plan)
+    rooms = {"register": register, "pvc": pvc, "concentration": concentration}
     if plan.nonlinear:
-        rooms = {"register": register, "pvc": pvc, "concentration": concentration}
         _add_nonlinear(workflow, plan, source, rooms)
+    _add_spaces(workflow, plan, source, rooms)
     return workflow
 
 
@@ -311,6 +320,24 @@ def _add_nonlinear(
     ])  # fmt: skip
 
 
+def _add_spaces(
+    workflow: Workflow, plan: SodiumPlan, source: Node, rooms: Mapping[str, Workflow]
+) -> None:
+    """Let the maps be resampled to templates, each once from the sodium grid."""
+    taken = {
+        "register": ("xfm_file",),
+        "pvc": ("properties",),
+        "concentration": (*MAPS, "calibration_file"),
+    }
+    for space in plan.spaces:
+        room = init_space_wf(plan, space)
+        workflow.connect([
+            (source, room, [(template_port(space.template), "inputnode.template_xfm")]),
+            *((rooms[name], room, [(f"outputnode.{p}", f"inputnode.{p}") for p in ports])
+              for name, ports in taken.items()),
+        ])  # fmt: skip
+
+
 def init_subject_wf(
     name: str, anatomy: AnatomyPlan | None, runs: Sequence[SodiumPlan], sloppy: bool
 ) -> Workflow:
@@ -345,6 +372,8 @@ def init_subject_wf(
     used = [(f"outputnode.{p}", f"inputnode.{p}") for p in (*USED_BY_SODIUM, "preproc_file")]
     sodium = [(plan, init_sodium_wf(plan, sloppy)) for plan in runs]
     workflow.connect([(prepared, graph, list(used)) for _, graph in sodium])
+    if anatomy.templates:
+        _add_templates(workflow, anatomy, prepared, sloppy, sodium)
     if shared is not None:
         poses = _share(workflow, prepared, shared, sloppy)
         moving = [graph for plan, graph in sodium if needs_poses(plan)]
@@ -373,3 +402,24 @@ def _share(
         (prepared, save, [("outputnode.preproc_file", "inputnode.preproc_file")]),
     ])  # fmt: skip
     return poses
+
+
+def _add_templates(
+    workflow: Workflow,
+    anatomy: AnatomyPlan,
+    prepared: Workflow,
+    sloppy: bool,
+    sodium: Sequence[tuple[SodiumPlan, Workflow]],
+) -> None:
+    """Normalize to the templates, but to the embedded one where the anatomy did it already."""
+    own = [template.name for template in anatomy.templates if not template.image]
+    normalized = not fractions_are_ready(anatomy) or "to_template" in anatomy.ready
+    embedded = next(iter(own), "") if normalized else ""
+    templates = init_templates_wf(anatomy, embedded, sloppy)
+    ports = ["preproc_file", "brain_mask", *(["to_template_xfm"] if embedded else [])]
+    workflow.connect([
+        (prepared, templates, [(f"outputnode.{p}", f"inputnode.{p}") for p in ports]),
+        *((templates, room, [(f"outputnode.{port}", f"inputnode.{port}")])
+          for plan, room in sodium
+          for port in sorted({template_port(space.template) for space in plan.spaces})),
+    ])  # fmt: skip

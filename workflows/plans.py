@@ -64,6 +64,57 @@ class ReferencePlan:
 
 
 @dataclass(frozen=True)
+class TemplatePlan:
+    """A template that the anatomy is normalized to.
+
+    Parameters
+    ----------
+    name
+        Of template and cohort, as ``MNIInfant+2``.
+    image, mask
+        T1w image and brain mask; empty for the embedded template.
+    outputs
+        Output path of ``to_template_xfm`` and ``from_template_xfm``.
+    provenance
+        Entries of their sidecars.
+    """
+
+    name: str
+    image: str = ""
+    mask: str = ""
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SpacePlan:
+    """A grid of a template that maps are resampled to.
+
+    Parameters
+    ----------
+    name
+        Of the space, its cohort and resolution; letters, digits and underscores.
+    template
+        Name of the :class:`TemplatePlan`.
+    grid
+        Image that has the grid; empty for the embedded template.
+    resolution
+        Voxel edge of the embedded template [mm].
+    outputs
+        Output path of each map by name.
+    provenance
+        Entries of their sidecars.
+    """
+
+    name: str
+    template: str
+    grid: str = ""
+    resolution: int = 1
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class AnatomyPlan:
     """The 1H anatomy of one subject and session.
 
@@ -85,6 +136,11 @@ class AnatomyPlan:
         Entries of every sidecar.
     reference
         What sessions share, None for one session.
+    templates
+        What the anatomy is normalized to, for maps.
+    transforms
+        Ready-made transforms that resample the anatomy to a template, by the template's name;
+        nothing is registered to those.
     """
 
     image: str
@@ -94,6 +150,8 @@ class AnatomyPlan:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     label_tissues: Mapping[int, str] = field(default_factory=dict)
     reference: ReferencePlan | None = None
+    templates: tuple[TemplatePlan, ...] = ()
+    transforms: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,6 +196,8 @@ class SodiumPlan:
     lesion_spaces
         Index of the 1H image in whose space each lesion mask lies, -1 for the anatomy's; empty
         where all lie there.
+    spaces
+        Grids of templates that the maps are resampled to.
     """
 
     name: str
@@ -157,3 +217,4 @@ class SodiumPlan:
     sodium_only: bool = False
     moved: Mapping[str, int] = field(default_factory=dict)
     lesion_spaces: Mapping[str, int] = field(default_factory=dict)
+    spaces: tuple[SpacePlan, ...] = ()

@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 
 from sodiumprep.bids_app.demo import compare, registration_error
+from sodiumprep.bids_app.templates import EMBEDDED
+from sodiumprep.interfaces.templates import embedded_template, template_brain
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +34,8 @@ def participant_level(raw: Path, out: Path, *options: object) -> subprocess.Comp
     return call(
         "sodiumprep", raw, out, "participant", "-w", out.with_name(f"work-{out.name}"),
         "--sloppy", "--random-seed", 7, "--omp-nthreads", 1,
-        "-d", f"manual={raw / 'derivatives' / 'manual'}", *options,
+        "-d", f"manual={raw / 'derivatives' / 'manual'}",
+        "--output-spaces", f"{EMBEDDED}:res-4", *options,
     )  # fmt: skip
 
 
@@ -135,6 +138,20 @@ def test_maps_in_both_spaces_have_the_grid_they_claim(cohort: Cohort) -> None:
         moved = nib.load(anat / f"sub-01_acq-23Na_space-T1w_desc-{desc}_TSCmap.nii.gz")
         assert np.allclose(own.affine, sodium.affine, atol=1e-4)
         assert moved.shape == t1w.shape
+
+
+def test_maps_in_the_template_show_its_fluid_brighter_than_its_tissue(cohort: Cohort) -> None:
+    anat = cohort.out / "sub-01" / "anat"
+    image = nib.load(anat / f"sub-01_acq-23Na_space-{EMBEDDED}_res-4_desc-corrected_TSCmap.nii.gz")
+    brain, affine = template_brain("", "", 4)
+    white = embedded_template("wm_template", 4)[0]
+    grey = embedded_template("gm_template", 4)[0]
+    assert np.allclose(image.affine, affine, atol=1e-4)
+    values = image.get_fdata()
+    inside = (brain > 0) & np.isfinite(values)
+    assert inside.sum() > 0.95 * (brain > 0).sum()
+    fluid, tissue = inside & (grey + white < 0.2), inside & (white > 0.9)
+    assert np.median(values[fluid]) > 1.5 * np.median(values[tissue])
 
 
 def test_group_level_needs_the_output_only(cohort: Cohort) -> None:

@@ -6,23 +6,27 @@ from pathlib import Path
 
 import pytest
 from nipype.interfaces.base import isdefined
+from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Workflow
 
+from sodiumprep.interfaces.outputs import SPACE_FILES
 from sodiumprep.workflows.anatomy import INPUTS as OPTIONAL_ANATOMY
 from sodiumprep.workflows.base import init_subject_wf
 from sodiumprep.workflows.concentration import init_concentration_wf
 from sodiumprep.workflows.outputs import init_anatomy_outputs_wf, init_sodium_outputs_wf
-from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan
+from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan, SpacePlan, TemplatePlan
 from sodiumprep.workflows.pvc import init_gtm_wf
 from sodiumprep.workflows.reconstruct import init_reconstruct_wf
 from sodiumprep.workflows.register import init_register_wf
 from sodiumprep.workflows.sodium_only import init_sodium_only_wf
+from sodiumprep.workflows.templates import init_space_wf, init_templates_wf
 
+EMBEDDED = "MNI152NLin2009aSym"
 VIALS = ({"name": "1 low", "concentration": 50.0}, {"name": "2 high", "concentration": 100.0})
 READY = ("preproc", "mask", "GM", "WM", "CSF")
 OPTIONS = [  # what changes no edge goes along with something else
     {"kspace": kspace, "receive": receive, "vials": vials, "lesions": lesions, "ready": ready,
-     "given": lesions, "sloppy": vials,
+     "given": lesions, "sloppy": vials, "spaces": lesions,
      "nonlinear": ("tv" if vials else "agr") if kspace and lesions else ""}
     for kspace, receive, vials, lesions, ready in product(
         (True, False), ("pair", "map", "none"), (True, False), (True, False),
@@ -45,7 +49,15 @@ def file(tmp_path_factory):
 
 
 def sodium_plan(
-    file, kspace=True, receive="none", vials=True, lesions=False, given=False, nonlinear="", **_
+    file,
+    kspace=True,
+    receive="none",
+    vials=True,
+    lesions=False,
+    given=False,
+    nonlinear="",
+    spaces=False,
+    **_,
 ):
     pair = {"array_files": [file("array.nii.gz")], "volume_files": [file("volume.nii.gz")]}
     labels = {"vial_labels": file("labels.nii.gz"), "vial_space": "T1w", "vial_names": ["1 low"]}
@@ -60,6 +72,25 @@ def sodium_plan(
         provenance={},
         nonlinear={"method": nonlinear, "source": {"kspace_file": file("raw.h5")}, "outputs": {}}
         if nonlinear else {},
+        spaces=space_plans(file) if spaces else (),
+    )  # fmt: skip
+
+
+def space_plans(file):
+    """Return two grids of one template, one of a cohort and one of the embedded template."""
+    grid = file("grid.nii.gz")
+    return (
+        SpacePlan("NKI", "NKI", grid),
+        SpacePlan("NKI_res_2", "NKI", grid),
+        SpacePlan("MNIInfant_cohort_2", "MNIInfant+2", grid),
+        SpacePlan(f"{EMBEDDED}_res_2", EMBEDDED, resolution=2),
+    )
+
+
+def template_plans(file):
+    files = {"image": file("template.nii.gz"), "mask": file("template_mask.nii.gz")}
+    return (
+        TemplatePlan("NKI", **files), TemplatePlan("MNIInfant+2", **files), TemplatePlan(EMBEDDED),
     )  # fmt: skip
 
 
@@ -69,6 +100,8 @@ def subject(file, **options):
         image=file("T1w.nii.gz"),
         ready={name: file(f"{name}.nii.gz") for name in wanted},
         lesions={"core": file("core.nii.gz")} if options["lesions"] else {},
+        templates=template_plans(file) if options["spaces"] else (),
+        transforms={name: file(f"{name}.h5") for name in options.get("transforms", ())},
     )
     return init_subject_wf("sub_01_wf", anatomy, [sodium_plan(file, **options)], options["sloppy"])
 
@@ -114,7 +147,7 @@ def expected_open_ports(options):
     """Return the ports that may stay open: what a ready-made anatomy does not have."""
     optional = set(OPTIONAL_ANATOMY) - {"anat_file"}
     if options["ready"] == "all":
-        missing = optional | {"to_template_xfm", "from_template_xfm"}
+        missing = optional | {"to_template_xfm", "from_template_xfm", "normalization_warning"}
         return {f"anatomy_wf.{port}" for port in missing}
     return {f"anatomy_wf.{port}" for port in optional - (
         {"lesion_file"} if options["lesions"] else set())}  # fmt: skip
@@ -125,7 +158,7 @@ def by_name(workflow):
 
 
 DEFAULT = {"kspace": True, "receive": "none", "vials": True, "lesions": False, "ready": "none",
-           "given": False, "sloppy": False}  # fmt: skip
+           "given": False, "sloppy": False, "spaces": False}  # fmt: skip
 
 
 def nodes_with(file, **options):
@@ -213,6 +246,82 @@ def test_a_transform_that_points_the_other_way_is_turned_round(file, backward):
     assert fed is backward
 
 
+SPACE = "sodium_wf.space_{}_wf.corrected_file"
+
+
+@pytest.mark.parametrize("ready", ["none", "all"])
+def test_one_registration_serves_all_grids_of_a_template(file, ready):
+    nodes = nodes_with(file, spaces=True, ready=ready)
+    found = {name for name in nodes if name.startswith("templates_wf.normalize_")}
+    own = {f"templates_wf.normalize_to_{EMBEDDED}"} if ready == "all" else set()
+    assert found - own == {f"templates_wf.normalize_to_{name}"
+                           for name in ("NKI", "MNIInfant_cohort_2")}  # fmt: skip
+    assert own <= found
+    assert len([name for name in nodes if name.startswith("sodium_wf.space_")]) == 4 * 5
+
+
+def test_a_template_is_registered_with_its_own_files_and_the_embedded_one_without(file):
+    nodes = nodes_with(file, spaces=True, ready="all")
+    inputs = nodes["templates_wf.normalize_to_NKI"].inputs
+    assert inputs.template_file.endswith("template.nii.gz")
+    assert inputs.template_mask.endswith("template_mask.nii.gz")
+    embedded = nodes[f"templates_wf.normalize_to_{EMBEDDED}"].inputs
+    assert not isdefined(embedded.template_file)
+
+
+@pytest.mark.parametrize("ready", ["none", "all"])
+def test_nothing_is_registered_to_a_template_whose_transform_is_there(file, ready):
+    names = ("NKI", "MNIInfant+2", EMBEDDED)
+    nodes = nodes_with(file, spaces=True, ready=ready, transforms=names, lesions=True)
+    assert not [name for name in nodes if "templates_wf.normalize" in name]
+    assert nodes["templates_wf.outputnode"].inputs.to_NKI.endswith("NKI.h5")
+    assert f"to_{EMBEDDED}" in nodes["templates_wf.outputnode"].inputs.get()
+
+
+@pytest.mark.parametrize("lesions", [True, False])
+def test_lesions_are_left_out_of_every_registration_to_a_template(file, lesions):
+    flat = subject(file, **{**DEFAULT, "spaces": True, "lesions": lesions})._create_flat_graph()
+    fed = [source.name for source, _, target, field in edges_of(flat)
+           if target.name.startswith("normalize") and field == "lesion_file"]  # fmt: skip
+    assert fed.count("unite") == (2 if lesions else 0)  # the embedded one is the anatomy's own
+
+
+def test_sloppy_reaches_the_registration_to_templates(file):
+    for sloppy in (True, False):
+        nodes = nodes_with(file, spaces=True, sloppy=sloppy)
+        assert nodes["templates_wf.normalize_to_NKI"].inputs.sloppy is sloppy
+
+
+def test_a_space_takes_the_grid_of_its_file_or_of_the_embedded_template(file):
+    nodes = nodes_with(file, spaces=True)
+    assert nodes[SPACE.format("NKI_res_2")].inputs.grid_file.endswith("grid.nii.gz")
+    embedded = nodes[SPACE.format(f"{EMBEDDED}_res_2")].inputs
+    assert embedded.resolution == 2
+    assert not isdefined(embedded.grid_file)
+
+
+def interpolations(edges, node, port, passed=0):
+    """Return how often the values of a map were interpolated on each way to where it is saved."""
+    if node.name == "save":
+        return [(node.fullname, passed)]
+    passed += type(node.interface).__name__.startswith("Resample")
+    passes_on = isinstance(node.interface, IdentityInterface)
+    ways = [(target, field) for source, output, target, field in edges
+            if source is node and (not passes_on or output == port)
+            and field.removeprefix("anat_") in (*SPACE_FILES, "in_file")]  # fmt: skip
+    return [way for target, field in ways for way in interpolations(edges, target, field, passed)]
+
+
+def test_every_map_off_the_sodium_grid_is_interpolated_once(file):
+    flat = subject(file, **{**DEFAULT, "spaces": True})._create_flat_graph()
+    maps = next(node for node in flat.nodes() if node.fullname.endswith("concentration_wf.maps"))
+    ways = interpolations(edges_of(flat), maps, "")
+    in_spaces = [count for name, count in ways if ".space_" in name]
+    assert in_spaces
+    assert set(in_spaces) == {1}
+    assert {count for name, count in ways if "sodium_outputs_wf" in name} == {0, 1}
+
+
 def factories(file):
     plan, anatomy = sodium_plan(file), AnatomyPlan(image=file("T1w.nii.gz"))
     return {
@@ -223,11 +332,15 @@ def factories(file):
         "anatomy outputs": init_anatomy_outputs_wf(anatomy),
         "sodium outputs": init_sodium_outputs_wf(plan),
         "sodium only": init_sodium_only_wf(drawn_plan(file)),
+        "templates": init_templates_wf(
+            AnatomyPlan(image="", templates=template_plans(file)), EMBEDDED, True
+        ),
+        "space": init_space_wf(plan, space_plans(file)[0]),
     }
 
 
 NAMES = ["reconstruct", "register", "pvc", "concentration", "sodium only", "anatomy outputs",
-         "sodium outputs"]  # fmt: skip
+         "sodium outputs", "templates", "space"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,9 +13,12 @@ from sodiumprep.interfaces.outputs import (
     ANATOMY_FILES,
     NOT_SAVED,
     SODIUM_FILES,
+    SPACE_FILES,
     TABLE_COLUMNS,
     SaveAnatomy,
     SaveSodium,
+    SaveSpace,
+    SaveTransforms,
     save_as,
     write_json,
 )
@@ -90,6 +93,40 @@ def test_all_warnings_reach_the_quality_file(sodium):
     assert quality["CalibrationRSquared"] > 0.99
 
 
+def test_maps_of_a_space_carry_the_numbers_of_the_run_and_the_space(
+    head, measured, calibration_files, tmp_path, run_in
+):
+    targets = {port: str(tmp_path / "anat" / f"{port}.nii.gz") for port in SPACE_FILES}
+    save = SaveSpace(
+        outputs=targets, provenance={**KNOWN, "Template": "NKI"}, tissues=head["tissues"],
+        properties=head["properties"], calibration_file=calibration_files["vials"],
+        **dict.fromkeys(SPACE_FILES, measured["image_file"]),
+    )  # fmt: skip
+    assert run_in(save, tmp_path / "run").out_files == list(targets.values())
+    for port in SPACE_FILES:
+        sidecar = read(tmp_path / "anat" / f"{port}.json")
+        assert {**KNOWN, "Template": "NKI", "Units": "mmol/L"}.items() <= sidecar.items()
+        assert sidecar["Calibration"]["Lines"]["corrected"]["slope"] == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("warning", ["", "probably wrong"])
+def test_transforms_are_copied_as_they_are_with_a_sidecar(tmp_path, run_in, warning):
+    ports = ("to_template_xfm", "from_template_xfm")
+    for port in ports:
+        (tmp_path / f"{port}.h5").write_bytes(port.encode())
+    save = SaveTransforms(
+        outputs={port: str(tmp_path / "anat" / f"{port}.h5") for port in ports}, provenance=KNOWN,
+        **{port: str(tmp_path / f"{port}.h5") for port in ports}, overlap=0.9, warning=warning,
+    )  # fmt: skip
+    assert len(run_in(save, tmp_path / "run").out_files) == 2
+    for port in ports:
+        assert (tmp_path / "anat" / f"{port}.h5").read_bytes() == port.encode()
+        sidecar = read(tmp_path / "anat" / f"{port}.json")
+        assert sidecar["Description"] == ANATOMY_FILES[port][1]
+        assert sidecar["BrainOverlap"] == 0.9
+        assert sidecar.get("NormalizationWarning", "") == warning
+
+
 @pytest.fixture
 def anatomy(head, tmp_path, run_in):
     def saved(**changes):
@@ -118,12 +155,15 @@ def test_an_anatomy_is_written_as_far_as_it_exists(anatomy):
             {"BrainVolume", "BrainWarning"},
         ),
         ({"brain_volume_ml": 1400.0, "brain_warning": ""}, {"BrainVolume"}),
+        ({"normalization_warning": "off"}, {"NormalizationWarning"}),
+        ({"normalization_warning": ""}, set()),
         ({}, set()),
     ],
 )
 def test_what_is_known_of_the_brain_stands_in_the_sidecars(anatomy, known, expected):
     folder, _ = anatomy(**known)
-    found = set(read(folder / "sub-01_brain_mask.json")) & {"BrainVolume", "BrainWarning"}
+    numbers = {"BrainVolume", "BrainWarning", "NormalizationWarning"}
+    found = set(read(folder / "sub-01_brain_mask.json")) & numbers
     assert found == expected
 
 

@@ -209,6 +209,17 @@ def test_warnings_of_the_anatomy_are_shown(names):
     assert "brain of 3 l" in page_of(names.out_dir)
 
 
+def test_a_doubtful_normalization_is_shown_with_its_template(names):
+    write_json(with_json(names.anat_preproc()), {"NormalizationWarning": "overlap of 0.3"})
+    held = {"NKI": "overlap of 0.4", "MNI152NLin2009aSym": "overlap of 0.3"}
+    for template, text in held.items():
+        path = with_json(names.template_transform(template))
+        write_json(path, {"NormalizationWarning": text})
+    page = page_of(names.out_dir)
+    assert "NKI: overlap of 0.4" in page
+    assert page.count("overlap of 0.3") == 1
+
+
 def test_a_missing_sodium_stage_is_explained(names):
     page = page_of(names.out_dir, ["reconstruct: truncated file"])
     assert "No sodium run has results" in page

@@ -1,0 +1,153 @@
+"""Templates: the anatomy is normalized to them, and the maps are resampled to their grids."""
+
+from __future__ import annotations
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline.engine import Node, Workflow
+
+from sodiumprep.interfaces.anatomy import Normalize
+from sodiumprep.interfaces.concentration import ResampleToTemplate
+from sodiumprep.interfaces.outputs import SPACE_FILES, SaveSpace, SaveTransforms
+from sodiumprep.interfaces.regions import UniteLesions
+from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan, SpacePlan, TemplatePlan
+
+MAPS = tuple(SPACE_FILES)
+TRANSFORMS = ["to_template_xfm", "from_template_xfm"]
+SPACE_INPUTS = [*MAPS, "xfm_file", "template_xfm", "calibration_file", "properties"]
+NORMALIZED = (
+    "For maps in standard spaces the brain was normalized to {} (SyN, ANTs; lesions left out of "
+    "the metric)."
+)
+RESAMPLED = (
+    "Maps were resampled once, by cubic splines, from the sodium grid to the grids of templates, "
+    "through the concatenated transforms."
+)
+
+
+def template_port(name: str) -> str:
+    """Return the port that carries the transform to a template.
+
+    Parameters
+    ----------
+    name
+        Of template and cohort.
+
+    Examples
+    --------
+    >>> template_port("MNIInfant+2")
+    'to_MNIInfant_cohort_2'
+    """
+    return f"to_{name.replace('+', '_cohort_')}"
+
+
+def init_templates_wf(
+    plan: AnatomyPlan, embedded: str, sloppy: bool, name: str = "templates_wf"
+) -> Workflow:
+    """Build the graph of the normalization to templates.
+
+    Parameters
+    ----------
+    plan
+        Of one subject; templates of which it has a transform are not registered to.
+    embedded
+        Name of the template whose transform is there already, in ``to_template_xfm``; empty if
+        there is none.
+    sloppy
+        On a grid of 2 mm.
+    name
+        Of the workflow.
+
+    Returns
+    -------
+    workflow
+        ``inputnode``: ``preproc_file`` and ``brain_mask`` of the anatomy, ``to_template_xfm``
+        if it is there already. ``outputnode``: for each template the transform that resamples the
+        anatomy to it, as :func:`template_port` names it. New transforms are saved.
+    """
+    workflow = Workflow(name=name)
+    ports = ["preproc_file", "brain_mask", *(["to_template_xfm"] if embedded else [])]
+    source = Node(IdentityInterface(ports), name="inputnode")
+    wanted = [template_port(template.name) for template in plan.templates]
+    result = Node(IdentityInterface(wanted), name="outputnode")
+    workflow.add_nodes([source, result])
+    registered = []
+    for template, port in zip(plan.templates, wanted, strict=True):
+        if template.name in plan.transforms:
+            setattr(result.inputs, port, plan.transforms[template.name])
+        elif template.name == embedded:
+            workflow.connect(source, "to_template_xfm", result, port)
+        else:
+            node = _normalize(workflow, source, template, sloppy)
+            workflow.connect(node, "to_template_xfm", result, port)
+            registered.append((template.name, node))
+    if registered:
+        workflow.__desc__ = NORMALIZED.format(" and ".join(label for label, _ in registered))
+        _leave_out_lesions(workflow, source, plan, [node for _, node in registered])
+    return workflow
+
+
+def _normalize(workflow: Workflow, source: Node, template: TemplatePlan, sloppy: bool) -> Node:
+    """Register to one template and save the transforms."""
+    port = template_port(template.name)
+    files = {"template_file": template.image, "template_mask": template.mask}
+    given = files if template.image else {}
+    node = Node(Normalize(sloppy=sloppy, **given), name=f"normalize_{port}", mem_gb=2.5)
+    save = Node(
+        SaveTransforms(outputs=dict(template.outputs), provenance=dict(template.provenance)),
+        name=f"save_{port}",
+    )
+    workflow.connect([
+        (source, node, [("preproc_file", "in_file"), ("brain_mask", "mask_file")]),
+        (node, save, [(p, p) for p in (*TRANSFORMS, "overlap", "warning")]),
+    ])  # fmt: skip
+    return node
+
+
+def _leave_out_lesions(
+    workflow: Workflow, source: Node, plan: AnatomyPlan, nodes: list[Node]
+) -> None:
+    if not plan.lesions:
+        return
+    unite = Node(UniteLesions(lesion_files=dict(plan.lesions)), name="unite")
+    workflow.connect(source, "preproc_file", unite, "reference_file")
+    for node in nodes:
+        workflow.connect(unite, "out_file", node, "lesion_file")
+
+
+def init_space_wf(plan: SodiumPlan, space: SpacePlan) -> Workflow:
+    """Build the graph that resamples the maps of a run to the grid of a template, and saves them.
+
+    Parameters
+    ----------
+    plan
+        Of the run.
+    space
+        Grid and output paths.
+
+    Returns
+    -------
+    workflow
+        ``inputnode``: the maps on the sodium grid [mmol/L], ``xfm_file`` (points of the anatomy to
+        points of sodium), ``template_xfm`` (points of the template to points of the anatomy),
+        ``calibration_file``, ``properties``.
+    """
+    workflow = Workflow(name=f"space_{space.name}_wf")
+    workflow.__desc__ = RESAMPLED
+    source = Node(IdentityInterface(SPACE_INPUTS), name="inputnode")
+    grid = {"grid_file": space.grid} if space.grid else {"resolution": space.resolution}
+    resample = {port: Node(ResampleToTemplate(**grid), name=port, mem_gb=1.0) for port in MAPS}
+    save = Node(
+        SaveSpace(
+            outputs=dict(space.outputs),
+            provenance={**plan.provenance, **space.provenance},
+            tissues=dict(plan.tissues),
+        ),
+        name="save",
+    )
+    workflow.connect([
+        *((source, node, [(port, "in_file"), ("xfm_file", "xfm_file"),
+                          ("template_xfm", "template_xfm")]) for port, node in resample.items()),
+        *((node, save, [("out_file", port)]) for port, node in resample.items()),
+        (source, save, [(port, port) for port in ("calibration_file", "properties")]),
+    ])  # fmt: skip
+    return workflow
