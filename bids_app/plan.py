@@ -20,6 +20,7 @@ from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan
 NONLINEAR = ("tv", "agr")  # maps beside those of the default one, never quantified
 SODIUM_OVER_PROTON = SODIUM_GAMMA_BAR / PROTON_GAMMA_BAR  # frequencies in the same field
 TEMPLATE = "MNI152NLin2009aSym"  # nilearn's embedded template
+TEMPLATE_PORTS = ("to_template", "from_template")
 FIELDS = {  # key of the relaxation file -> field
     "T1": "t1",
     "T2starShort": "t2_short",
@@ -70,7 +71,8 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
     found: Anatomy = job.anatomy
     names = DerivativeNames(settings.out_dir, job.subject, job.session, anat_suffix=found.suffix)
     ready = _ready(found)
-    used = [path for key, path in ready.items() if not key.startswith(("to_", "from_"))]
+    unused = {key for key in ready if key.startswith(("to_", "from_"))} - set(TEMPLATE_PORTS)
+    used = [path for key, path in ready.items() if key not in unused]
     raw = [] if "preproc" in ready else [found.image]
     sources = [*raw, *used, *found.lesions.values()]
     return AnatomyPlan(
@@ -98,7 +100,7 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
 
 def _ready(found: Anatomy) -> dict[str, Path]:
     """Return ready-made files; transforms of the template that we normalize to by their port."""
-    ports = {f"{way}_{TEMPLATE}": f"{way}_template" for way in ("to", "from")}
+    ports = dict(zip((f"to_{TEMPLATE}", f"from_{TEMPLATE}"), TEMPLATE_PORTS, strict=True))
     return {ports.get(key, key): path for key, path in found.ready.items()}
 
 
