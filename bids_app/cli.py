@@ -129,7 +129,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="NAME=PATH",
-        help="folders with ready-made anatomy, lesions or vial labels; first one first",
+        help="folders with ready-made anatomy (fMRIPrep, FreeSurfer, SynthSeg, a mask), lesions, "
+        "vial labels or transforms; first one first",
     )
     query.add_argument(
         "--subject-anatomical-reference",

@@ -33,6 +33,7 @@ from sodiumprep.workflows.plans import (
 
 NONLINEAR = ("tv", "agr")  # maps beside those of the default one, never quantified
 SODIUM_OVER_PROTON = SODIUM_GAMMA_BAR / PROTON_GAMMA_BAR  # frequencies in the same field
+TEMPLATE_PORTS = ("to_template", "from_template")
 FIELDS = {  # key of the relaxation file -> field
     "T1": "t1",
     "T2starShort": "t2_short",
@@ -91,7 +92,8 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
     found: Anatomy = job.anatomy
     names = DerivativeNames(settings.out_dir, job.subject, job.session, anat_suffix=found.suffix)
     ready = _ready(found)
-    used = [path for key, path in ready.items() if not key.startswith(("to_", "from_"))]
+    unused = {key for key in ready if key.startswith(("to_", "from_"))} - set(TEMPLATE_PORTS)
+    used = [path for key, path in ready.items() if key not in unused]
     raw = [] if "preproc" in ready else [found.image]
     sources = [*raw, *used, *found.lesions.values()]
     if job.reference and job.reference.builds_template:

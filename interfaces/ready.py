@@ -87,9 +87,11 @@ class TakeImage(SimpleInterface):
     output_spec = _TakeImageOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        values, affine = load_finite_image(self.inputs.in_file)
-        out_file = Path(runtime.cwd) / "image.nii.gz"
-        self._results["out_file"] = save_image(out_file, values, affine)
+        path = self.inputs.in_file
+        values, affine = load_finite_image(path)
+        if not path.endswith((".nii", ".nii.gz")):
+            path = save_image(Path(runtime.cwd) / "image.nii.gz", values, affine)
+        self._results["out_file"] = path
         return runtime
 
 

@@ -58,6 +58,16 @@ def test_an_image_of_freesurfers_keeps_values_and_places(tmp_path, run_in):
     np.testing.assert_allclose(own, affine)
 
 
+def test_an_image_that_needs_no_change_is_not_copied(tmp_path, run_in, reference):
+    assert run_in(TakeImage(in_file=reference), tmp_path / "a").out_file == reference
+
+
+def test_an_image_with_holes_is_refused(tmp_path, run_in, put):
+    broken = put("broken", np.where(RADIUS < 3, np.nan, 1).astype(np.float32))
+    with pytest.raises(ValueError, match=r"broken.nii.gz: \d+ voxels hold NaN"):
+        run_in(TakeImage(in_file=broken), tmp_path / "a")
+
+
 def test_fractions_on_the_grid_are_taken_as_they_are(tmp_path, run_in, reference, fractions):
     taken = run_in(TakeFractions(reference_file=reference, **fractions), tmp_path / "a")
     for port, path in fractions.items():

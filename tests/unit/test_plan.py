@@ -329,5 +329,5 @@ def test_transforms_of_our_template_stand_in_for_the_normalization():
     assert sorted(planned.ready) == ["from_template", "preproc", "to_template"]
     assert set(planned.transforms) == {"MNI152NLin2009aSym", "MNI152NLin6Asym"}
     assert planned.label_tissues == {1: "GM"}
-    assert planned.provenance["Sources"] == ["/d/p.nii.gz"]
+    assert planned.provenance["Sources"] == ["/d/to.h5", "/d/f.h5", "/d/p.nii.gz"]
     assert planned.provenance["AnatomyFrom"] == ["from d: preproc"]
