@@ -42,6 +42,7 @@ from sodiumprep.bids_app.sessions import (
     Reference,
     SessionImage,
     first_session,
+    in_known_space,
     lies_in_reference,
     order_of,
     without_session,
@@ -287,8 +288,9 @@ def _nothing_found(settings: Settings, subject: str, files: Sequence[RawFile]) -
 def _collect_session(
     settings: Settings, subject: str, session: str | None, files: Sequence[RawFile]
 ) -> SubjectJob:
-    ready = Ready(tuple(ready_files(settings.derivatives, subject, session)))
+    ready, said = _ready(settings, subject, session)
     anatomy = _find_anatomy(settings, session, files, ready)
+    anatomy = replace(anatomy, warnings=(*anatomy.warnings, *said))
     if anatomy.image is None and "preproc" not in anatomy.ready:
         raise UserError(
             f"sub-{subject}: no 1H image; accepted in anat/: {', '.join(ANATOMY_ORDER)}, or a "
@@ -297,6 +299,13 @@ def _collect_session(
     own = [file for file in files if file.parts.get("ses") == session]
     runs = () if settings.anat_only else _find_runs(settings, subject, own, ready)
     return SubjectJob(subject, session, anatomy, runs)
+
+
+def _ready(settings: Settings, subject: str, session: str | None) -> tuple[Ready, tuple[str, ...]]:
+    """Return the ``-d`` files of a session, and what of them lies in a space of no use here."""
+    paths = ready_files(settings.derivatives, subject, session)
+    kept, notes = in_known_space(paths, settings.subject_anatomical_reference)
+    return Ready(kept), notes
 
 
 def _find_anatomy(
@@ -342,7 +351,7 @@ def _collect_shared(
     runs: list[SodiumRun] = []
     failures = []
     for session in () if settings.anat_only else sessions:
-        ready = Ready(tuple(ready_files(settings.derivatives, subject, session)))
+        ready, _ = _ready(settings, subject, session)
         own = [file for file in files if file.parts.get("ses") == session]
         try:
             found = _find_runs(settings, subject, own, ready)
@@ -372,7 +381,7 @@ def _find_reference(
     settings: Settings, subject: str, sessions: Sequence[str | None], files: Sequence[RawFile]
 ) -> tuple[Anatomy, Reference]:
     method = settings.subject_anatomical_reference
-    whole = Ready(tuple(ready_files(settings.derivatives, subject, None)))
+    whole, _ = _ready(settings, subject, None)
     given = ready_anatomy(Ready(tuple(without_session(whole.paths))))
     given = given if set(given) >= COMPLETE else {}
     images, notes = _session_images(settings, subject, files)
@@ -401,7 +410,7 @@ def _serving_anatomy(
     settings: Settings, subject: str, first: str | None, files: Sequence[RawFile], given: bool
 ) -> Anatomy:
     """Return the ready-made anatomy of the subject, or that of the first session."""
-    ready = Ready(tuple(ready_files(settings.derivatives, subject, None if given else first)))
+    ready, _ = _ready(settings, subject, None if given else first)
     mine = [file for file in files if not given or "ses" not in file.parts]
     return _find_anatomy(settings, first, mine, ready)
 
@@ -420,7 +429,8 @@ def _session_images(
     images: dict[str | None, SessionImage] = {}
     notes: list[str] = []
     for label in _labels(files):
-        ready = Ready(tuple(ready_files(settings.derivatives, subject, label)))
+        ready, said = _ready(settings, subject, label)
+        notes += said
         own = [f for f in files if f.parts.get("ses") == label and _is_anatomy(f)]
         fitting = [file for file in own if passes(file, filters)]
         best = min(fitting, key=lambda file, s=label: _anatomy_rank(file, s), default=None)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sodiumprep.bids_app.metadata import UserError
-from sodiumprep.bids_app.names import entities, with_json
+from sodiumprep.bids_app.names import entities, suffix, with_json
 from sodiumprep.bids_app.results import SHARED, read_json
+from sodiumprep.bids_app.settings import SESSIONWISE
 
 NOT_MOVED = -1  # index of what lies in the space of the reference already
 
@@ -124,6 +125,34 @@ def lies_in_reference(path: Path) -> bool:
         Image or transform; its sidecar is read.
     """
     return read_json(with_json(path)).get("AnatomicalReference") in SHARED
+
+
+def in_known_space(paths: Iterable[Path], method: str) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Leave out what belongs to a session but lies in another kind of reference.
+
+    Parameters
+    ----------
+    paths
+        Derivatives of one session.
+    method
+        Anatomical reference of this run.
+
+    Returns
+    -------
+    kept, notes
+        Masks, labels and transforms in the session's own space or in this reference, and
+        whatever has no session in its name; a line for each of the others.
+    """
+    kept, notes = [], []
+    for path in paths:
+        known = None
+        if "ses" in entities(path) and suffix(path) in ("xfm", "mask", "dseg"):
+            known = read_json(with_json(path)).get("AnatomicalReference")
+        if known in (None, SESSIONWISE, method):
+            kept.append(path)
+        elif path.suffix != ".json":
+            notes.append(f"{path.name}: not used, it lies in a reference made by {known}")
+    return tuple(kept), tuple(notes)
 
 
 def without_session(paths: Iterable[Path]) -> list[Path]:

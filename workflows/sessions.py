@@ -208,7 +208,6 @@ TEMPLATE_DESCRIPTION = (
     "session is favoured; their mean served as anatomy of all sessions."
 )
 ALIGNMENT_DESCRIPTION = (
-    "The anatomy of the first session served all sessions; the 1H images of the others were "
-    "registered to it rigidly (ANTs), and these transforms concatenated with those of the sodium "
-    "images."
+    "One anatomy served all sessions of a subject; the 1H images of the sessions were registered "
+    "to it rigidly (ANTs), and these transforms concatenated with those of the sodium images."
 )
