@@ -167,6 +167,7 @@ def init_moved_register_wf(
         (source, place, [(port, port) for port in ("sodium_file", "xfm_files")]),
         (source, register, [(port, f"inputnode.{port}") for port in untouched]),
         (place, register, [("sodium_file", "inputnode.sodium_file")]),
+        (place, back, [("sodium_file", "placed_file")]),
         (source, back, [(port, port) for port in POSES]),
         (register, back, [(f"outputnode.{p}", p) for p in ("xfm_file", "properties")]),
         (back, result, [(port, port) for port in register_room.OUTPUTS]),
