@@ -384,7 +384,7 @@ def _find_reference(
     whole, _ = _ready(settings, subject, None)
     given = ready_anatomy(Ready(tuple(without_session(whole.paths))))
     given = given if set(given) >= COMPLETE else {}
-    images, notes = _session_images(settings, subject, files)
+    images, notes = _session_images(settings, subject, files, bool(given))
     first = None
     if not given:
         first = first_session({label: suffix(i.image) for label, i in images.items()}, subject)
@@ -422,7 +422,7 @@ def _not_built(first: str | None, given: Mapping[str, Path]) -> str:
 
 
 def _session_images(
-    settings: Settings, subject: str, files: Sequence[RawFile]
+    settings: Settings, subject: str, files: Sequence[RawFile], given: bool
 ) -> tuple[dict[str | None, SessionImage], list[str]]:
     """Return the 1H image of each session in the dataset, raw or ready-made, with its lesions."""
     filters = settings.bids_filters.get("anat", {})
@@ -440,6 +440,9 @@ def _session_images(
         if image is None:
             continue
         check_image(image)
+        if label is not None and (given or None in images):
+            # what has no session in its name lies in the space of the subject's image
+            ready = Ready(tuple(p for p in ready.paths if "ses" in entities(p)))
         lesions = find_lesions(label, files, ready, label is None)
         images[label] = SessionImage(label, image, lesions.masks)
         notes += lesions.notes

@@ -67,16 +67,19 @@ class Reference:
         index = self.index(session)
         return NOT_MOVED if index == self.reference_index else index
 
+    def has_lesions(self, session: str | None) -> bool:
+        """Tell whether a session has lesion masks of its own."""
+        index = self.index(session)
+        return index != NOT_MOVED and bool(self.images[index].lesions)
+
     def lesions_of(self, session: str | None) -> tuple[SessionImage | None, str]:
         """Return where the lesion masks of a session come from, and what must be said of it.
 
         A session without masks takes those of the reference, or of the first session that has
         some: the tissue under a lesion is not what the anatomy says it is.
         """
-        index = self.index(session)
-        own = self.images[index] if index != NOT_MOVED else None
-        if own is not None and own.lesions:
-            return own, ""
+        if self.has_lesions(session):
+            return self.images[self.index(session)], ""
         order = [self.reference_index] if self.reference_index != NOT_MOVED else []
         candidates = [self.images[n] for n in [*order, *range(len(self.images))]]
         other = next((image for image in candidates if image.lesions), None)

@@ -102,6 +102,19 @@ def test_masks_of_a_session_lie_in_its_own_space():
     )
 
 
+def test_masks_of_a_ready_anatomy_of_the_subject_serve_sessions_without_their_own():
+    given = Reference("first-lex", (image_of("1"), image_of("2", edema="/c")))
+    anatomy, (first, second) = plans(given)
+    assert first.regions["lesion_files"] == {"core": "/d/core.nii.gz"}
+    assert first.lesion_spaces == {"core": -1}
+    assert "that of the reference is used" in " ".join(first.provenance["InputWarnings"])
+    assert second.regions["lesion_files"] == {"edema": "/c"}
+    assert [dict(plan.spaces) for plan in anatomy.reference.sessions] == [
+        {"core": -1},
+        {"edema": 1},
+    ]
+
+
 def test_a_template_leaves_out_the_lesions_of_all_sessions():
     images = (image_of("1", core="/a"), image_of("2", core="/b"))
     both = Reference("unbiased", images, builds_template=True)
