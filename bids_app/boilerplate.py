@@ -40,6 +40,8 @@ CITED = {
     "tang2012": "Tang & Saad 2012, probing, doi:10.1002/nla.779",
     "robson2008": "Robson et al. 2008, pseudo-replicas, doi:10.1002/mrm.21728",
     "noll1991": "Noll et al. 1991, off-resonance, doi:10.1109/42.108599",
+    "pennec2013": "Pennec & Arsigny 2013, exponential barycentres, "
+    "doi:10.1007/978-3-642-30232-9_7",
     "batchelor2005": "Batchelor et al. 2005, motion, doi:10.1002/mrm.20656",
 }
 # by the name that the quality file holds

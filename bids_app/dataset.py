@@ -45,6 +45,7 @@ from sodiumprep.bids_app.sessions import (
     Reference,
     SessionImage,
     first_session,
+    in_known_space,
     lies_in_reference,
     order_of,
     without_session,
@@ -317,8 +318,9 @@ def _nothing_found(settings: Settings, subject: str, files: Sequence[RawFile]) -
 def _collect_session(
     settings: Settings, subject: str, session: str | None, files: Sequence[RawFile]
 ) -> SubjectJob:
-    ready = Ready(tuple(ready_files(settings.derivatives, subject, session)))
+    ready, said = _ready(settings, subject, session)
     anatomy = _find_anatomy(settings, session, files, ready)
+    anatomy = replace(anatomy, warnings=(*anatomy.warnings, *said))
     own = [file for file in files if file.parts.get("ses") == session]
     runs = () if settings.anat_only else _find_runs(settings, subject, own, ready)
     if not anatomy.exists:
@@ -356,6 +358,13 @@ def _in_sodium_space(
         replace(run, regions=find_sodium_regions(RawFile(run.source, {}, {}), ready))
         for run in runs
     )
+
+
+def _ready(settings: Settings, subject: str, session: str | None) -> tuple[Ready, tuple[str, ...]]:
+    """Return the ``-d`` files of a session, and what of them lies in a space of no use here."""
+    paths = ready_files(settings.derivatives, subject, session)
+    kept, notes = in_known_space(paths, settings.subject_anatomical_reference)
+    return Ready(kept), notes
 
 
 def _find_anatomy(
@@ -413,7 +422,7 @@ def _collect_shared(
     runs: list[SodiumRun] = []
     failures = []
     for session in () if settings.anat_only else sessions:
-        ready = Ready(tuple(ready_files(settings.derivatives, subject, session)))
+        ready, _ = _ready(settings, subject, session)
         own = [file for file in files if file.parts.get("ses") == session]
         try:
             found = _find_runs(settings, subject, own, ready)
@@ -443,10 +452,10 @@ def _find_reference(
     settings: Settings, subject: str, sessions: Sequence[str | None], files: Sequence[RawFile]
 ) -> tuple[Anatomy, Reference]:
     method = settings.subject_anatomical_reference
-    whole = Ready(tuple(ready_files(settings.derivatives, subject, None)))
+    whole, _ = _ready(settings, subject, None)
     given = ready_anatomy(Ready(tuple(without_session(whole.paths)))).files
     given = given if set(given) >= COMPLETE else {}
-    images, notes = _session_images(settings, subject, files)
+    images, notes = _session_images(settings, subject, files, bool(given))
     first = None
     if not given:
         first = first_session({label: suffix(i.image) for label, i in images.items()}, subject)
@@ -472,7 +481,7 @@ def _serving_anatomy(
     settings: Settings, subject: str, first: str | None, files: Sequence[RawFile], given: bool
 ) -> Anatomy:
     """Return the ready-made anatomy of the subject, or that of the first session."""
-    ready = Ready(tuple(ready_files(settings.derivatives, subject, None if given else first)))
+    ready, _ = _ready(settings, subject, None if given else first)
     mine = [file for file in files if not given or "ses" not in file.parts]
     return _find_anatomy(settings, first, mine, ready)
 
@@ -484,14 +493,15 @@ def _not_built(first: str | None, given: Mapping[str, Path]) -> str:
 
 
 def _session_images(
-    settings: Settings, subject: str, files: Sequence[RawFile]
+    settings: Settings, subject: str, files: Sequence[RawFile], given: bool
 ) -> tuple[dict[str | None, SessionImage], list[str]]:
     """Return the 1H image of each session in the dataset, raw or ready-made, with its lesions."""
     filters = settings.bids_filters.get("anat", {})
     images: dict[str | None, SessionImage] = {}
     notes: list[str] = []
     for label in _labels(files):
-        ready = Ready(tuple(ready_files(settings.derivatives, subject, label)))
+        ready, said = _ready(settings, subject, label)
+        notes += said
         own = [f for f in files if f.parts.get("ses") == label and _is_anatomy(f)]
         fitting = [file for file in own if passes(file, filters)]
         best = min(fitting, key=lambda file, s=label: _anatomy_rank(file, s), default=None)
@@ -501,6 +511,9 @@ def _session_images(
         if image is None:
             continue
         check_image(image)
+        if label is not None and (given or None in images):
+            # what has no session in its name lies in the space of the subject's image
+            ready = Ready(tuple(p for p in ready.paths if "ses" in entities(p)))
         lesions = find_lesions(label, files, ready, label is None)
         images[label] = SessionImage(label, image, lesions.masks)
         notes += lesions.notes

@@ -164,7 +164,7 @@ def _plan_session(
     names = DerivativeNames(
         settings.out_dir, job.subject, image.session, anat_suffix=job.anatomy.suffix
     )
-    lesions, spaces, note = _shared_lesions(shared, image.session)
+    lesions, spaces, note = _shared_lesions(job, shared, image.session)
     outputs = {f"lesion_{name}": str(names.session_lesion_mask(name)) for name in lesions}
     sources = [image.image, *map(Path, lesions.values())]
     return SessionPlan(
@@ -178,9 +178,13 @@ def _plan_session(
 
 
 def _shared_lesions(
-    shared: Reference, session: str | None
+    job: SubjectJob, shared: Reference, session: str | None
 ) -> tuple[dict[str, str], dict[str, int], str]:
     """Return a session's masks by class, the index of each one's space, and what is to be said."""
+    whole = {name: str(path) for name, path in job.anatomy.lesions.items()}
+    if whole and shared.reference_index == NOT_MOVED and not shared.has_lesions(session):
+        text = f"no lesion mask of ses-{session}: that of the reference is used"
+        return whole, dict.fromkeys(whole, NOT_MOVED), text
     source, note = shared.lesions_of(session)
     if source is None:
         return {}, {}, ""
@@ -298,10 +302,7 @@ def _lesions(job: SubjectJob, run: SodiumRun) -> tuple[dict[str, str], dict[str,
     """Return the lesion masks of a run, the spaces they lie in, and what is to be said."""
     if job.reference is None:
         return {name: str(path) for name, path in job.anatomy.lesions.items()}, {}, ""
-    masks, spaces, note = _shared_lesions(job.reference, run.session)
-    if not masks:  # those of a ready-made anatomy of the subject
-        return {name: str(path) for name, path in job.anatomy.lesions.items()}, {}, ""
-    return masks, spaces, note
+    return _shared_lesions(job, job.reference, run.session)
 
 
 def _moved(job: SubjectJob, run: SodiumRun) -> dict[str, int]:

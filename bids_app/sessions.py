@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sodiumprep.bids_app.metadata import UserError
-from sodiumprep.bids_app.names import entities, with_json
+from sodiumprep.bids_app.names import entities, suffix, with_json
 from sodiumprep.bids_app.results import SHARED, read_json
+from sodiumprep.bids_app.settings import SESSIONWISE
 
 NOT_MOVED = -1  # index of what lies in the space of the reference already
 
@@ -66,16 +67,19 @@ class Reference:
         index = self.index(session)
         return NOT_MOVED if index == self.reference_index else index
 
+    def has_lesions(self, session: str | None) -> bool:
+        """Tell whether a session has lesion masks of its own."""
+        index = self.index(session)
+        return index != NOT_MOVED and bool(self.images[index].lesions)
+
     def lesions_of(self, session: str | None) -> tuple[SessionImage | None, str]:
         """Return where the lesion masks of a session come from, and what must be said of it.
 
         A session without masks takes those of the reference, or of the first session that has
         some: the tissue under a lesion is not what the anatomy says it is.
         """
-        index = self.index(session)
-        own = self.images[index] if index != NOT_MOVED else None
-        if own is not None and own.lesions:
-            return own, ""
+        if self.has_lesions(session):
+            return self.images[self.index(session)], ""
         order = [self.reference_index] if self.reference_index != NOT_MOVED else []
         candidates = [self.images[n] for n in [*order, *range(len(self.images))]]
         other = next((image for image in candidates if image.lesions), None)
@@ -124,6 +128,34 @@ def lies_in_reference(path: Path) -> bool:
         Image or transform; its sidecar is read.
     """
     return read_json(with_json(path)).get("AnatomicalReference") in SHARED
+
+
+def in_known_space(paths: Iterable[Path], method: str) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Leave out what belongs to a session but lies in another kind of reference.
+
+    Parameters
+    ----------
+    paths
+        Derivatives of one session.
+    method
+        Anatomical reference of this run.
+
+    Returns
+    -------
+    kept, notes
+        Masks, labels and transforms in the session's own space or in this reference, and
+        whatever has no session in its name; a line for each of the others.
+    """
+    kept, notes = [], []
+    for path in paths:
+        known = None
+        if "ses" in entities(path) and suffix(path) in ("xfm", "mask", "dseg"):
+            known = read_json(with_json(path)).get("AnatomicalReference")
+        if known in (None, SESSIONWISE, method):
+            kept.append(path)
+        elif path.suffix != ".json":
+            notes.append(f"{path.name}: not used, it lies in a reference made by {known}")
+    return tuple(kept), tuple(notes)
 
 
 def without_session(paths: Iterable[Path]) -> list[Path]:

@@ -30,7 +30,7 @@ from sodiumprep.sodium.alignment import (
     resample,
     weighted_correlation,
 )
-from sodiumprep.sodium.brain import bright_range, head_mask, top_of_head_centre
+from sodiumprep.sodium.brain import head_mask, top_of_head_centre
 from sodiumprep.sodium.sessions import (
     common_grid,
     halfway_poses,
@@ -42,6 +42,7 @@ from sodiumprep.sodium.sessions import (
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 GRID = 2.0  # mm, of the registration; rigid poses are found to a tenth of it
 COARSE = 4.0  # mm, of what only finds the head
+BRIGHTEST = 5.0  # times bright tissue; what shines more is an artefact
 BALL = 90.0  # mm about the middle of the upper head: the brain, neither neck nor jaw
 BRAIN_MARGIN = 6.0  # mm around a brain mask that the metric sees
 ROUNDS = {True: 1, False: 3}  # of averaging and registering anew, sloppy or not
@@ -51,7 +52,7 @@ DOUBTFUL = 0.6  # correlation of two images of one head below which their pose i
 
 @dataclass(frozen=True)
 class _Image:
-    """A 1H image of one session, without bias field, in [0, 1]."""
+    """A 1H image of one session, without bias field, in units of its bright tissue."""
 
     values: Floats
     affine: Floats
@@ -67,10 +68,16 @@ class _Image:
         head = head_mask(coarse, np.full(3, COARSE))
         scale = float(np.percentile(coarse[head], 98))
         centre = np.array([-1, -1, 1]) * top_of_head_centre(head, grid)
-        return cls(bright_range(values, values >= scale), affine, centre)
+        return cls(np.clip(values / scale, 0, BRIGHTEST), affine, centre)
+
+    @property
+    def bounded(self) -> Floats:
+        """Values in [0, 1], so that fat does not rule a metric."""
+        return np.minimum(self.values, 1)
 
     def on(self, affine: Floats, shape: tuple[int, ...], pose: Floats, order: int) -> Floats:
-        return resample(self.values, index_map(affine, self.affine, pose), shape, order)
+        values = self.values if order > 1 else self.bounded
+        return resample(values, index_map(affine, self.affine, pose), shape, order)
 
     def seen(self, affine: Floats, shape: tuple[int, ...], pose: Floats) -> Any:
         everywhere = np.ones(self.values.shape, np.float32)
@@ -93,7 +100,7 @@ class _Target:
 
     def register(self, image: _Image, starts: Sequence[Floats]) -> Floats:
         fixed, mask = (to_ants(part, self.affine) for part in (self.values, self.mask))
-        moving = to_ants(image.values, image.affine)
+        moving = to_ants(image.bounded, image.affine)
         if len(starts) > 1:  # coarsely from each, and from the best of them again
             found = [_rigid(fixed, moving, mask, start, coarse=True) for start in starts]
             starts = [max(found, key=lambda pose: self.score(image, pose))]
@@ -342,6 +349,7 @@ class _ReturnToSessionInput(BaseInterfaceInputSpec):
     xfm_files = traits.List(File(exists=True), mandatory=True, desc="reference to sessions [mm]")
     scores = traits.List(traits.Float, mandatory=True, desc="of the sessions, correlation")
     index = traits.Int(mandatory=True, desc="of the session in xfm_files")
+    placed_file = File(exists=True, mandatory=True, desc="sodium image in the reference's space")
     properties = traits.Dict(mandatory=True, desc="of the image, for the QC file")
 
 
@@ -361,7 +369,9 @@ class ReturnToSession(SimpleInterface):
         found = pose @ read_transform(self.inputs.xfm_file)
         self._results["xfm_file"] = write_transform(Path(runtime.cwd) / "xfm.txt", found)
         score = self.inputs.scores[self.inputs.index]
-        turn, shift = turn_and_shift(pose, np.zeros(3))
+        values, affine = load_image(self.inputs.placed_file)
+        middle = LPS @ affine @ [*((np.array(values.shape) - 1) / 2), 1]
+        turn, shift = turn_and_shift(pose, middle[:3])
         known = {
             "Score": score, "Rotation": round(turn, 3), "Displacement": round(shift, 3),
         }  # fmt: skip

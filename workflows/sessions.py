@@ -168,6 +168,7 @@ def init_moved_register_wf(
         (source, place, [(port, port) for port in ("sodium_file", "xfm_files")]),
         (source, register, [(port, f"inputnode.{port}") for port in untouched]),
         (place, register, [("sodium_file", "inputnode.sodium_file")]),
+        (place, back, [("sodium_file", "placed_file")]),
         (source, back, [(port, port) for port in POSES]),
         (register, back, [(f"outputnode.{p}", p) for p in ("xfm_file", "properties")]),
         (back, result, [(port, port) for port in register_room.OUTPUTS]),
@@ -209,7 +210,6 @@ TEMPLATE_DESCRIPTION = (
     "session is favoured; their mean served as anatomy of all sessions."
 )
 ALIGNMENT_DESCRIPTION = (
-    "The anatomy of the first session served all sessions; the 1H images of the others were "
-    "registered to it rigidly (ANTs), and these transforms concatenated with those of the sodium "
-    "images."
+    "One anatomy served all sessions of a subject; the 1H images of the sessions were registered "
+    "to it rigidly (ANTs), and these transforms concatenated with those of the sodium images."
 )

@@ -136,14 +136,20 @@ def test_placed_and_returned_a_transform_is_that_of_the_session(run_in, tmp_path
     place = PlaceSodium(sodium_file=image, xfm_files=poses, index=1, given_xfm=given)
     placed = run_in(place, tmp_path / "place")
     back = ReturnToSession(
-        xfm_file=placed.given_xfm, xfm_files=poses, scores=[1.0, 0.9, 1.0], index=1, properties={}
-    )
+        xfm_file=placed.given_xfm, xfm_files=poses, scores=[1.0, 0.9, 1.0], index=1,
+        placed_file=placed.sodium_file, properties={},
+    )  # fmt: skip
     returned = run_in(back, tmp_path / "back")
     # from the reference to the session, and from there as given
     np.testing.assert_allclose(
         read_transform(returned.xfm_file), read_transform(given) @ POSES[1], atol=1e-4
     )
-    assert returned.properties["SessionToReference"]["Score"] == 0.9
+    told, middle = returned.properties["SessionToReference"], LPS[:3, :3] @ [4, 6, 8]
+    assert told["Score"] == 0.9
+    turn = Rotation.from_euler("xyz", [-5, 2, -8], degrees=True).magnitude()
+    assert told["Rotation"] == pytest.approx(np.degrees(turn), abs=1e-3)
+    there = np.linalg.inv(POSES[1]) @ [*middle, 1]
+    assert told["Displacement"] == pytest.approx(np.linalg.norm(middle - there[:3]), abs=1e-3)
     values, affine = load_image(placed.sodium_file)
     np.testing.assert_array_equal(values, load_image(image)[0])
     np.testing.assert_allclose(affine, move_header(np.diag([4.0, 4, 4, 1]), POSES[1]), atol=1e-4)
@@ -151,10 +157,10 @@ def test_placed_and_returned_a_transform_is_that_of_the_session(run_in, tmp_path
 
 @pytest.mark.parametrize(("score", "warned"), [(0.3, True), (0.9, False)])
 def test_a_session_that_does_not_fit_the_reference_is_warned_of(
-    run_in, tmp_path, poses, score, warned
+    run_in, tmp_path, poses, mask, score, warned
 ):
     back = ReturnToSession(
-        xfm_file=poses[0], xfm_files=poses, scores=[score] * 3, index=0,
+        xfm_file=poses[0], xfm_files=poses, scores=[score] * 3, index=0, placed_file=mask[0],
         properties={"Warnings": ["old"]},
     )  # fmt: skip
     told = run_in(back, tmp_path / "run").properties["Warnings"]

@@ -727,6 +727,12 @@ def test_a_ready_anatomy_of_the_subject_is_the_reference(two_sessions):
     assert job.anatomy.image is None
     assert sessions == ["1", "2"]
     assert job.anatomy.lesions == {"core": core}
+    assert "not used" not in " ".join(job.anatomy.warnings)
+
+
+def test_only_the_anatomy_of_all_sessions_may_be_wanted(two_sessions):
+    job, sessions = shared(two_sessions, anat_only=True)
+    assert (job.runs, sessions) == ((), ["1", "2"])
 
 
 def test_lesions_of_each_session_stay_with_it(two_sessions):

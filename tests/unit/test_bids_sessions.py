@@ -12,9 +12,15 @@ from sodiumprep.bids_app.dataset import Anatomy, SodiumRun, SubjectJob
 from sodiumprep.bids_app.index import RawFile
 from sodiumprep.bids_app.lesions import find_lesions
 from sodiumprep.bids_app.metadata import Protocol, UserError
+from sodiumprep.bids_app.names import with_json
 from sodiumprep.bids_app.plan import plan_anatomy, plan_run, workflow_name
 from sodiumprep.bids_app.ready import Ready
-from sodiumprep.bids_app.sessions import Reference, SessionImage, first_session
+from sodiumprep.bids_app.sessions import (
+    Reference,
+    SessionImage,
+    first_session,
+    in_known_space,
+)
 from sodiumprep.bids_app.settings import Settings
 
 RAW, OUT = Path("/data/raw"), Path("/data/out")
@@ -94,6 +100,19 @@ def test_masks_of_a_session_lie_in_its_own_space():
     assert Path(anatomy.reference.sessions[1].outputs["lesion_edema"]).name == (
         "sub-01_ses-2_space-T1w_label-edema_mask.nii.gz"
     )
+
+
+def test_masks_of_a_ready_anatomy_of_the_subject_serve_sessions_without_their_own():
+    given = Reference("first-lex", (image_of("1"), image_of("2", edema="/c")))
+    anatomy, (first, second) = plans(given)
+    assert first.regions["lesion_files"] == {"core": "/d/core.nii.gz"}
+    assert first.lesion_spaces == {"core": -1}
+    assert "that of the reference is used" in " ".join(first.provenance["InputWarnings"])
+    assert second.regions["lesion_files"] == {"edema": "/c"}
+    assert [dict(plan.spaces) for plan in anatomy.reference.sessions] == [
+        {"core": -1},
+        {"edema": 1},
+    ]
 
 
 def test_a_template_leaves_out_the_lesions_of_all_sessions():
@@ -215,3 +234,20 @@ def test_the_raw_roi_of_the_session_is_a_lesion(tmp_path, mask):
     raw = RawFile(path, {}, {})
     assert find_lesions("1", [raw], Ready(()), True).masks == {"lesion": path}
     assert find_lesions("2", [raw], Ready(()), True).masks == {}
+
+
+@pytest.mark.parametrize("method", ["sessionwise", "first-lex", "unbiased"])
+def test_results_in_another_reference_are_left_out_with_a_line(mask, method):
+    path = mask("sub-01_ses-1_space-T1w_label-core_mask.nii.gz")
+    xfm = path.with_name("sub-01_ses-1_acq-23Na_from-sodium_to-T1w_mode-image_xfm.txt")
+    for each in (path, xfm):
+        each.touch()
+        with_json(each).write_text(json.dumps({"AnatomicalReference": "first-lex"}))
+    kept, notes = in_known_space([path, xfm], method)
+    assert (len(kept), len(notes)) == ((2, 0) if method == "first-lex" else (0, 2))
+    assert all("reference made by first-lex" in note for note in notes)
+
+
+def test_what_says_nothing_lies_in_the_space_of_its_session(mask):
+    path = mask("sub-01_ses-1_label-core_mask.nii.gz")
+    assert in_known_space([path], "unbiased") == ((path,), ())
