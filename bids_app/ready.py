@@ -138,14 +138,33 @@ def find_vial_labels(source: RawFile, ready: Ready) -> tuple[Path | None, str | 
 
 
 def find_transform(source: RawFile, ready: Ready) -> Path | None:
-    """Return the user's sodium-to-T1w transform of a sodium image."""
+    """Return the user's sodium-to-T1w transform of a sodium image.
+
+    Raises
+    ------
+    UserError
+        If it is one of the other direction, or of a kind that cannot be linear.
+    """
     matches = ready.find(
         lambda path, parts: (
-            path.name.endswith("_xfm.txt")
-            and (parts.get("from"), parts.get("to")) == ("sodium", "T1w")
+            suffix(path) == "xfm"
+            and {parts.get("from"), parts.get("to")} == {"sodium", "T1w"}
+            and path.name.endswith((".txt", ".mat", ".h5", ".nii", ".nii.gz"))
             and _belongs(parts, source)
         )
     )
+    right = [path for path in matches if entities(path)["from"] == "sodium"]
+    if matches and not right:
+        raise UserError(
+            f"{matches[0]}: from-T1w_to-sodium is the wrong direction; accepted: "
+            "from-sodium_to-T1w, whose points of T1w space are mapped to sodium space"
+        )
+    matches = [path for path in right if not path.name.endswith((".nii", ".nii.gz"))]
+    if right and not matches:
+        raise UserError(
+            f"{right[0]}: a displacement field; accepted: a linear transform, ITK text (.txt), "
+            ".mat or .h5"
+        )
     return min(matches, key=lambda path: _strangeness(path, source), default=None)
 
 

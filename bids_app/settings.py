@@ -77,6 +77,11 @@ class Settings:
         List of calibration vials that replaces the sidecars' one.
     relaxation_file
         Relaxation constants that replace the built-in table.
+    na2anat_init
+        What finds the pose of the sodium image: ``auto``, ``header``, ``synthetic``, ``mi`` or
+        ``coil``.
+    na2anat_dof
+        6 (rigid) or 12 (affine).
     nipype_plugin
         Keys ``plugin`` and ``plugin_args`` for Nipype, None for its local pool.
     """
@@ -114,6 +119,8 @@ class Settings:
     reference: str | None = None
     vials_file: Path | None = None
     relaxation_file: Path | None = None
+    na2anat_init: str = "auto"
+    na2anat_dof: int = 6
     nipype_plugin: Mapping[str, Any] | None = None
 
     def environment(self) -> dict[str, str]:

@@ -119,7 +119,7 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
     workflow = Workflow(name=plan.name)
     source = Node(IdentityInterface([*USED_BY_SODIUM, "preproc_file"]), name="inputnode")
     image = init_reconstruct_wf(plan)
-    register = init_register_wf(plan.given_xfm, sloppy)
+    register = init_register_wf(plan.given_xfm, sloppy, plan.registration)
     pvc = init_gtm_wf(plan)
     concentration = init_concentration_wf(plan)
     save = init_sodium_outputs_wf(plan)
@@ -128,7 +128,8 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
     transform = [("outputnode.xfm_file", "inputnode.xfm_file")]
     properties = [("outputnode.properties", "inputnode.properties")]
     workflow.connect([
-        (source, register, [(p, f"inputnode.{p}") for p in (*FRACTIONS, "head_mask")]),
+        (source, register, [(p, f"inputnode.{p}") for p in (*FRACTIONS, "head_mask")]
+         + [("preproc_file", "inputnode.anat_file")]),
         (source, pvc, [(p, f"inputnode.{p}") for p in USED_BY_SODIUM]),
         (source, concentration, [("preproc_file", "inputnode.reference_file")]),
         (image, register, [("outputnode.image_file", "inputnode.sodium_file"), *properties]),

@@ -64,6 +64,8 @@ class SodiumPlan:
         Entries of every sidecar.
     nonlinear
         ``method``, ``source`` and ``outputs`` of a second reconstruction; empty for none.
+    registration
+        ``method``, ``dof``, ``random_seed`` and ``coil_file``, as far as chosen.
     """
 
     name: str
@@ -79,3 +81,4 @@ class SodiumPlan:
     outputs: Mapping[str, str]
     provenance: Mapping[str, Any]
     nonlinear: Mapping[str, Any] = field(default_factory=dict)
+    registration: Mapping[str, Any] = field(default_factory=dict)

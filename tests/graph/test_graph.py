@@ -169,6 +169,12 @@ def test_a_given_transform_reaches_the_registration(file, given):
     assert isdefined(register.inputs.given_xfm) is given
 
 
+def test_the_way_to_register_reaches_the_registration(file):
+    options = {"method": "coil", "dof": 12, "random_seed": 7, "coil_file": file("gre.nii.gz")}
+    node = init_register_wf("", False, options).get_node("register")
+    assert {key: getattr(node.inputs, key) for key in options} == options
+
+
 @pytest.mark.parametrize("sloppy", [True, False])
 def test_sloppy_reaches_every_registration(file, sloppy):
     nodes = nodes_with(file, sloppy=sloppy)
@@ -187,7 +193,7 @@ def factories(file):
     plan, anatomy = sodium_plan(file), AnatomyPlan(image=file("T1w.nii.gz"))
     return {
         "reconstruct": init_reconstruct_wf(plan),
-        "register": init_register_wf("", True),
+        "register": init_register_wf("", True, {}),
         "pvc": init_gtm_wf(plan),
         "concentration": init_concentration_wf(plan),
         "anatomy outputs": init_anatomy_outputs_wf(anatomy),

@@ -13,6 +13,10 @@ PORTS = ("gm_file", "wm_file", "csf_file", "head_mask")
 CENTRE = np.array([-2.0, -1.0, 7.0])
 
 
+def anatomy(head):
+    return {"anat_file": head["preproc_file"], **{port: head[port] for port in PORTS}}
+
+
 def turned(degrees=5.0, shift=(2.0, -3.0, 1.0)):
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     matrix = np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
@@ -67,7 +71,7 @@ def test_a_transform_that_bends_is_refused(tmp_path):
 @pytest.fixture
 def register(head, measured, run_in, tmp_path):
     def registered(**changes):
-        inputs = {"sodium_file": measured["image_file"], **{k: head[k] for k in PORTS}}
+        inputs = {"sodium_file": measured["image_file"], **anatomy(head)}
         interface = RegisterSodium(
             **{**inputs, "properties": head["properties"], "sloppy": True, **changes}
         )
@@ -78,7 +82,7 @@ def register(head, measured, run_in, tmp_path):
 
 @pytest.fixture(scope="module")
 def found(head, measured, run_in, tmp_path_factory):
-    inputs = {"sodium_file": measured["image_file"], **{k: head[k] for k in PORTS}}
+    inputs = {"sodium_file": measured["image_file"], **anatomy(head)}
     interface = RegisterSodium(**inputs, properties=head["properties"], sloppy=True)
     return run_in(interface, tmp_path_factory.mktemp("found"))
 

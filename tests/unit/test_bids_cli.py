@@ -81,6 +81,8 @@ def written(tmp_path):
         (["--gradient-delay", "2", "0", "-1"], "gradient_delay", (2e-6, 0.0, -1e-6)),
         (["--gradient-delay", "estimate"], "estimate_delay", True),
         (["--low-mem"], "low_mem", True),
+        (["--na2anat-init", "header"], "na2anat_init", "header"),
+        (["--na2anat-dof", "12"], "na2anat_dof", 12),
     ],
 )
 def test_an_option_reaches_its_setting(parse, options, field, value):
