@@ -30,6 +30,7 @@ from sodiumprep.sodium.alignment import (
 )
 from sodiumprep.sodium.pose import (
     LARGEST_ERROR,
+    LEAST_INSIDE,
     LEAST_SCORE,
     Fit,
     Volume,
@@ -39,6 +40,7 @@ from sodiumprep.sodium.pose import (
     registration_fails,
     registration_uncertainty,
     restart_distance,
+    share_inside,
 )
 
 GRID = 2.0  # mm, about: grid of the synthetic image, finer than any sodium image
@@ -160,11 +162,10 @@ class RegisterSodium(SimpleInterface):
         matching = Matching(self.inputs, target)
         fits = matching.candidates()
         best = max(fits, key=lambda name: fits[name].score)
-        if not fits[best].score > 0:
+        if not any(matching.overlaps(fit) for fit in fits.values()):
             raise ValueError(
-                f"{self.inputs.sodium_file}: no pose ({', '.join(fits)}) brings a quarter of the "
-                "brain into the image and explains anything of it; do image and anatomy belong "
-                "together?"
+                f"{self.inputs.sodium_file}: image and anatomy do not overlap: no pose "
+                f"({', '.join(fits)}) brings {LEAST_INSIDE:.0%} of the brain into the image"
             )
         known, out = self.inputs.properties, Path(runtime.cwd)
         summary = _summary(fits, best, matching.restart_distance(fits[best]), target.centre)
@@ -297,6 +298,10 @@ class Matching:
         for name in METHODS if isdefined(self.inputs.coil_file) else METHODS[:-1]:
             found |= ways[name]()
         return found
+
+    def overlaps(self, fit: Fit) -> bool:
+        scene, volume = self.target.scenes[0], self.volumes[0]
+        return share_inside(scene, volume, fit.transform) >= LEAST_INSIDE
 
     def restart_distance(self, fit: Fit) -> float:
         rng = np.random.default_rng(self.inputs.random_seed)

@@ -13,13 +13,25 @@ from sodiumprep.interfaces.registration import RegisterSodium
 FRACTIONS = ["gm_file", "wm_file", "csf_file"]
 INPUTS = ["sodium_file", *FRACTIONS, "head_mask", "anat_file", "properties"]
 OUTPUTS = ["xfm_file", "properties"]
-DESCRIPTION = (
-    "The sodium image was registered to the anatomy by fitting, from several starts and with "
-    "robust weights, what it should show: tissue fractions blurred by the point-spread function, "
-    "times a smooth receive field. This pose competed with those of mutual information with the "
-    "1H image (ANTs) and of the header; the one that explained the image best was taken. Its "
-    "error was estimated by restarts on resampled data."
+SYNTHETIC = (
+    "what it should show (tissue fractions blurred by the point-spread function, times a smooth "
+    "receive field) was fitted with robust weights"
 )
+ERROR = "The error was estimated by restarts on resampled data."
+DESCRIPTIONS = {
+    "given": "The position of the sodium image was given.",
+    "auto": f"For the position of the sodium image, {SYNTHETIC} from several starts; this pose "
+    "competed with those of mutual information with the 1H image (ANTs), through a 1H image of "
+    "the same coil where there was one, and of the header. The pose that explained the image best "
+    "was taken.",
+    "header": f"For the position of the sodium image, {SYNTHETIC} from the header's position, "
+    "which was kept where it explained the image better.",
+    "synthetic": f"For the position of the sodium image, {SYNTHETIC} from several starts.",
+    "mi": "The sodium image was registered to the 1H image by mutual information (ANTs).",
+    "coil": "The sodium image took the position of a 1H image of the same coil and session, "
+    "registered to the anatomy by mutual information (ANTs).",
+}
+KINDS = {6: "The registration was rigid.", 12: "The registration was affine."}
 
 
 def init_register_wf(
@@ -47,7 +59,10 @@ def init_register_wf(
         error [mm].
     """
     workflow = Workflow(name=name)
-    workflow.__desc__ = DESCRIPTION
+    method = options.get("method", "auto")
+    taken = "given" if given_xfm and method == "auto" else method
+    kind = "" if taken == "given" else KINDS[options.get("dof", 6)] + " "
+    workflow.__desc__ = f"{DESCRIPTIONS[taken]} {kind}{ERROR}"
     source = Node(IdentityInterface(INPUTS), name="inputnode")
     given = {"given_xfm": given_xfm} if given_xfm else {}
     interface = RegisterSodium(sloppy=sloppy, **given, **options)

@@ -175,6 +175,19 @@ def test_the_way_to_register_reaches_the_registration(file):
     assert {key: getattr(node.inputs, key) for key in options} == options
 
 
+@pytest.mark.parametrize(
+    ("given", "method", "words"),
+    [(True, "auto", "was given"), (False, "auto", "competed"), (True, "mi", "mutual information"),
+     (False, "header", "header's position"), (False, "coil", "same coil"),
+     (False, "synthetic", "should show")],
+)  # fmt: skip
+def test_the_methods_text_tells_how_it_was_registered(file, given, method, words):
+    path = file("xfm.txt") if given else ""
+    text = init_register_wf(path, False, {"method": method, "dof": 12}).__desc__
+    assert words in text
+    assert ("affine" in text) is (words != "was given")
+
+
 @pytest.mark.parametrize("sloppy", [True, False])
 def test_sloppy_reaches_every_registration(file, sloppy):
     nodes = nodes_with(file, sloppy=sloppy)

@@ -19,6 +19,7 @@ from sodiumprep.sodium.pose import (
     registration_uncertainty,
     restart_distance,
     score,
+    share_inside,
     smooth_functions,
 )
 
@@ -143,6 +144,8 @@ def test_bright_vials_eyes_and_lesions_do_not_pull(scene):
 
 def test_an_image_elsewhere_explains_nothing(scene):
     volume = Volume.prepare(measure(), GRID)
+    assert share_inside(scene, volume, TRUTH) == 1
+    assert share_inside(scene, volume, pose(0.0, (300, 0, 0))) == 0
     assert rated(scene, volume, pose(0.0, (300, 0, 0))).score == 0
     assert improve(scene, volume, Fit(pose(0.0, (300, 0, 0)), SIGNALS)).score == 0
 
