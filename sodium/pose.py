@@ -38,9 +38,11 @@ REPLICATES = 16  # perturbed restarts on resampled blocks
 RESTART_TURN, RESTART_SHIFT = np.radians(2.0), 2.0  # SD of the restarts [rad, mm]
 U_CONTRAST = 0.2  # relative SD of the signal of tissue over that of fluid
 U_TISSUES = 0.1  # of grey over white matter
-LEAST_SCORE = 0.5  # see docs/figures.md: right poses of simulated heads score above, wrong below
+LEAST_SCORE = 0.55  # simulated heads score above 0.8, a real one 0.62, one with another brain 0.51
 LARGEST_ERROR = 5.0  # mm, a narrow point-spread function: a wider bound ruins every tissue value
-STANDARD_FACTOR, BOUND_FACTOR = 1.0, 2.0  # of the distance of restarts, calibrated by simulation
+# Of the distance of restarts. Twelve simulated cases of seeds that serve nothing else: the error
+# over it is 0.86 rms and 1.06 in 95 %; rounded up, since they are few (bench/registration.py).
+STANDARD_FACTOR, BOUND_FACTOR = 1.0, 1.5
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -540,7 +542,7 @@ def registration_fails(score: float, bound: float) -> bool:
 
     Examples
     --------
-    >>> registration_fails(0.9, 0.3), registration_fails(0.2, 0.3), registration_fails(0.9, 5.0)
+    >>> registration_fails(0.9, 0.3), registration_fails(0.2, 0.3), registration_fails(0.9, 9.0)
     (False, True, True)
     """
     return not (score >= LEAST_SCORE and bound <= LARGEST_ERROR)
