@@ -203,6 +203,23 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="JSON: relaxation constants [s] per tissue instead of the built-in table",
     )
+    science.add_argument(
+        "--na2anat-init",
+        choices=("auto", "header", "synthetic", "mi", "coil"),
+        default="auto",
+        help="how the sodium image is registered: fitted to what it should look like (synthetic), "
+        "by mutual information with the 1H image (mi), through a same-session 1H image of the "
+        "same coil (coil), the header's position and a fit that starts there only (header), or "
+        "all that are possible, the best score wins (auto, the default; takes a transform given "
+        "with -d as it is)",
+    )
+    science.add_argument(
+        "--na2anat-dof",
+        type=int,
+        choices=(6, 12),
+        default=6,
+        help="degrees of freedom of that registration: 6 rigid (default), 12 affine",
+    )
 
     science.add_argument(
         "--output-spaces",
@@ -405,6 +422,8 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         vials_file=_absolute(options.vials),
         relaxation_file=_absolute(options.relaxation),
         output_spaces=read_spaces(options.output_spaces),
+        na2anat_init=options.na2anat_init,
+        na2anat_dof=options.na2anat_dof,
         nipype_plugin=_read_plugin(options.nipype_plugin_file),
     )
 

@@ -92,6 +92,8 @@ class SodiumRun:
         What the report must say about the input.
     regions
         Regions drawn in sodium space, file and label by name, where there is no anatomy.
+    coil_image
+        Another 1H image of the same session and coil, which shares the sodium image's frame.
     """
 
     subject: str
@@ -114,6 +116,7 @@ class SodiumRun:
     transform_backward: bool = False
     warnings: tuple[str, ...] = ()
     regions: Mapping[str, tuple[Path, int]] = field(default_factory=dict)
+    coil_image: Path | None = None
 
     @property
     def acquisition(self) -> str:
@@ -236,7 +239,10 @@ def describe(job: SubjectJob) -> list[str]:
     for run in job.runs:
         kind = "k-space" if run.is_kspace else "image"
         lines.append(f"  sodium {kind} {run.source}: {len(run.vials)} vial(s)")
-        found = {"vial labels": run.vial_labels, "transform": run.sodium_to_anat}
+        found = {
+            "vial labels": run.vial_labels, "transform": run.sodium_to_anat,
+            "1H image of the coil": run.coil_image,
+        }  # fmt: skip
         lines += [f"    {key}: {path}" for key, path in found.items() if path]
         if not job.has_anatomy:
             lines += [f"    region {name}: {path}" for name, (path, _) in run.regions.items()]
@@ -323,6 +329,7 @@ def _collect_session(
     anatomy = replace(anatomy, warnings=(*anatomy.warnings, *said))
     own = [file for file in files if file.parts.get("ses") == session]
     runs = () if settings.anat_only else _find_runs(settings, subject, own, ready)
+    runs = tuple(_with_coil_image(run, own, anatomy) for run in runs)
     if not anatomy.exists:
         runs = _in_sodium_space(settings, subject, anatomy, runs, ready)
     return SubjectJob(subject, session, anatomy, runs)
@@ -518,6 +525,27 @@ def _session_images(
         images[label] = SessionImage(label, image, lesions.masks)
         notes += lesions.notes
     return images, notes
+
+
+def _with_coil_image(run: SodiumRun, own: Sequence[RawFile], anatomy: Anatomy) -> SodiumRun:
+    """Add the 1H image that was measured with the coil of a sodium image, in its session.
+
+    Same session and same coil means that nobody got up in between: the frame is shared, up to
+    motion, which the score sees. Without names of the coils only a PDw counts, which is what
+    dual-tuned coils are localized with; the anatomy itself adds nothing to the header.
+    """
+    sodium = next((file for file in own if file.path == run.source), None)
+    coil = sodium.metadata.get("ReceiveCoilName") if sodium else None
+    others = [file for file in own if _is_anatomy(file) and file.path != anatomy.image]
+    same = [f for f in others if coil and f.metadata.get("ReceiveCoilName") == coil]
+    unnamed = [f for f in others if f.suffix == "PDw" and "ReceiveCoilName" not in f.metadata]
+    found = min(same or unnamed, key=lambda f: _anatomy_rank(f, run.session), default=None)
+    if found is None:
+        return run
+    check_image(found.path)
+    assumed = f"{found.path.name}: taken for an image of the sodium coil, its sidecar has no "
+    notes = () if same else (assumed + "ReceiveCoilName",)
+    return replace(run, coil_image=found.path, warnings=(*run.warnings, *notes))
 
 
 def _is_anatomy(file: RawFile) -> bool:

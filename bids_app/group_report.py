@@ -24,7 +24,7 @@ GROUP_COLORS = ("#0b5394", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 QUALITY = (
     ("snr_GM", "SNR of GM"),
     ("registration_score", "registration score"),
-    ("registration_spread", "registration spread [mm]"),
+    ("registration_spread", "registration error [mm]"),
     ("condition_number", "condition number"),
     ("calibration_r_squared", "calibration R²"),
     ("psf_fwhm_GM", "PSF FWHM of GM [mm]"),

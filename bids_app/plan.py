@@ -229,6 +229,9 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
     vials = _plain_vials(run.vials) if reference == "vials" else ()
     inputs = [run.source, run.phase, run.vial_labels, run.receive_map, run.sodium_to_anat]
     inputs += [*run.receive_array, *run.receive_volume, run.fieldmap]
+    registration = _registration(job, run, settings)
+    inputs += [run.coil_image] if "coil_file" in registration else []
+    warnings += _unused_transform(run, settings)
     inputs += [] if anatomical else list(dict.fromkeys(path for path, _ in run.regions.values()))
     lesions, spaces, said = _lesions(job, run)
     notes = (*job.anatomy.warnings, *run.warnings, *warnings, *([said] if said else []))
@@ -254,6 +257,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         moved=_moved(job, run) if job.reference else {},
         lesion_spaces=spaces,
         spaces=_spaces(job, run, settings),
+        registration=registration,
         provenance={
             **_provenance(job, [p for p in inputs if p], settings, notes),
             "EchoTime": run.protocol.echo_time,
@@ -398,6 +402,30 @@ def _receive(run: SodiumRun) -> dict[str, Any]:
             "volume_files": [str(p) for p in run.receive_volume],
         }
     return {"map_file": str(run.receive_map)} if run.receive_map else {}
+
+
+def _registration(job: SubjectJob, run: SodiumRun, settings: Settings) -> dict[str, Any]:
+    method = settings.na2anat_init
+    if job.reference is not None and "sodium" in _moved(job, run):
+        run = replace(run, coil_image=None)  # it lies in a frame that the registration leaves
+    options: dict[str, Any] = {
+        "method": method, "dof": settings.na2anat_dof, "random_seed": settings.random_seed,
+    }  # fmt: skip
+    if method == "coil" and run.coil_image is None:
+        raise UserError(
+            f"{run.source}: --na2anat-init coil needs another 1H image of its session with the "
+            "ReceiveCoilName of the sodium sidecar, or a PDw without one; there is none"
+        )
+    if method in ("auto", "coil") and run.coil_image is not None:
+        options["coil_file"] = str(run.coil_image)
+    return options
+
+
+def _unused_transform(run: SodiumRun, settings: Settings) -> tuple[str, ...]:
+    if run.sodium_to_anat is None or settings.na2anat_init == "auto":
+        return ()
+    method = settings.na2anat_init
+    return (f"{run.sodium_to_anat.name}: not used, --na2anat-init is {method}",)
 
 
 def _regions(

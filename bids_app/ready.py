@@ -334,7 +334,8 @@ def _dseg_table(dseg: Path) -> Path | None:
 
 def _check_linear(path: Path) -> None:
     try:
-        kinds = transform_kinds(path)
+        field = path.name.endswith((".nii", ".nii.gz"))
+        kinds = ["DisplacementField"] if field else transform_kinds(path)
     except ValueError as error:
         raise UserError(str(error)) from None
     bent = [kind for kind in kinds if "Displacement" in kind or "BSpline" in kind]

@@ -313,7 +313,7 @@ def _chosen(run: RunResults, session: SessionResults) -> list[tuple[str, str]]:
         *_reference_rows(held),
         method,
         ("Receive correction", _receive_text(held)),
-        ("Registration", f"start “{plain_value(held.get('RegistrationChosen'))}”, spread "
+        ("Registration", f"“{plain_value(held.get('RegistrationChosen'))}”, standard error "
                          f"{number(spread, 2)} mm"),
         ("Partial volume", plain_value(held.get("PartialVolumeCorrection"))),
         ("Calibration", _calibration_text(held.get("Calibration") or {})),
@@ -485,8 +485,16 @@ def _measured_quality(held: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         (label, number(held.get(key), digits) + unit, meaning)
         for key, label, digits, unit, meaning in (
             ("ConditionNumber", "Condition number", 1, "", "of the mixing; 3 to 7 is usual"),
-            ("RegistrationScore", "Registration score", 3, "", "correlation with the target"),
-            ("RegistrationSpread", "Registration spread", 2, " mm", "of restarts"),
+            (
+                "RegistrationScore",
+                "Registration score",
+                3,
+                "",
+                "right poses of simulations: > 0.8",
+            ),
+            ("RegistrationSpread", "Registration error", 2, " mm", "standard, of restarts"),
+            ("RegistrationError95", "Its 95 % bound", 2, " mm", "at the brain's surface"),
+            ("RegistrationFromHeader", "Distance from the header's pose", 2, " mm", ""),
             ("CalibrationRSquared", "Calibration R²", 4, "", "of the corrected line"),
         )
     ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
+from collections.abc import Mapping, Set
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_nam
 from sodiumprep.bids_app.report import write_report
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.bids_app.templates import check_spaces
+from sodiumprep.bids_app.wording import registration_problem
 from sodiumprep.interfaces.outputs import write_json
 from sodiumprep.workflows.base import (
     computed_steps,
@@ -65,6 +68,7 @@ def run_participant(settings: Settings) -> int:
     if by_name and not settings.boilerplate_only:
         crashed = execute(workflow, settings)
         failures += [(_label(by_name[name]), text) for name, text in crashed.items()]
+        failures += _misplaced(by_name, set(crashed), settings)
         errors: dict[str, list[str]] = {}
         for label, text in failures:
             errors.setdefault(label.split()[0], []).append(text)
@@ -168,6 +172,19 @@ def _foresee(jobs: list[SubjectJob], settings: Settings) -> list[Failure]:
             print("\n".join(to_compute(job, settings)))
         except UserError as error:
             failures.append((_label(job), str(error)))
+
+
+def _misplaced(
+    by_name: Mapping[str, SubjectJob], crashed: Set[str], settings: Settings
+) -> list[Failure]:
+    """Return the runs whose registration must not be trusted: their numbers are flagged."""
+    failures = []
+    for name, job in by_name.items():
+        runs = () if name in crashed or settings.anat_only else job.runs
+        for path in (Path(plan_run(job, run, settings).outputs["qc"]) for run in runs):
+            held = json.loads(path.read_text()) if path.is_file() else {}
+            if held.get("RegistrationFailed"):
+                failures.append((_label(job), registration_problem(path, held)))
     return failures
 
 

@@ -84,6 +84,11 @@ class Settings:
         Relaxation constants that replace the built-in table.
     output_spaces
         Templates that maps are resampled to, beside the sodium grid and the anatomy.
+    na2anat_init
+        What finds the pose of the sodium image: ``auto``, ``header``, ``synthetic``, ``mi`` or
+        ``coil``.
+    na2anat_dof
+        6 (rigid) or 12 (affine).
     nipype_plugin
         Keys ``plugin`` and ``plugin_args`` for Nipype, None for its local pool.
     """
@@ -123,6 +128,8 @@ class Settings:
     vials_file: Path | None = None
     relaxation_file: Path | None = None
     output_spaces: tuple[Space, ...] = ()
+    na2anat_init: str = "auto"
+    na2anat_dof: int = 6
     nipype_plugin: Mapping[str, Any] | None = None
 
     def environment(self) -> dict[str, str]:

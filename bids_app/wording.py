@@ -58,6 +58,21 @@ def plain_value(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
+def registration_problem(path: Any, held: Mapping[str, Any]) -> str:
+    """Return the line that says why the position of a sodium image must not be trusted.
+
+    Examples
+    --------
+    >>> registration_problem("qc.json", {"RegistrationScore": 0.2, "RegistrationError95": 9.0})
+    'qc.json: RegistrationFailed: score 0.20, error up to 9.0 mm; all values are flagged'
+    """
+    score, error = (held.get(f"Registration{key}") for key in ("Score", "Error95"))
+    return (
+        f"{path}: RegistrationFailed: score {number(score, 2)}, error up to {number(error, 1)} "
+        "mm; all values are flagged"
+    )
+
+
 def doi_links(text: str) -> Markup:
     """Return escaped text in which every DOI is a link.
 

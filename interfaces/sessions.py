@@ -28,7 +28,6 @@ from sodiumprep.sodium.alignment import (
     displacement,
     index_map,
     resample,
-    weighted_correlation,
 )
 from sodiumprep.sodium.brain import head_mask, top_of_head_centre
 from sodiumprep.sodium.sessions import (
@@ -95,8 +94,11 @@ class _Target:
 
     def score(self, image: _Image, pose: Floats) -> float:
         """Correlation inside the mask; its sign tells nothing where contrasts differ."""
-        moved = image.on(self.affine, self.values.shape, pose, 1)
-        return abs(weighted_correlation(self.values, moved, self.mask.astype(np.float32)))
+        inside = np.asarray(self.mask) > 0
+        moved = image.on(self.affine, self.values.shape, pose, 1)[inside]
+        if not np.ptp(moved) > 0:
+            return 0.0  # nothing of the image lies there
+        return abs(float(np.corrcoef(self.values[inside], moved)[0, 1]))
 
     def register(self, image: _Image, starts: Sequence[Floats]) -> Floats:
         fixed, mask = (to_ants(part, self.affine) for part in (self.values, self.mask))

@@ -10,7 +10,7 @@ from sodiumprep.sodium.kernel import FWHM_TO_SIGMA
 
 EXPECTED = {"CSF": 1.0, "GM": 0.40, "WM": 0.35}  # signal relative to CSF
 EXPECTED_HEAD = 0.25  # scalp and muscle, relative to CSF
-NEAR_BEST = 0.99  # share of the best score that makes a candidate a good one
+PERTURBED = 10.0  # degrees and mm by which starts are turned and shifted
 BRAIN_SURFACE = 75.0  # mm from the centre of the brain
 
 
@@ -39,32 +39,6 @@ def synthetic_sodium(
     brain = sum(tissues.values())
     sharp = expected + EXPECTED_HEAD * np.clip(head - brain, 0, 1)
     return np.asarray(gaussian_filter(sharp, fwhm * FWHM_TO_SIGMA / spacing), np.float32)
-
-
-def weighted_correlation(first: Floats, second: Floats, weights: Floats) -> float:
-    """Return the correlation coefficient of two images.
-
-    Parameters
-    ----------
-    first, second, weights
-        One shape.
-
-    Returns
-    -------
-    correlation
-        In [-1, 1]; 0 where one image is constant.
-
-    Examples
-    --------
-    >>> a = np.array([1.0, 2, 3, 9])
-    >>> round(weighted_correlation(a, -2 * a, np.array([1, 1, 1, 0.0])), 6)
-    -1.0
-    """
-    total = weights.sum()
-    a = first - (first * weights).sum() / total
-    b = second - (second * weights).sum() / total
-    norm = np.sqrt((weights * a * a).sum() * (weights * b * b).sum())
-    return float((weights * a * b).sum() / norm) if norm > 0 else 0.0
 
 
 def rigid_matrix(matrix: Floats, translation: Floats, centre: Floats) -> Floats:
@@ -131,34 +105,6 @@ def displacement(first: Floats, second: Floats, centre: Floats) -> float:
     points = surface_points(centre)
     difference = points @ (first - second)[:3, :3].T + (first - second)[:3, 3]
     return float(np.sqrt(np.mean(np.sum(difference**2, axis=1))))
-
-
-def spread(transforms: list[Floats], chosen: int, scores: Floats, centre: Floats) -> float:
-    """Return the spread of the good candidates about the chosen one.
-
-    Parameters
-    ----------
-    transforms
-        Candidates, each of shape (4, 4) [mm].
-    chosen
-        Index of the best one.
-    scores
-        One for each candidate, higher is better.
-    centre
-        Of the brain, shape (3,) [mm].
-
-    Returns
-    -------
-    spread
-        Root mean square displacement at the brain's surface [mm] over the candidates whose
-        score is within 1 % of the best; nan where there is no second one.
-    """
-    limit = NEAR_BEST * scores[chosen]
-    good = [i for i in range(len(transforms)) if i != chosen and scores[i] >= limit]
-    if not good:
-        return float("nan")
-    squares = [displacement(transforms[i], transforms[chosen], centre) ** 2 for i in good]
-    return float(np.sqrt(np.mean(squares)))
 
 
 def resample(
@@ -298,7 +244,7 @@ def candidate_starts(
     starts: dict[str, Floats] = {"header": np.eye(4), "centre of mass": by_mass}
     for k in range(n_perturbed):
         sign = 1 if k < 3 else -1
-        turned = rotation_about(centre, k % 3, sign * np.radians(6.0))
-        turned[k % 3, 3] += sign * 6.0
-        starts[f"header, {'xyz'[k % 3]} turned {sign * 6:+d} degrees"] = turned
+        turned = rotation_about(centre, k % 3, sign * np.radians(PERTURBED))
+        turned[k % 3, 3] += sign * PERTURBED
+        starts[f"header, {'xyz'[k % 3]} turned {sign * PERTURBED:+.0f} degrees"] = turned
     return starts

@@ -462,7 +462,7 @@ def region_flags(
     covered
         Share of each region inside the field of view, shape (n,).
     properties
-        ``ReceiveUncorrected`` and ``PointSpreadFWHM`` [mm] by tissue.
+        ``ReceiveUncorrected``, ``RegistrationFailed`` and ``PointSpreadFWHM`` [mm] by tissue.
     voxel_ml
         Volume of a voxel [ml].
     names
@@ -471,8 +471,8 @@ def region_flags(
     Returns
     -------
     flags
-        Comma-separated words, or "n/a": ``receive_uncorrected``, ``smaller_than_psf``,
-        ``partly_outside``.
+        Comma-separated words, or "n/a": ``registration_failed``, ``receive_uncorrected``,
+        ``smaller_than_psf``, ``partly_outside``.
     """
     sizes = fractions.sum(axis=(1, 2, 3), dtype=np.float64) * voxel_ml
     flags = []
@@ -481,6 +481,7 @@ def region_flags(
         words = [
             word
             for word, raised in (
+                ("registration_failed", properties.get("RegistrationFailed", False)),
                 ("receive_uncorrected", properties.get("ReceiveUncorrected", False)),
                 ("smaller_than_psf", size < kernel),
                 ("partly_outside", share < MINIMUM_COVERAGE),

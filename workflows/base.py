@@ -242,7 +242,8 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
     transform = [("outputnode.xfm_file", "inputnode.xfm_file")]
     properties = [("outputnode.properties", "inputnode.properties")]
     workflow.connect([
-        (source, register, [(p, f"inputnode.{p}") for p in (*FRACTIONS, "head_mask")]),
+        (source, register, [(p, f"inputnode.{p}") for p in (*FRACTIONS, "head_mask")]
+         + [("preproc_file", "inputnode.anat_file")]),
         (source, pvc, [(p, f"inputnode.{p}") for p in USED_BY_SODIUM]),
         (source, concentration, [("preproc_file", "inputnode.reference_file")]),
         (image, register, [("outputnode.image_file", "inputnode.sodium_file"), *properties]),
@@ -299,7 +300,7 @@ def needs_poses(plan: SodiumPlan) -> bool:
 def _registration(plan: SodiumPlan, sloppy: bool) -> Workflow:
     if "sodium" in plan.moved:
         return init_moved_register_wf(plan, sloppy)
-    return init_register_wf("" if plan.given_backward else plan.given_xfm, sloppy)
+    return init_register_wf(plan.given_xfm, sloppy, plan.registration)
 
 
 def _add_nonlinear(

@@ -198,6 +198,8 @@ class SodiumPlan:
         where all lie there.
     spaces
         Grids of templates that the maps are resampled to.
+    registration
+        ``method``, ``dof``, ``random_seed`` and ``coil_file``, as far as chosen.
     """
 
     name: str
@@ -218,3 +220,4 @@ class SodiumPlan:
     moved: Mapping[str, int] = field(default_factory=dict)
     lesion_spaces: Mapping[str, int] = field(default_factory=dict)
     spaces: tuple[SpacePlan, ...] = ()
+    registration: Mapping[str, Any] = field(default_factory=dict)

@@ -157,10 +157,9 @@ def init_moved_register_wf(
     workflow = Workflow(name=name)
     index = plan.moved["sodium"]
     source = Node(IdentityInterface([*register_room.INPUTS, *POSES]), name="inputnode")
-    known = plan.given_xfm and not plan.given_backward  # else the graph turns it round first
-    given = {"given_xfm": plan.given_xfm} if known else {}
+    given = {"given_xfm": plan.given_xfm} if plan.given_xfm else {}
     place = Node(PlaceSodium(index=index, **given), name="place")
-    register = init_register_wf(plan.given_xfm if known else "", sloppy)
+    register = init_register_wf(plan.given_xfm, sloppy, plan.registration)
     back = Node(ReturnToSession(index=index), name="back")
     result = Node(IdentityInterface(register_room.OUTPUTS), name="outputnode")
     untouched = [port for port in register_room.INPUTS if port != "sodium_file"]

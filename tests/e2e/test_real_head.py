@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -33,4 +34,7 @@ def test_csf_is_at_least_twice_grey_and_white_matter(tmp_path: Path) -> None:
     print(corrected.to_string())
     assert corrected["CSF"] >= 2 * corrected["GM"]
     assert corrected["CSF"] >= 2 * corrected["WM"]
+    quality = json.loads(next((tmp_path / "out" / "sub-01").rglob("*_metrics.json")).read_text())
+    print({key: quality[key] for key in quality if key.startswith("Registration")})
+    assert quality["RegistrationFromHeader"] < 3  # mm: same session
     assert (tmp_path / "out" / "sub-01.html").stat().st_size > 10_000

@@ -202,6 +202,25 @@ def test_a_given_transform_reaches_the_registration(file, given):
     assert isdefined(register.inputs.given_xfm) is given
 
 
+def test_the_way_to_register_reaches_the_registration(file):
+    options = {"method": "coil", "dof": 12, "random_seed": 7, "coil_file": file("gre.nii.gz")}
+    node = init_register_wf("", False, options).get_node("register")
+    assert {key: getattr(node.inputs, key) for key in options} == options
+
+
+@pytest.mark.parametrize(
+    ("given", "method", "words"),
+    [(True, "auto", "was given"), (False, "auto", "competed"), (True, "mi", "mutual information"),
+     (False, "header", "header's position"), (False, "coil", "same coil"),
+     (False, "synthetic", "should show")],
+)  # fmt: skip
+def test_the_methods_text_tells_how_it_was_registered(file, given, method, words):
+    path = file("xfm.txt") if given else ""
+    text = init_register_wf(path, False, {"method": method, "dof": 12}).__desc__
+    assert words in text
+    assert ("affine" in text) is (words != "was given")
+
+
 @pytest.mark.parametrize("sloppy", [True, False])
 def test_sloppy_reaches_every_registration(file, sloppy):
     nodes = nodes_with(file, sloppy=sloppy)
@@ -241,7 +260,6 @@ def test_a_transform_that_points_the_other_way_is_turned_round(file, backward):
     nodes = by_name(workflow)
     register = nodes["sodium_wf.register_wf.register"]
     assert ("sodium_wf.turn" in nodes) is backward
-    assert isdefined(register.inputs.given_xfm) is not backward
     fed = (register.fullname, "given_xfm") in fed_ports(workflow._create_flat_graph())
     assert fed is backward
 
@@ -326,7 +344,7 @@ def factories(file):
     plan, anatomy = sodium_plan(file), AnatomyPlan(image=file("T1w.nii.gz"))
     return {
         "reconstruct": init_reconstruct_wf(plan),
-        "register": init_register_wf("", True),
+        "register": init_register_wf("", True, {}),
         "pvc": init_gtm_wf(plan),
         "concentration": init_concentration_wf(plan),
         "anatomy outputs": init_anatomy_outputs_wf(anatomy),

@@ -1,16 +1,30 @@
 """Transforms in files, and finding the pose of the head that was written."""
 
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from sodiumprep.interfaces.image import load_image
-from sodiumprep.interfaces.registration import RegisterSodium, read_transform, write_transform
-from sodiumprep.sodium.alignment import index_map, resample
+from sodiumprep.interfaces.image import load_image, save_image
+from sodiumprep.interfaces.registration import (
+    RegisterSodium,
+    _Grid,
+    read_transform,
+    write_transform,
+)
+from sodiumprep.sodium.alignment import centre_of_mass, index_map, resample
 
 ants = pytest.importorskip("ants")
 
 PORTS = ("gm_file", "wm_file", "csf_file", "head_mask")
 CENTRE = np.array([-2.0, -1.0, 7.0])
+
+
+def anatomy(head):
+    return {"anat_file": head["preproc_file"], **{port: head[port] for port in PORTS}}
 
 
 def turned(degrees=5.0, shift=(2.0, -3.0, 1.0)):
@@ -64,10 +78,15 @@ def test_a_transform_that_bends_is_refused(tmp_path):
         read_transform(path)
 
 
+@pytest.fixture(autouse=True)
+def few_restarts(monkeypatch):
+    monkeypatch.setattr("sodiumprep.sodium.pose.REPLICATES", 2)
+
+
 @pytest.fixture
 def register(head, measured, run_in, tmp_path):
     def registered(**changes):
-        inputs = {"sodium_file": measured["image_file"], **{k: head[k] for k in PORTS}}
+        inputs = {"sodium_file": measured["image_file"], **anatomy(head)}
         interface = RegisterSodium(
             **{**inputs, "properties": head["properties"], "sloppy": True, **changes}
         )
@@ -78,7 +97,7 @@ def register(head, measured, run_in, tmp_path):
 
 @pytest.fixture(scope="module")
 def found(head, measured, run_in, tmp_path_factory):
-    inputs = {"sodium_file": measured["image_file"], **{k: head[k] for k in PORTS}}
+    inputs = {"sodium_file": measured["image_file"], **anatomy(head)}
     interface = RegisterSodium(**inputs, properties=head["properties"], sloppy=True)
     return run_in(interface, tmp_path_factory.mktemp("found"))
 
@@ -102,24 +121,157 @@ def test_a_rigid_pose_neither_scales_nor_mirrors(found):
 
 def test_the_best_of_several_candidates_is_chosen_and_said(found):
     known = found.properties
-    assert known["RegistrationChosen"] in known["RegistrationCandidates"]
-    assert known["RegistrationScore"] == max(known["RegistrationCandidates"].values())
-    assert len(known["RegistrationCandidates"]) == 4
+    scores, apart = (known[f"RegistrationCandidate{k}"] for k in ("s", "Distances"))
+    assert (
+        known["RegistrationScore"] == max(scores.values()) == scores[known["RegistrationChosen"]]
+    )
+    assert set(scores) == set(apart)
+    assert apart[known["RegistrationChosen"]] == 0
+    assert apart["header"] == known["RegistrationFromHeader"]
+    assert {name.split(",")[0] for name in scores} == {"header", "synthetic", "mi"}
 
 
-def test_a_given_transform_is_taken_as_it_is(register, tmp_path):
-    given = write_transform(tmp_path / "given.txt", turned())
+def test_the_error_is_told_as_standard_and_as_bound(found):
+    known = found.properties
+    assert 0 < known["RegistrationSpread"] < known["RegistrationError95"]
+
+
+@pytest.mark.parametrize(
+    ("method", "found"),
+    [("header", {"header", "synthetic, from header"}), ("mi", {"mi, from header"}),
+     ("coil", {"coil, from header"})],
+)  # fmt: skip
+def test_a_method_that_is_asked_for_stands_alone(register, measured, method, found):
+    known = register(method=method, coil_file=measured["image_file"]).properties
+    assert set(known["RegistrationCandidates"]) == found
+
+
+def test_the_synthetic_image_alone_starts_from_several_places(register):
+    candidates = register(method="synthetic").properties["RegistrationCandidates"]
+    assert len(candidates) == 3
+    assert all(name.startswith("synthetic, from ") for name in candidates)
+
+
+@pytest.mark.slow
+def test_through_the_coil_the_sodium_image_takes_the_frame_of_its_companion(
+    register, head, tmp_path, true_pose
+):
+    anat, affine = load_image(head["preproc_file"])
+    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
+    companion = save_image(tmp_path / "gre.nii.gz", anat, flip @ true_pose @ flip @ affine)
+    outputs = register(method="coil", coil_file=companion, sloppy=False)
+    apart = (read_transform(outputs.xfm_file) - true_pose) @ [*CENTRE, 1]
+    assert np.linalg.norm(apart) < 0.5
+
+
+def test_the_coil_without_its_image_is_an_error(register):
+    with pytest.raises(ValueError, match="coil_file is missing"):
+        register(method="coil")
+
+
+def test_an_affine_pose_comes_on_request_only(register):
+    turn = read_transform(register(method="header", dof=12).xfm_file)[:3, :3]
+    assert np.abs(turn @ turn.T - np.eye(3)).max() > 1e-3
+
+
+def test_a_given_transform_is_taken_as_it_is_and_rated(register, tmp_path, true_pose):
+    given = write_transform(tmp_path / "given.txt", true_pose @ turned(2.0, (1, 0, 0)))
     outputs = register(given_xfm=given)
-    np.testing.assert_allclose(read_transform(outputs.xfm_file), turned(), atol=1e-4)
+    np.testing.assert_allclose(
+        read_transform(outputs.xfm_file), true_pose @ turned(2.0, (1, 0, 0)), atol=1e-4
+    )
     assert outputs.properties["RegistrationChosen"] == "given"
-    assert outputs.properties["RegistrationSpread"] is None
+    assert outputs.properties["RegistrationSpread"] > 0
 
 
-def test_the_true_pose_scores_better_than_a_wrong_one(register, head, tmp_path, true_pose):
-    right = register(given_xfm=head["xfm_file"]).properties["RegistrationScore"]
-    wrong = write_transform(tmp_path / "wrong.txt", true_pose @ turned(0.0, (8.0, 0, 0)))
-    assert right > 0.9
-    assert register(given_xfm=wrong).properties["RegistrationScore"] < right - 0.05
+def test_another_method_leaves_the_given_transform_alone(register, head):
+    outputs = register(method="header", given_xfm=head["xfm_file"])
+    assert "given" not in outputs.properties["RegistrationCandidates"]
+
+
+def test_a_wrong_pose_scores_low_and_is_called_failed(register, head, tmp_path, true_pose):
+    right = register(given_xfm=head["xfm_file"]).properties
+    wrong = write_transform(tmp_path / "wrong.txt", true_pose @ turned(0.0, (16.0, 0, 0)))
+    known = register(given_xfm=wrong).properties
+    assert right["RegistrationScore"] > 0.9 > 0.5 > known["RegistrationScore"]
+    assert known["RegistrationFailed"] is True
+    assert any("registration_failed: score" in text for text in known["Warnings"])
+
+
+def test_images_that_do_not_meet_are_an_error(register, tmp_path):
+    far = write_transform(tmp_path / "far.txt", turned(0.0, (900.0, 0, 0)))
+    with pytest.raises(ValueError, match=r"image.nii.gz: image and anatomy do not overlap"):
+        register(given_xfm=far)
+
+
+@pytest.mark.parametrize(
+    ("diagonal", "message"),
+    [((-1.0, 1, 1), "mirrors the head"), ((2.0, 2, 2), "scales by 2.00 to 2.00; accepted: 0.67")],
+)
+def test_a_transform_between_other_things_than_heads_is_refused(
+    register, tmp_path, diagonal, message
+):
+    path = write_transform(tmp_path / "odd.txt", np.diag([*diagonal, 1.0]))
+    with pytest.raises(ValueError, match=f"odd.txt: {message}"):
+        register(given_xfm=path)
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(100.0, 0.0), (1.0, -0.5)])
+def test_fractions_in_percent_or_below_zero_are_refused(register, head, tmp_path, scale, offset):
+    values, affine = load_image(head["gm_file"])
+    path = save_image(tmp_path / "gm.nii.gz", scale * values + offset, affine)
+    with pytest.raises(ValueError, match=r"gm.nii.gz: holds fractions from .*; accepted: 0 to 1"):
+        register(gm_file=path)
+
+
+def test_fractions_of_other_grids_are_refused(register, head, tmp_path):
+    values, affine = load_image(head["gm_file"])
+    path = save_image(tmp_path / "gm.nii.gz", values[2:], affine)
+    with pytest.raises(ValueError, match="gm.nii.gz: fractions of different shapes"):
+        register(gm_file=path)
+
+
+def test_fractions_without_a_brain_are_refused(register, head, tmp_path):
+    little = {}
+    for port in PORTS[:3]:
+        values, affine = load_image(head[port])
+        little[port] = save_image(tmp_path / f"{port}.nii.gz", 0.3 * values, affine)
+    with pytest.raises(ValueError, match="no brain"):
+        register(**little)
+
+
+def test_the_kept_part_of_the_anatomy_lies_where_it_was(head):
+    values, affine = load_image(head["csf_file"])
+    fine = affine @ np.diag([0.5, 0.5, 0.5, 1.0])
+    doubled = resample(values, index_map(fine, affine, np.eye(4)), (96, 96, 96), 1)
+    grid = _Grid.around(values > 0.5, affine)
+    first, second = grid.take(values, affine), grid.take(doubled, fine)
+    np.testing.assert_allclose(first, second, atol=0.1)
+    assert centre_of_mass(second, grid.affine) == pytest.approx(
+        centre_of_mass(values, affine), abs=0.05
+    )
+
+
+SCRIPT = """
+import json, sys
+from sodiumprep.interfaces.registration import RegisterSodium
+print(RegisterSodium(**json.loads(sys.argv[1])).run(cwd=sys.argv[2]).outputs.xfm_file)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_of_one_seed_find_the_same_transform(head, measured, tmp_path):
+    inputs = {"sodium_file": measured["image_file"], **anatomy(head), "sloppy": True}
+    text = json.dumps({**inputs, "properties": head["properties"]})
+    one = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "OMP_NUM_THREADS": "1",
+           "OPENBLAS_NUM_THREADS": "1", "ANTS_RANDOM_SEED": "23"}  # fmt: skip
+    found = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        command = [sys.executable, "-c", SCRIPT, text, str(tmp_path / name)]
+        subprocess.run(command, check=True, env={**os.environ, **one}, cwd=tmp_path / name)
+        found.append((tmp_path / name / "xfm.txt").read_text())
+    assert found[0] == found[1]
 
 
 def test_the_synthetic_image_lies_over_the_anatomy(register, head):

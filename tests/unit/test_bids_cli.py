@@ -91,6 +91,8 @@ def written(tmp_path):
             "subject_anatomical_reference",
             "unbiased",
         ),
+        (["--na2anat-init", "header"], "na2anat_init", "header"),
+        (["--na2anat-dof", "12"], "na2anat_dof", 12),
     ],
 )
 def test_an_option_reaches_its_setting(parse, options, field, value):

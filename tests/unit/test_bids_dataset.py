@@ -460,6 +460,53 @@ def test_a_users_transform_is_found(simple):
     assert not simple.run().transform_backward
 
 
+def transform_of(simple, name):
+    path = simple.ready / f"sub-01/anat/sub-01_acq-23Na_{name}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#Insight Transform File V1.0\n")
+    return path
+
+
+def test_a_displacement_field_is_not_taken_for_a_position(simple):
+    transform_of(simple, "from-sodium_to-T1w_mode-image_xfm.nii.gz")
+    assert "is not linear (DisplacementField); accepted" in simple.failure()
+    wanted = transform_of(simple, "from-sodium_to-T1w_mode-image_xfm.txt")
+    assert simple.run().sodium_to_anat == wanted
+
+
+GRE = "anat/sub-01_acq-gre_PDw.nii.gz"
+DUAL = {"ReceiveCoilName": "dual-tuned"}
+
+
+@pytest.mark.parametrize(
+    ("sodium", "other", "found"),
+    [(DUAL, DUAL, True), (DUAL, {"ReceiveCoilName": "head"}, False), (DUAL, {}, True),
+     ({}, {}, True), ({}, DUAL, False)],
+)  # fmt: skip
+def test_the_1h_image_of_the_sodium_coil_is_found_by_the_name_of_the_coil(
+    simple, sodium, other, found
+):
+    simple.image(NA, {**SODIUM, **sodium})
+    path = simple.image(GRE, {"ResonantNucleus": "1H", **other})
+    run = simple.run()
+    assert run.coil_image == (path if found else None)
+    assumed = any("taken for an image of the sodium coil" in text for text in run.warnings)
+    assert assumed is (found and not other)
+
+
+def test_the_only_1h_image_is_the_anatomy_and_leads_nowhere_else(empty):
+    empty.image(NA, {**SODIUM, **DUAL})
+    empty.image(GRE, DUAL)
+    assert empty.run().coil_image is None
+
+
+def test_a_1h_image_of_another_session_does_not_share_the_frame(empty):
+    empty.image("anat/sub-01_ses-1_acq-23Na_PDw.nii.gz", SODIUM)
+    empty.image("anat/sub-01_ses-1_T1w.nii.gz")
+    empty.image("anat/sub-01_ses-2_acq-gre_PDw.nii.gz")
+    assert empty.run(sessions=("1",)).coil_image is None
+
+
 def test_array_and_volume_coil_images_are_told_apart(simple):
     for label in ("Head_run-1", "Head_run-2", "Body_run-1"):
         simple.image(f"fmap/sub-01_acq-23Na{label}_RB1COR.nii.gz", {"ResonantNucleus": "23Na"})

@@ -249,6 +249,12 @@ def test_a_row_is_flagged_for_what_a_reader_must_know(voxels, covered, uncorrect
     assert region_flags(fractions, np.array([covered]), known, 0.064, ["GM"]) == [flag]
 
 
+def test_every_row_of_a_misplaced_image_is_flagged():
+    known = {**KNOWN, "RegistrationFailed": True, "ReceiveUncorrected": True}
+    flags = region_flags(np.ones((1, 10, 10, 1)), np.ones(1), known, 0.064, ["GM"])
+    assert flags == ["registration_failed,receive_uncorrected"]
+
+
 def test_the_noise_of_the_reference_reaches_the_others_through_the_line():
     line = single_reference(100.0, 1.0, (145.0, 0.0))
     found = table(lines=line)["u_calibration"] / table(lines=line)["mean"]

@@ -223,6 +223,27 @@ def test_a_users_transform_is_taken():
     assert plan(run_of()).given_xfm == ""
 
 
+@pytest.mark.parametrize("method", ["auto", "header", "synthetic", "mi", "coil"])
+def test_the_way_to_register_reaches_the_plan(method):
+    settings = replace(SETTINGS, na2anat_init=method, na2anat_dof=12, random_seed=5)
+    planned = plan(run_of(coil_image=Path("/gre.nii.gz")), settings)
+    chosen = {"method": method, "dof": 12, "random_seed": 5}
+    through = {"coil_file": "/gre.nii.gz"} if method in ("auto", "coil") else {}
+    assert planned.registration == {**chosen, **through}
+
+
+def test_the_coil_needs_an_image_of_it():
+    with pytest.raises(UserError, match="--na2anat-init coil needs another 1H image"):
+        plan(run_of(), replace(SETTINGS, na2anat_init="coil"))
+
+
+def test_a_transform_that_another_choice_leaves_out_is_said():
+    run = run_of(sodium_to_anat=Path("/x_xfm.txt"))
+    assert "not used" not in warnings_of(plan(run))
+    left_out = plan(run, replace(SETTINGS, na2anat_init="mi"))
+    assert "x_xfm.txt: not used, --na2anat-init is mi" in warnings_of(left_out)
+
+
 def test_every_port_that_is_saved_has_a_path_in_the_output():
     outputs = plan(run_of(run="2")).outputs
     assert set(outputs) == (set(SODIUM_FILES) - NOT_SAVED) | {"qc"}

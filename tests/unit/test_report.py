@@ -70,7 +70,9 @@ def fake_metrics(**more):
     held = {
         "Reconstruction": "gridding", "Coils": 4, "ReceiveCorrection": "RB1COR",
         "ReceiveUncorrected": False, "RegistrationChosen": "header", "RegistrationScore": 0.94,
-        "RegistrationCandidates": {"header": 0.94, "centre of mass": 0.9},
+        "RegistrationCandidates": {"header": 0.94, "mi, from header": 0.9},
+        "RegistrationCandidateDistances": {"header": 0.0, "mi, from header": 1.47},
+        "RegistrationFromHeader": 0.0, "RegistrationError95": 0.04, "RegistrationFailed": False,
         "RegistrationSpread": 0.02, "ConditionNumber": 3.4, "CalibrationRSquared": 0.999,
         "PointSpreadFWHM": {"GM": [6.9, 6.9, 6.9]}, "SNR": {"GM": 15.0}, "Warnings": [],
         "Calibration": {"reference": "vials", "vials": vials,
@@ -480,6 +482,17 @@ def test_the_noise_level_is_relative_to_the_image(names):
 def test_a_damaged_entry_breaks_no_report(value):
     held = dict.fromkeys(("Motion", "GradientDelay", "Course", "OffResonance"), value)
     assert (largest_delay(held), largest_displacement(held), course_of(held)) == (None, None, {})
+
+
+def test_the_report_shows_every_candidate_of_the_registration(tmp_path):
+    names = DerivativeNames(tmp_path, "01")
+    write_sodium(names)
+    page = page_of(tmp_path)
+    row = re.search(r"<tr[^>]*><td>mi, from header</td>.*?</tr>", page)
+    assert row is not None
+    assert ">0.9000<" in row[0]
+    assert ">1.47<" in row[0]
+    assert "0.04 mm in 95 % of simulated cases" in page
 
 
 @pytest.fixture
