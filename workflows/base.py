@@ -250,12 +250,17 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
         ]),
     ])  # fmt: skip
     if plan.given_backward:
-        turn = Node(InvertTransform(in_file=plan.given_xfm), name="turn")
-        workflow.connect(turn, "out_file", register, "register.given_xfm")
+        _turn_transform(workflow, plan, register)
     if plan.nonlinear:
         rooms = {"register": register, "pvc": pvc, "concentration": concentration}
         _add_nonlinear(workflow, plan, source, rooms)
     return workflow
+
+
+def _turn_transform(workflow: Workflow, plan: SodiumPlan, register: Workflow) -> None:
+    """Let the user's transform, which is from T1w to sodium, serve from sodium to T1w."""
+    turn = Node(InvertTransform(in_file=plan.given_xfm), name="turn")
+    workflow.connect(turn, "out_file", register, "register.given_xfm")
 
 
 def _add_nonlinear(
