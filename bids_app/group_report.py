@@ -65,6 +65,7 @@ def write_group_report(
         figure = quality_figure(_with_group(quality, values))
         drawn = figures.save_figure(figure, names.group_dir / "figures" / "group_quality.svg")
     found = find_subjects(out_dir)
+    done = {*table["participant_id"], *quality["participant_id"]}  # without regions: no table
     template = environment().get_template("group.html")
     page = template.render(
         version=version("sodiumprep"),
@@ -79,7 +80,7 @@ def write_group_report(
         runs=_runs(out_dir, values, quality),
         warnings=_warnings(quality),
         relative=_relative(quality),
-        failed=[f"sub-{s}" for s in found if f"sub-{s}" not in set(table["participant_id"])],
+        failed=[f"sub-{s}" for s in found if f"sub-{s}" not in done],
         absent=sorted(set(participants["participant_id"]) - {f"sub-{label}" for label in found}),
         sloppy="true" in set(quality["sloppy"]),
     )
@@ -152,8 +153,8 @@ def regions_figure(values: pd.DataFrame) -> Figure:
     """
     regions = list(dict.fromkeys(values["name"]))
     groups = list(_groups(values))
-    columns = min(3, len(regions))
-    rows = -(-len(regions) // columns)
+    columns = max(1, min(3, len(regions)))  # none, if no subject has an anatomy
+    rows = max(1, -(-len(regions) // columns))
     figure = Figure(figsize=(9.4, 3.1 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, region in zip(panels, regions, strict=False):

@@ -273,9 +273,7 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
         ]),
     ])  # fmt: skip
     if plan.given_backward:
-        turn = Node(InvertTransform(in_file=plan.given_xfm), name="turn")
-        taker = "place" if "sodium" in plan.moved else "register"
-        workflow.connect(turn, "out_file", register, f"{taker}.given_xfm")
+        _turn_transform(workflow, plan, register)
     if "sodium" in plan.moved:
         workflow.connect([(source, register, [(p, f"inputnode.{p}") for p in POSES])])
     move_regions(workflow, source, pvc, plan)
@@ -301,6 +299,13 @@ def _registration(plan: SodiumPlan, sloppy: bool) -> Workflow:
     if "sodium" in plan.moved:
         return init_moved_register_wf(plan, sloppy)
     return init_register_wf(plan.given_xfm, sloppy, plan.registration)
+
+
+def _turn_transform(workflow: Workflow, plan: SodiumPlan, register: Workflow) -> None:
+    """Let the user's transform, which is from T1w to sodium, serve from sodium to T1w."""
+    turn = Node(InvertTransform(in_file=plan.given_xfm), name="turn")
+    taker = "place" if "sodium" in plan.moved else "register"
+    workflow.connect(turn, "out_file", register, f"{taker}.given_xfm")
 
 
 def _add_nonlinear(

@@ -250,6 +250,20 @@ def test_tables_without_quality_files_are_enough(tmp_path):
 
 
 @pytest.mark.usefixtures("drawn")
+def test_a_cohort_without_anatomy_has_its_table_and_no_tissues(tmp_path):
+    for label in ("01", "02"):
+        write_results(tmp_path, label, 40.0)
+        names = DerivativeNames(tmp_path, label)
+        table = pd.read_csv(names.tsc_table(), sep="\t").assign(desc="apparent", pvc="none")
+        table.to_csv(names.tsc_table("drawn"), sep="\t", index=False, na_rep="n/a")
+        names.tsc_table().unlink()
+    DerivativeNames(tmp_path, "02").tsc_table("drawn").unlink()
+    table, quality = gather(tmp_path)
+    assert (set(table["seg"]), len(quality)) == ({"drawn"}, 2)
+    assert "failed" not in page_of(tmp_path)
+
+
+@pytest.mark.usefixtures("drawn")
 def test_many_subjects_are_drawn_as_a_box(tmp_path):
     for number in range(6):
         write_results(tmp_path, f"1{number}", 40.0 + number, RegistrationScore=0.9 - number**3)
