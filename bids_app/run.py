@@ -27,6 +27,7 @@ from sodiumprep.workflows.base import (
     init_prepared_anatomy_wf,
     init_subject_wf,
 )
+from sodiumprep.workflows.plans import SodiumPlan
 
 Failure = tuple[str, str]  # subject label, message
 
@@ -100,15 +101,31 @@ def build(
     workflow, by_name, failures = Workflow(name="sodiumprep_wf"), {}, []
     for job in jobs:
         try:
-            plans = [] if settings.anat_only else [plan_run(job, r, settings) for r in job.runs]
+            plans, lost = ([], []) if settings.anat_only else _plan_runs(job, settings)
             anatomy = plan_anatomy(job, settings) if job.has_anatomy else None
         except UserError as error:
             failures.append((_label(job), str(error)))
             continue
+        failures += lost
         name = workflow_name(job)
         workflow.add_nodes([init_subject_wf(name, anatomy, plans, settings.sloppy)])
         by_name[name] = job
     return workflow, by_name, failures
+
+
+def _plan_runs(job: SubjectJob, settings: Settings) -> tuple[list[SodiumPlan], list[Failure]]:
+    """Plan the runs of a job; of sessions that share an anatomy each may fail alone."""
+    plans, lost = [], []
+    for run in job.runs:
+        try:
+            plans.append(plan_run(job, run, settings))
+        except UserError as error:
+            if job.reference is None:
+                raise
+            lost.append((f"{job.subject} ses-{run.session}", str(error)))
+    if lost and not plans:
+        raise UserError(" | ".join(text for _, text in lost))
+    return plans, lost
 
 
 def write_dataset_files(settings: Settings) -> None:

@@ -15,6 +15,7 @@ from sodiumprep.bids_app.metadata import Protocol, UserError
 from sodiumprep.bids_app.names import with_json
 from sodiumprep.bids_app.plan import plan_anatomy, plan_run, workflow_name
 from sodiumprep.bids_app.ready import Ready
+from sodiumprep.bids_app.run import build
 from sodiumprep.bids_app.sessions import (
     Reference,
     SessionImage,
@@ -251,3 +252,27 @@ def test_results_in_another_reference_are_left_out_with_a_line(mask, method):
 def test_what_says_nothing_lies_in_the_space_of_its_session(mask):
     path = mask("sub-01_ses-1_label-core_mask.nii.gz")
     assert in_known_space([path], "unbiased") == ((path,), ())
+
+
+def test_of_sessions_that_share_an_anatomy_each_may_fail_alone(tmp_path):
+    def file(name):
+        path = tmp_path / name
+        path.touch()
+        return path
+
+    images = tuple(SessionImage(n, file(f"T1w{n}.nii.gz")) for n in "12")
+    reference = Reference("first-lex", images, reference_index=0)
+    protocols = {"1": Protocol(0.3e-3, 0.12, 1.57, 3.0), "2": Protocol(0.3e-3, 0.12, 1.57, 1.5)}
+    runs = tuple(
+        run_of(n, source=file(f"raw{n}.h5"), protocol=protocol)
+        for n, protocol in protocols.items()
+    )
+    job = SubjectJob("01", None, Anatomy(images[0].image, "T1w"), runs, reference)
+    workflow, by_name, failures = build([job], SETTINGS)
+    assert list(by_name) == ["sub_01_wf"]
+    assert [label for label, _ in failures] == ["01 ses-2"]
+    names = workflow.list_node_names()
+    assert any("sodium_ses_1_" in name for name in names)
+    assert not any("sodium_ses_2_" in name for name in names)
+    nobody, _, failures = build([replace(job, runs=runs[1:])], SETTINGS)
+    assert (nobody.list_node_names(), len(failures)) == ([], 1)
