@@ -123,8 +123,7 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
         maps in anatomical space take; the transform to each template.
     """
     workflow = Workflow(name=plan.name)
-    templates = sorted({template_port(space.template) for space in plan.spaces})
-    ports = [*USED_BY_SODIUM, "preproc_file", *templates]
+    ports = [*USED_BY_SODIUM, "preproc_file", *_template_ports(plan)]
     source = Node(IdentityInterface(ports), name="inputnode")
     image = init_reconstruct_wf(plan)
     register = init_register_wf(plan.given_xfm, sloppy)
@@ -163,8 +162,7 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
         ]),
     ])  # fmt: skip
     rooms = {"register": register, "pvc": pvc, "concentration": concentration}
-    if plan.nonlinear:
-        _add_nonlinear(workflow, plan, source, rooms)
+    _add_nonlinear(workflow, plan, source, rooms)
     _add_spaces(workflow, plan, source, rooms)
     return workflow
 
@@ -172,7 +170,9 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
 def _add_nonlinear(
     workflow: Workflow, plan: SodiumPlan, source: Node, rooms: Mapping[str, Workflow]
 ) -> None:
-    """Let a reconstruction that is not linear follow what it needs of the linear one."""
+    """Let a reconstruction that is not linear, if there is one, follow what it needs."""
+    if not plan.nonlinear:
+        return
     beside = init_nonlinear_wf(plan)
     taken = {
         "register": ("xfm_file",),
@@ -185,6 +185,10 @@ def _add_nonlinear(
         *((rooms[room], beside, [(f"outputnode.{p}", f"inputnode.{p}") for p in ports])
           for room, ports in taken.items()),
     ])  # fmt: skip
+
+
+def _template_ports(plan: SodiumPlan) -> list[str]:
+    return sorted({template_port(space.template) for space in plan.spaces})
 
 
 def _add_spaces(
@@ -259,5 +263,5 @@ def _add_templates(
         (prepared, templates, [(f"outputnode.{p}", f"inputnode.{p}") for p in ports]),
         *((templates, room, [(f"outputnode.{port}", f"inputnode.{port}")])
           for room, plan in runs.items()
-          for port in sorted({template_port(space.template) for space in plan.spaces})),
+          for port in _template_ports(plan)),
     ])  # fmt: skip
