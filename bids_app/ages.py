@@ -70,8 +70,11 @@ def _cell(path: Path, column: str, label: str) -> str | None:
     """Return the age in the row of a subject or session; None without row or column."""
     if not path.is_file():
         return None
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = [row for row in csv.DictReader(file, delimiter="\t") if row.get(column) == label]
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    rows = [row for row in csv.DictReader(lines, delimiter="\t") if row.get(column) == label]
     return rows[0].get("age") if rows else None
 
 

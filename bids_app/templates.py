@@ -186,12 +186,19 @@ def cohort_ages(name: str) -> dict[str, tuple[float, float]]:
 
     What ``template_description.json`` states goes before the built-in table.
     """
-    stated = {
-        cohort: (float(entry["age"][0]) / per_year, float(entry["age"][1]) / per_year)
-        for cohort, entry in _described(name).items()
-        if (per_year := per_year_of(entry.get("units"))) and len(entry.get("age", ())) == 2
-    }
+    ranges = {cohort: _age_range(entry) for cohort, entry in _described(name).items()}
+    stated = {cohort: ages for cohort, ages in ranges.items() if ages is not None}
     return stated or dict(COHORT_AGES.get(name, {}))
+
+
+def _age_range(entry: object) -> tuple[float, float] | None:
+    """Return the ages of a described cohort [years]; None where they are not stated in full."""
+    held = entry if isinstance(entry, dict) else {}
+    ages, per_year = held.get("age"), per_year_of(held.get("units"))
+    pair = isinstance(ages, list) and len(ages) == 2
+    if per_year is None or not pair or not all(isinstance(age, int | float) for age in ages):
+        return None
+    return ages[0] / per_year, ages[1] / per_year
 
 
 def _described(name: str) -> dict[str, Any]:

@@ -229,8 +229,7 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
     """
     workflow = Workflow(name=plan.name)
     poses = POSES if needs_poses(plan) else []
-    templates = sorted({template_port(space.template) for space in plan.spaces})
-    ports = [*USED_BY_SODIUM, "preproc_file", *templates, *poses]
+    ports = [*USED_BY_SODIUM, "preproc_file", *_template_ports(plan), *poses]
     source = Node(IdentityInterface(ports), name="inputnode")
     image = init_reconstruct_wf(plan)
     register = _registration(plan, sloppy)
@@ -278,8 +277,7 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
         workflow.connect([(source, register, [(p, f"inputnode.{p}") for p in POSES])])
     move_regions(workflow, source, pvc, plan)
     rooms = {"register": register, "pvc": pvc, "concentration": concentration}
-    if plan.nonlinear:
-        _add_nonlinear(workflow, plan, source, rooms)
+    _add_nonlinear(workflow, plan, source, rooms)
     _add_spaces(workflow, plan, source, rooms)
     return workflow
 
@@ -311,7 +309,9 @@ def _turn_transform(workflow: Workflow, plan: SodiumPlan, register: Workflow) ->
 def _add_nonlinear(
     workflow: Workflow, plan: SodiumPlan, source: Node, rooms: Mapping[str, Workflow]
 ) -> None:
-    """Let a reconstruction that is not linear follow what it needs of the linear one."""
+    """Let a reconstruction that is not linear, if there is one, follow what it needs."""
+    if not plan.nonlinear:
+        return
     beside = init_nonlinear_wf(plan)
     taken = {
         "register": ("xfm_file",),
@@ -324,6 +324,10 @@ def _add_nonlinear(
         *((rooms[room], beside, [(f"outputnode.{p}", f"inputnode.{p}") for p in ports])
           for room, ports in taken.items()),
     ])  # fmt: skip
+
+
+def _template_ports(plan: SodiumPlan) -> list[str]:
+    return sorted({template_port(space.template) for space in plan.spaces})
 
 
 def _add_spaces(
@@ -427,5 +431,5 @@ def _add_templates(
         (prepared, templates, [(f"outputnode.{p}", f"inputnode.{p}") for p in ports]),
         *((templates, room, [(f"outputnode.{port}", f"inputnode.{port}")])
           for plan, room in sodium
-          for port in sorted({template_port(space.template) for space in plan.spaces})),
+          for port in _template_ports(plan)),
     ])  # fmt: skip

@@ -10,7 +10,7 @@ from sodiumprep.workflows.base import (
     init_prepared_anatomy_wf,
     init_subject_wf,
 )
-from sodiumprep.workflows.plans import AnatomyPlan
+from sodiumprep.workflows.plans import AnatomyPlan, TemplatePlan
 
 FRACTIONS = ("GM", "WM", "CSF")
 TRANSFORMS = ("to_template", "from_template")
@@ -123,3 +123,11 @@ def test_an_anatomy_without_runs_is_a_whole_graph(files):
     workflow = init_subject_wf("sub_01_wf", AnatomyPlan(files["T1w"]), [], True)
     assert "anatomy_wf.normalize" in workflow.list_node_names()
     assert "anatomy_outputs_wf.save" in workflow.list_node_names()
+
+
+def test_an_anatomy_without_runs_is_normalized_to_templates_all_the_same(files):
+    templates = (TemplatePlan("NKI", files["T1w"], files["mask"]),)
+    plan = AnatomyPlan(files["T1w"], templates=templates)
+    workflow = init_subject_wf("sub_01_wf", plan, [], True)
+    assert "templates_wf.normalize_to_NKI" in workflow.list_node_names()
+    assert "templates_wf.save_to_NKI" in workflow.list_node_names()

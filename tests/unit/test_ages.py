@@ -71,3 +71,11 @@ def test_an_unusable_age_of_the_session_is_not_replaced_by_another_one(raw):
 def test_a_missing_age_is_refused_with_the_tables_that_were_read(raw, text):
     with pytest.raises(UserError, match=r"participants.tsv: no column age with a row for sub-01"):
         age_of(raw(text), "01", None)
+
+
+def test_a_table_that_is_no_text_is_refused_by_name(tmp_path):
+    (tmp_path / "participants.tsv").write_bytes(
+        "participant_id\tage\nsub-Jürgen".encode("latin-1")
+    )
+    with pytest.raises(UserError, match=r"participants.tsv: cannot be read"):
+        age_of(tmp_path, "01", None)

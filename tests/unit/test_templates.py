@@ -115,6 +115,16 @@ def test_the_description_goes_before_the_built_in_ages(home):
     assert cohort_ages("MNIPediatricAsym") == {"1": (4.0, 20.0)}
 
 
+@pytest.mark.parametrize(
+    "entry", [None, "old", {"units": "yr"}, {"age": [1], "units": "yr"}, {"age": [1, 2]},
+              {"age": ["1", "2"], "units": "yr"}, {"age": [1, 2], "units": "mm"}],
+)  # fmt: skip
+def test_a_cohort_without_full_ages_is_never_chosen_by_age(home, entry):
+    describe(home, "Ours", {"1": entry, "2": {"age": [3, 4], "units": "years"}})
+    assert cohort_ages("Ours") == {"2": (3, 4)}
+    assert known_cohorts("Ours") == ("1", "2")
+
+
 @pytest.mark.parametrize("cohort", range(1, 12))
 def test_the_middle_of_every_infant_cohort_is_its_own(cohort):
     ages = COHORT_AGES["MNIInfant"]
