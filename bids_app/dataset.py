@@ -42,6 +42,7 @@ from sodiumprep.bids_app.ready import (
     ready_sources,
 )
 from sodiumprep.bids_app.sessions import (
+    NOT_MOVED,
     Reference,
     SessionImage,
     first_session,
@@ -447,9 +448,8 @@ def _in_reference(run: SodiumRun, reference: Reference) -> SodiumRun:
     if labels is None or run.vial_space != "T1w" or lies_in_reference(labels):
         return run
     named = entities(labels).get("ses")
-    if reference.index(run.session if named is None else named) >= 0 and (
-        named is not None or None in [image.session for image in reference.images]
-    ):
+    ready = not reference.builds_template and reference.reference_index == NOT_MOVED
+    if reference.index(named) != NOT_MOVED or (named is None and ready):
         return run
     note = f"{labels.name}: vial labels not used, their session has no 1H image or is not named"
     return replace(run, vial_labels=None, vial_space=None, warnings=(*run.warnings, note))
@@ -466,11 +466,16 @@ def _find_reference(
     first = None
     if not given:
         first = first_session({label: suffix(i.image) for label, i in images.items()}, subject)
-    builds = method == "unbiased" and not given and len(images) > 1
+    alike = [] if given else _of_one_contrast(images, first)
+    builds = method == "unbiased" and len(alike) > 1
     if builds:
         kind = suffix(images[first].image)
-        anatomy, index = Anatomy(None, kind, warnings=tuple(notes)), -1
-        used = list(images)
+        notes += [
+            f"{images[label].image.name}: no part of the template, which is made of {kind} images"
+            for label in images
+            if label not in alike
+        ]
+        anatomy, index, used = Anatomy(None, kind, warnings=tuple(notes)), -1, alike
     else:
         anatomy = _serving_anatomy(settings, subject, first, files, bool(given))
         said = [] if method == "first-lex" else [_not_built(first, given)]
@@ -482,6 +487,14 @@ def _find_reference(
         index = used.index(first) if first in used and own and not given else -1
     shown = tuple(images[label] for label in used)
     return anatomy, Reference(method, shown, builds, index, settings.sessions)
+
+
+def _of_one_contrast(
+    images: Mapping[str | None, SessionImage], first: str | None
+) -> list[str | None]:
+    """Return the sessions whose images can be averaged with that of the first."""
+    kind = suffix(images[first].image)
+    return [label for label, image in images.items() if suffix(image.image) == kind]
 
 
 def _serving_anatomy(
@@ -496,7 +509,7 @@ def _serving_anatomy(
 def _not_built(first: str | None, given: Mapping[str, Path]) -> str:
     if given:
         return "the reference is the ready-made anatomy of the subject: no template was built"
-    return f"one session alone has a 1H image (ses-{first}): no template was built"
+    return f"one session alone has such a 1H image (ses-{first}): no template was built"
 
 
 def _session_images(

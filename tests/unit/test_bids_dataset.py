@@ -747,7 +747,28 @@ def test_unbiased_takes_the_mean_of_all_sessions(two_sessions):
 def test_unbiased_with_one_image_is_that_image_and_says_so(simple_sessions):
     job, sessions = shared(simple_sessions, "unbiased")
     assert (job.reference.builds_template, sessions) == (False, ["1"])
-    assert "one session alone has a 1H image" in " ".join(job.anatomy.warnings)
+    assert "one session alone has such a 1H image" in " ".join(job.anatomy.warnings)
+
+
+def test_images_of_different_contrast_are_not_averaged(simple_sessions):
+    simple_sessions.image("ses-2/anat/sub-01_ses-2_T2w.nii.gz")
+    job, sessions = shared(simple_sessions, "unbiased")
+    assert (job.reference.builds_template, sessions) == (False, ["1", "2"])
+    for session in "34":
+        name = f"ses-{session}/anat/sub-01_ses-{session}"
+        simple_sessions.image(f"{name}_acq-23Na_PDw.nii.gz", SODIUM)
+        simple_sessions.image(f"{name}_T1w.nii.gz")
+    job, sessions = shared(simple_sessions, "unbiased")
+    assert (job.reference.builds_template, sessions) == (True, ["1", "3", "4"])
+    assert "ses-2_T2w.nii.gz: no part of the template" in " ".join(job.anatomy.warnings)
+
+
+@pytest.mark.parametrize(("session", "kept"), [("", False), ("ses-2_", True)])
+def test_vial_labels_that_name_no_session_are_not_moved_by_guess(two_sessions, session, kept):
+    labels = f"sub-01_{session}acq-23Na_space-T1w_desc-vials_dseg.nii.gz"
+    two_sessions.derive(f"ses-2/anat/{labels}")
+    job, _ = shared(two_sessions)
+    assert (job.runs[1].vial_labels is not None) is kept
 
 
 def test_sessionwise_is_the_default(two_sessions):
