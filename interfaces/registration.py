@@ -359,8 +359,8 @@ def _mutual_information(
         initial_transform=path,
         mask=mask,
         aff_metric="mattes",
-        aff_random_sampling_rate=0.5,
-        aff_iterations=(100, 50, 30),
+        aff_random_sampling_rate=0.2,
+        aff_iterations=(100, 50, 10),
         aff_shrink_factors=(4, 2, 1),
         aff_smoothing_sigmas=(2, 1, 0),
     )
