@@ -11,9 +11,9 @@ import pytest
 from sodiumprep.bids_app import io_spec
 from sodiumprep.bids_app.index import RawFile
 from sodiumprep.bids_app.metadata import UserError
+from sodiumprep.bids_app.lesions import Lesions, find_lesions
 from sodiumprep.bids_app.ready import (
     Ready,
-    find_lesions,
     find_sodium_regions,
     find_transform,
     labels_of,
@@ -95,7 +95,7 @@ def test_an_fmriprep_folder_is_complete(fmriprep):
 
 
 def test_no_lesion_is_seen_in_an_fmriprep_folder(fmriprep):
-    assert find_lesions(None, [], fmriprep.ready()) == ({}, [])
+    assert find_lesions(None, [], fmriprep.ready(), True) == Lesions()
 
 
 def test_a_freesurfer_folder_is_complete(freesurfer):
@@ -206,14 +206,16 @@ def test_the_first_folder_wins_whatever_its_flavour(fmriprep, tmp_path):
 def test_an_empty_lesion_mask_is_left_out_with_a_word(tree):
     tree.image("sub-01/anat/sub-01_label-core_mask.nii.gz", [0])
     path = tree.image("sub-01/anat/sub-01_label-edema_mask.nii.gz")
-    lesions, notes = find_lesions(None, [], tree.ready())
-    assert lesions == {"edema": path}
-    assert notes == ["lesion core: sub-01_label-core_mask.nii.gz is 0 everywhere, left out"]
+    lesions = find_lesions(None, [], tree.ready(), True)
+    assert lesions.masks == {"edema": path}
+    assert lesions.notes == (
+        "sub-01_label-core_mask.nii.gz: empty, there is no lesion of class core",
+    )
 
 
 def test_a_mask_of_sodium_is_no_lesion_of_the_anatomy(tree):
     tree.image("sub-01/anat/sub-01_acq-23Na_desc-pons_mask.nii.gz")
-    assert find_lesions(None, [], tree.ready())[0] == {}
+    assert find_lesions(None, [], tree.ready(), True).masks == {}
 
 
 def test_regions_in_sodium_space_have_names(tree):
