@@ -10,8 +10,8 @@ import pytest
 
 from sodiumprep.bids_app import io_spec
 from sodiumprep.bids_app.index import RawFile
-from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.lesions import Lesions, find_lesions
+from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.ready import (
     Ready,
     find_sodium_regions,
