@@ -8,9 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sodiumprep.bids_app.dataset import Anatomy, SodiumRun, SubjectJob
+from sodiumprep.bids_app.anatomies import Anatomy
+from sodiumprep.bids_app.dataset import SubjectJob
 from sodiumprep.bids_app.metadata import SODIUM, UserError, Vial, load_relaxation
 from sodiumprep.bids_app.names import DerivativeNames, bids_uri, entities
+from sodiumprep.bids_app.runs import SodiumRun
 from sodiumprep.bids_app.sessions import (
     NOT_MOVED,
     Reference,

@@ -8,7 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from sodiumprep.bids_app.dataset import Anatomy, SodiumRun, SubjectJob
+from sodiumprep.bids_app.anatomies import Anatomy
+from sodiumprep.bids_app.dataset import SubjectJob
 from sodiumprep.bids_app.index import RawFile
 from sodiumprep.bids_app.lesions import find_lesions
 from sodiumprep.bids_app.metadata import Protocol, UserError
@@ -16,6 +17,7 @@ from sodiumprep.bids_app.names import with_json
 from sodiumprep.bids_app.plan import plan_anatomy, plan_run, workflow_name
 from sodiumprep.bids_app.ready import Ready
 from sodiumprep.bids_app.run import build
+from sodiumprep.bids_app.runs import SodiumRun
 from sodiumprep.bids_app.sessions import (
     Reference,
     SessionImage,

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from sodiumprep.bids_app.dataset import Anatomy, SodiumRun, SubjectJob
+from sodiumprep.bids_app.anatomies import Anatomy
+from sodiumprep.bids_app.dataset import SubjectJob
 from sodiumprep.bids_app.metadata import Protocol
 from sodiumprep.bids_app.plan import plan_run
 from sodiumprep.bids_app.run import _end, _misplaced
+from sodiumprep.bids_app.runs import SodiumRun
 from sodiumprep.bids_app.settings import Settings
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sodiumprep.bids_app.dataset import Anatomy, SodiumRun, SubjectJob
+from sodiumprep.bids_app.anatomies import Anatomy
+from sodiumprep.bids_app.dataset import SubjectJob
 from sodiumprep.bids_app.metadata import Protocol, UserError, Vial
 from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_name
+from sodiumprep.bids_app.runs import SodiumRun
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.interfaces.outputs import (
     ANATOMY_FILES,

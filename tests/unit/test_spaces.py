@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sodiumprep.bids_app.dataset import Anatomy, SubjectJob
+from sodiumprep.bids_app.anatomies import Anatomy
+from sodiumprep.bids_app.dataset import SubjectJob
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import DerivativeNames
 from sodiumprep.bids_app.run import build, run_participant

@@ -1,0 +1,386 @@
+"""The sodium runs of a session, each with all that belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from sodiumprep.bids_app.anatomies import Anatomy, anatomy_rank, is_anatomy
+from sodiumprep.bids_app.index import (
+    ANATOMY_ORDER,
+    RawFile,
+    check_image,
+    one_line,
+    passes,
+    without_part,
+)
+from sodiumprep.bids_app.metadata import (
+    HYDROGEN,
+    SODIUM,
+    Protocol,
+    UserError,
+    Vial,
+    load_vials,
+    read_protocol,
+    read_vials,
+)
+from sodiumprep.bids_app.names import acquisition_label
+from sodiumprep.bids_app.ready import (
+    Ready,
+    find_sodium_regions,
+    find_transform,
+    find_vial_labels,
+)
+from sodiumprep.bids_app.settings import Settings
+from sodiumprep.interfaces.kspace import read_kspace_header
+
+QUANTIFIED = ("PDw", "MEGRE")
+UNUSED_TRANSMIT = ("TB1map", "TB1DAM")
+
+
+@dataclass(frozen=True)
+class SodiumRun:
+    """One sodium image to quantify, with all that belongs to it.
+
+    Parameters
+    ----------
+    subject, session, run
+        Labels without their keys, None where the name has none.
+    entities
+        All entities of the source's name under their short keys.
+    source
+        The image, or the k-space file that wins over it.
+    is_kspace
+        Whether the source is k-space.
+    phase
+        Phase image that goes with a magnitude image.
+    protocol
+        How it was measured.
+    vials
+        Known concentrations; label n of the label image is entry n, counted from 1.
+    vial_labels, vial_space
+        Label image and the space it lies in, ``sodium`` or ``T1w``.
+    receive_array, receive_volume, receive_map
+        Images of the array and of the volume coil, and a receive map.
+    fieldmap, fieldmap_nucleus
+        Field map [Hz] and the nucleus whose frequency it tells.
+    sodium_to_anat
+        The user's transform.
+    transform_backward
+        Whether that transform is from T1w to sodium.
+    warnings
+        What the report must say about the input.
+    regions
+        Regions drawn in sodium space, file and label by name, where there is no anatomy.
+    coil_image
+        Another 1H image of the same session and coil, which shares the sodium image's frame.
+    """
+
+    subject: str
+    session: str | None
+    run: str | None
+    entities: Mapping[str, str]
+    source: Path
+    is_kspace: bool
+    phase: Path | None
+    protocol: Protocol
+    vials: tuple[Vial, ...] = ()
+    vial_labels: Path | None = None
+    vial_space: str | None = None
+    receive_array: tuple[Path, ...] = ()
+    receive_volume: tuple[Path, ...] = ()
+    receive_map: Path | None = None
+    fieldmap: Path | None = None
+    fieldmap_nucleus: str = SODIUM
+    sodium_to_anat: Path | None = None
+    transform_backward: bool = False
+    warnings: tuple[str, ...] = ()
+    regions: Mapping[str, tuple[Path, int]] = field(default_factory=dict)
+    coil_image: Path | None = None
+
+    @property
+    def acquisition(self) -> str:
+        """Label of the acquisition in every output name."""
+        return acquisition_label(self.entities)
+
+
+def in_sodium_space(
+    settings: Settings,
+    subject: str,
+    anatomy: Anatomy,
+    runs: Sequence[SodiumRun],
+    ready: Ready,
+) -> tuple[SodiumRun, ...]:
+    """Return the runs of a subject without anatomy, with the regions drawn on them.
+
+    Raises
+    ------
+    UserError
+        If nothing calibrates a run in sodium space.
+    """
+    accepted = f"no 1H image; accepted in anat/: {', '.join(ANATOMY_ORDER)}, or a desc-preproc "
+    accepted += "image in a -d folder (FreeSurfer: mri/T1.mgz)"
+    if not runs or anatomy.ready:
+        found = f" (ready-made {', '.join(anatomy.ready)} alone is not enough)"
+        raise UserError(f"sub-{subject}: {accepted}{found if anatomy.ready else ''}")
+    for run in runs:
+        if not run.vials or run.vial_space != "sodium" or settings.reference == "csf":
+            raise UserError(
+                f"sub-{subject}: {accepted}; or, for apparent concentrations in sodium space, "
+                f"CalibrationVials of {run.source.name} with *_acq-23Na_desc-vials_dseg in a -d "
+                "folder"
+            )
+    return tuple(
+        replace(run, regions=find_sodium_regions(RawFile(run.source, {}, {}), ready))
+        for run in runs
+    )
+
+
+def with_coil_image(run: SodiumRun, own: Sequence[RawFile], anatomy: Anatomy) -> SodiumRun:
+    """Add the 1H image that was measured with the coil of a sodium image, in its session.
+
+    Same session and same coil means that nobody got up in between: the frame is shared, up to
+    motion, which the score sees. Without names of the coils only a PDw counts, which is what
+    dual-tuned coils are localized with; the anatomy itself adds nothing to the header.
+    """
+    sodium = next((file for file in own if file.path == run.source), None)
+    coil = sodium.metadata.get("ReceiveCoilName") if sodium else None
+    others = [file for file in own if is_anatomy(file) and file.path != anatomy.image]
+    same = [f for f in others if coil and f.metadata.get("ReceiveCoilName") == coil]
+    unnamed = [f for f in others if f.suffix == "PDw" and "ReceiveCoilName" not in f.metadata]
+    found = min(same or unnamed, key=lambda f: anatomy_rank(f, run.session), default=None)
+    if found is None:
+        return run
+    check_image(found.path)
+    assumed = f"{found.path.name}: taken for an image of the sodium coil, its sidecar has no "
+    notes = () if same else (assumed + "ReceiveCoilName",)
+    return replace(run, coil_image=found.path, warnings=(*run.warnings, *notes))
+
+
+def is_candidate(settings: Settings, file: RawFile) -> bool:
+    """Tell whether a file is sodium data that the user did not filter out."""
+    return file.is_sodium and passes(file, settings.bids_filters.get("sodium", {}))
+
+
+def find_runs(
+    settings: Settings, subject: str, files: Sequence[RawFile], ready: Ready
+) -> tuple[SodiumRun, ...]:
+    """Return the sodium runs of a session; raises a UserError for what cannot be quantified."""
+    candidates = [
+        file for file in files if file.datatype == "anat" and is_candidate(settings, file)
+    ]
+    usable = [file for file in candidates if file.suffix in QUANTIFIED]
+    refused = sorted(file.path.name for file in candidates if file not in usable)
+    if not usable:
+        raise UserError(
+            f"{candidates[0].path}: sodium with suffix {candidates[0].suffix} is not quantified; "
+            f"accepted: {', '.join(QUANTIFIED)}"
+        )
+    notes = [f"{name}: not quantified, its suffix is not known for sodium" for name in refused]
+    groups: dict[tuple[str, ...], list[RawFile]] = {}
+    for file in usable:
+        groups.setdefault(_identity(file), []).append(file)
+    fmaps = [file for file in files if file.datatype == "fmap"]
+    runs = [_build_run(settings, subject, group, fmaps, ready) for group in groups.values()]
+    _refuse_same_names(runs)
+    return tuple(_with_notes(run, notes) for run in runs)
+
+
+def _identity(file: RawFile) -> tuple[str, ...]:
+    parts = [f"{key}-{value}" for key, value in file.parts.items() if key not in ("part", "echo")]
+    return (*sorted(parts), file.suffix)
+
+
+def _refuse_same_names(runs: Sequence[SodiumRun]) -> None:
+    seen: dict[tuple[str, str | None], SodiumRun] = {}
+    for run in runs:
+        other = seen.setdefault((run.acquisition, run.run), run)
+        if other is not run:
+            raise UserError(
+                f"{other.source} and {run.source}: their results would have the same names; "
+                "choose one with --bids-filter-file, or tell them apart by acq- or run-"
+            )
+
+
+def _with_notes(run: SodiumRun, notes: Sequence[str]) -> SodiumRun:
+    return replace(run, warnings=(*run.warnings, *notes))
+
+
+def _build_run(
+    settings: Settings,
+    subject: str,
+    group: Sequence[RawFile],
+    fmaps: Sequence[RawFile],
+    ready: Ready,
+) -> SodiumRun:
+    source, phase, notes = _choose_source(group)
+    protocol = _read_source_protocol(settings, source)
+    vials = _read_source_vials(settings, source)
+    labels, space = find_vial_labels(source, ready)
+    receive = _find_receive(settings, source, fmaps)
+    fieldmap, nucleus, told = _find_fieldmap(settings, source, fmaps)
+    return SodiumRun(
+        subject,
+        source.parts.get("ses"),
+        source.parts.get("run"),
+        source.parts,
+        source.path,
+        source.is_kspace,
+        phase,
+        protocol,
+        vials,
+        labels,
+        space,
+        receive["array"],
+        receive["volume"],
+        next(iter(receive["map"]), None),
+        fieldmap,
+        nucleus,
+        *find_transform(source, ready),
+        (*notes, *told, *_fmap_notes(fmaps)),
+    )
+
+
+def _choose_source(group: Sequence[RawFile]) -> tuple[RawFile, Path | None, list[str]]:
+    echo = min(int(file.parts.get("echo", 1)) for file in group)
+    first = [file for file in group if int(file.parts.get("echo", 1)) == echo]
+    notes = [
+        f"{file.path.name}: echo not used, the first one is quantified"
+        for file in group
+        if file not in first and file.parts.get("part", "mag") == "mag"
+    ]
+    kspace = [file for file in first if file.is_kspace]
+    if kspace:
+        return kspace[0], None, notes
+    by_part = {file.parts.get("part", "mag"): file for file in first}
+    if "mag" not in by_part:
+        raise UserError(
+            f"{first[0].path}: has no magnitude image beside it; accepted: part-mag, or part-mag "
+            "and part-phase"
+        )
+    phase = by_part["phase"].path if "phase" in by_part else None
+    for path in filter(None, (by_part["mag"].path, phase)):
+        check_image(path)
+    return by_part["mag"], phase, notes
+
+
+def _read_source_protocol(settings: Settings, source: RawFile) -> Protocol:
+    needed = settings.relaxation_file is None
+    if not source.is_kspace:
+        return read_protocol(source.metadata, str(source.path), None, needed)
+    try:
+        header = read_kspace_header(source.path)
+    except (ValueError, OSError) as error:
+        text = one_line(error)
+        named = text if str(source.path) in text else f"{source.path}: {text}"
+        raise UserError(named) from error
+    # What stands beside the k-space file must agree with it; what only the image of the same
+    # name says stands in where both are silent.
+    stated = {
+        "EchoTime": header.echo_time,
+        "RepetitionTime": header.repetition_time,
+        "FlipAngle": header.flip_angle,
+        "MagneticFieldStrength": header.field_strength,
+    }
+    silent = {
+        key: value
+        for key, value in source.metadata.items()
+        if stated.get(key) is None or key in source.own
+    }
+    return read_protocol(silent, str(source.path), header, needed)
+
+
+def _read_source_vials(settings: Settings, source: RawFile) -> tuple[Vial, ...]:
+    if settings.vials_file is not None:
+        return load_vials(settings.vials_file)
+    entries = source.metadata.get("CalibrationVials")
+    vials = () if entries is None else read_vials(entries, str(source.path))
+    if settings.reference == "vials" and not vials:
+        raise UserError(
+            f"{source.path}: CalibrationVials is missing in its sidecar; accepted: a list of "
+            "vials, --vials FILE, or --reference csf"
+        )
+    return vials
+
+
+def _find_receive(
+    settings: Settings, source: RawFile, fmaps: Sequence[RawFile]
+) -> dict[str, tuple[Path, ...]]:
+    filters = settings.bids_filters.get("fmap", {})
+    found: dict[str, list[Path]] = {"array": [], "volume": [], "map": []}
+    for file in fmaps:
+        kind = _receive_kind(file)
+        if kind and file.is_sodium and passes(file, filters) and _intended(file, source):
+            check_image(file.path)
+            found[kind].append(file.path)
+    return {kind: tuple(paths) for kind, paths in found.items()}
+
+
+def _find_fieldmap(
+    settings: Settings, source: RawFile, fmaps: Sequence[RawFile]
+) -> tuple[Path | None, str, list[str]]:
+    """Return the field map of raw k-space, its nucleus, and what must be said of it."""
+    filters = settings.bids_filters.get("fmap", {})
+    found = [f for f in fmaps if f.suffix == "fieldmap" and passes(f, filters)]
+    meant = [f for f in found if _intended(f, source)]
+    usable = [f for f in meant if _nucleus(f)]
+    unknown = [
+        f'{f.path.name}: not used, its sidecar lacks "ResonantNucleus": "1H" or "{SODIUM}"'
+        for f in meant
+        if f not in usable
+    ]
+    if not usable:
+        return None, SODIUM, unknown
+    file = usable[0]
+    if not source.is_kspace:
+        return None, SODIUM, [f"{file.path.name}: not used, the image is already reconstructed"]
+    if file.metadata.get("Units") != "Hz":
+        raise UserError(f"{file.path}: Units is {file.metadata.get('Units')!r}; accepted: 'Hz'")
+    check_image(file.path)
+    ignored = [f"{other.path.name}: not used, {file.path.name} is" for other in usable[1:]]
+    return file.path, _nucleus(file), [*ignored, *unknown]
+
+
+def _nucleus(file: RawFile) -> str:
+    """Return what a sidecar or a name states; a guess would scale a field map by a quarter."""
+    if file.is_sodium:
+        return SODIUM
+    stated = file.metadata.get("ResonantNucleus") or file.parts.get("nuc")
+    return HYDROGEN if stated == HYDROGEN else ""
+
+
+def _receive_kind(file: RawFile) -> str | None:
+    if file.parts.get("part", "mag") != "mag":
+        return None
+    if file.suffix == "RB1map":
+        return "map"
+    label = file.parts.get("acq", "").lower() if file.suffix == "RB1COR" else ""
+    return "array" if "head" in label else "volume" if "body" in label else None
+
+
+def _intended(file: RawFile, source: RawFile) -> bool:
+    given = file.metadata.get("IntendedFor")
+    if not given:
+        return True
+    targets = given if isinstance(given, list) else [given]
+    return any(without_part(Path(str(target))) == without_part(source.path) for target in targets)
+
+
+def _fmap_notes(fmaps: Sequence[RawFile]) -> list[str]:
+    notes = [
+        f"{file.path.name}: transmit maps are not used yet"
+        for file in fmaps
+        if file.is_sodium and file.suffix in UNUSED_TRANSMIT
+    ]
+    notes += [
+        f'{file.path.name}: not used, its sidecar lacks "ResonantNucleus": "{SODIUM}"'
+        for file in fmaps
+        if file.looks_sodium
+    ]
+    notes += [
+        f"{file.path.name}: not used, acq- names neither Head (array) nor Body (volume coil)"
+        for file in fmaps
+        if file.is_sodium and file.suffix == "RB1COR" and _receive_kind(file) is None
+    ]
+    return notes
