@@ -189,6 +189,7 @@ def _foresee(jobs: list[SubjectJob], settings: Settings) -> list[Failure]:
             print("\n".join(to_compute(job, settings)))
         except UserError as error:
             failures.append((_label(job), str(error)))
+    return failures
 
 
 def _misplaced(

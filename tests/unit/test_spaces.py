@@ -94,7 +94,7 @@ def test_transforms_have_names_of_both_directions_and_name_their_template():
 
 
 def test_a_ready_made_transform_is_the_one_that_sidecars_name():
-    ready = {"preproc": Path("/d/p.nii.gz"), "xfm:NKI": Path("/d/x.h5")}
+    ready = {"preproc": Path("/d/p.nii.gz"), "to_NKI": Path("/d/x.h5")}
     job = replace(JOB, anatomy=Anatomy(T1W, "T1w", ready))
     assert ready_transforms(job) == {"NKI": "/d/x.h5"}
     (plan,) = spaces_of(Space("NKI"), job=job)
