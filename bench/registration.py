@@ -12,6 +12,7 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -335,15 +336,9 @@ def summary(outcomes: list[Outcome]) -> None:
     calibration(outcomes)
 
 
-def main() -> None:
-    """Measure what the options ask for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--few", action="store_true", help="two scans of each pose, not twelve")
-    parser.add_argument("--poses", type=int, help="random poses (default: 20; with --few 3)")
-    parser.add_argument("--without-mi", action="store_true", help="no mutual information")
-    parser.add_argument("--calibrate", action="store_true", help="on seeds of its own")
-    options = parser.parse_args()
-    template, outcomes = load_template(), []
+def run(options: argparse.Namespace) -> Iterator[Outcome]:
+    """Yield the outcome of each case, told as it comes."""
+    template = load_template()
     first = CALIBRATION_SEED if options.calibrate else TEST_SEED
     cases = list(product(RESOLUTIONS, SNRS))
     for number in range(options.poses or (3 if options.few else 20)):
@@ -355,16 +350,28 @@ def main() -> None:
                     port: save_image(Path(folder) / f"{port}.nii.gz", image, subject.affine)
                     for port, image in subject.images.items()
                 }
-                for i, (resolution, snr) in enumerate(drawn):
-                    case = resolution, snr, glioma
+                for i, case in enumerate(drawn):
                     seed = 100 * (first + number) + i
-                    found = measure(subject, files, case, seed, options)
-                    print(f"{first + number} {resolution:g} mm SNR {snr:g} glioma {glioma}: "
-                          f"{found.error:.2f} (bound {found.bound:.2f}) mm, score "
-                          f"{found.score:.3f}, {found.chosen}; mi {found.mi_error:.2f} mm, "
-                          f"{found.mi_score:.3f}; {found.seconds:.1f} s", flush=True)  # fmt: skip
-                    outcomes.append(found)
-    summary(outcomes)
+                    found = measure(subject, files, (*case, glioma), seed, options)
+                    print(f"{first + number}: {found}, bound {found.bound:.2f}", flush=True)
+                    yield found
+
+
+def main() -> None:
+    """Measure what the options ask for; an interrupted run tells what it has."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--few", action="store_true", help="two scans of each pose, not twelve")
+    parser.add_argument("--poses", type=int, help="random poses (default: 20; with --few 3)")
+    parser.add_argument("--without-mi", action="store_true", help="no mutual information")
+    parser.add_argument("--calibrate", action="store_true", help="on seeds of its own")
+    options, outcomes = parser.parse_args(), []
+    try:
+        for found in run(options):
+            outcomes.append(found)  # noqa: PERF402 (what came before an interrupt is kept)
+    except KeyboardInterrupt:
+        print("interrupted")
+    if outcomes:
+        summary(outcomes)
 
 
 if __name__ == "__main__":

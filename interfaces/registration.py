@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -350,20 +351,19 @@ class Matching:
 def _mutual_information(
     fixed: Any, moving: Any, mask: Any, start: Floats, matching: Matching
 ) -> Floats:
-    ants = _ants()
-    path = write_transform(Path.cwd() / "start.txt", start)
-    result = ants.registration(
-        fixed=fixed,
-        moving=moving,
-        type_of_transform=matching.kind,
-        initial_transform=path,
-        mask=mask,
-        aff_metric="mattes",
-        aff_random_sampling_rate=0.2,
-        aff_iterations=(100, 50, 10),
-        aff_shrink_factors=(4, 2, 1),
-        aff_smoothing_sigmas=(2, 1, 0),
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        result = _ants().registration(
+            fixed=fixed,
+            moving=moving,
+            type_of_transform=matching.kind,
+            initial_transform=write_transform(Path(folder) / "start.txt", start),
+            mask=mask,
+            aff_metric="mattes",
+            aff_random_sampling_rate=0.2,
+            aff_iterations=(100, 50, 10),
+            aff_shrink_factors=(4, 2, 1),
+            aff_smoothing_sigmas=(2, 1, 0),
+        )
     return _compose(result["fwdtransforms"])
 
 
