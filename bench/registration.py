@@ -67,6 +67,7 @@ from sodiumprep.sodium.phantom_signal import (
 from sodiumprep.sodium.pose import (
     LARGEST_ERROR,
     LEAST_SCORE,
+    choose,
     improve,
     rated,
     registration_fails,
@@ -255,7 +256,7 @@ def measure(subject: Subject, files: dict[str, str], case: tuple[float, float, b
     target = Target.build(interface.inputs)
     matching = Matching(interface.inputs, target)
     fits = matching.candidates()
-    best = max(fits, key=lambda name: fits[name].score)
+    best = choose({name: fit.score for name, fit in fits.items()}, "synthetic")
     distance = matching.restart_distance(fits[best])
     seconds = time.process_time() - began
     off = {n: displacement(f.transform, subject.truth, target.centre) for n, f in fits.items()}

@@ -36,6 +36,7 @@ from sodiumprep.sodium.pose import (
     Fit,
     Volume,
     build_scene,
+    choose,
     find_poses,
     rated,
     registration_fails,
@@ -162,7 +163,7 @@ class RegisterSodium(SimpleInterface):
         target = Target.build(self.inputs)
         matching = Matching(self.inputs, target)
         fits = matching.candidates()
-        best = max(fits, key=lambda name: fits[name].score)
+        best = choose({name: fit.score for name, fit in fits.items()}, "synthetic")
         if not any(matching.overlaps(fit) for fit in fits.values()):
             raise ValueError(
                 f"{self.inputs.sodium_file}: image and anatomy do not overlap: no pose "

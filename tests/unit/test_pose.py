@@ -12,6 +12,7 @@ from sodiumprep.sodium.pose import (
     Fit,
     Volume,
     build_scene,
+    choose,
     find_poses,
     improve,
     rated,
@@ -219,6 +220,15 @@ def test_restarts_see_that_a_pose_is_off(scene):
 def test_the_bound_is_wider_than_the_standard_error():
     standard, bound = registration_uncertainty(0.4)
     assert 0 < standard < bound
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [({"fit a": 0.80, "fit b": 0.81, "mi": 0.815}, "fit b"), ({"fit": 0.80, "mi": 0.83}, "mi"),
+     ({"mi": 0.2, "header": 0.3}, "header")],
+)  # fmt: skip
+def test_the_fit_wins_a_tie_and_nothing_more(scores, chosen):
+    assert choose(scores, "fit") == chosen
 
 
 @pytest.mark.parametrize(
