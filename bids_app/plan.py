@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sodiumprep.bids_app.ages import read_age
 from sodiumprep.bids_app.dataset import Anatomy, SodiumRun, SubjectJob
 from sodiumprep.bids_app.metadata import SODIUM, UserError, Vial, load_relaxation
 from sodiumprep.bids_app.names import DerivativeNames, bids_uri
@@ -86,7 +87,21 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
             **{f"lesion_{name}": str(names.lesion_mask(name)) for name in found.lesions},
         },
         provenance=_provenance([p for p in sources if p], settings, found.warnings),
+        age=read_age(settings.bids_dir, job.subject, job.session),
+        inversions=_inversions(found.image),
     )
+
+
+def _inversions(image: Path | None) -> tuple[str, ...]:
+    """Return the magnitudes of the two inversion images that a UNIT1 was made of."""
+    if image is None or "_UNIT1." not in image.name:
+        return ()
+    found = []
+    for number in (1, 2):
+        names = (f"_inv-{number}{part}_MP2RAGE." for part in ("", "_part-mag"))
+        paths = [image.with_name(image.name.replace("_UNIT1.", name)) for name in names]
+        found += [str(path) for path in paths if path.is_file()][:1]
+    return tuple(found) if len(found) == 2 else ()
 
 
 def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:

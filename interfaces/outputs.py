@@ -294,6 +294,7 @@ class SaveNonlinear(SimpleInterface):
 
 # Reference values spread widely between groups: a warning, never an error [mmol/L]
 PLAUSIBLE = {"GM": (25, 70), "WM": (20, 70), "CSF": (100, 170)}
+FLAGS = ("receive_uncorrected", "smaller_than_psf", "partly_outside", "brain_implausible")
 TABLE_COLUMNS: dict[str, dict[str, str]] = {
     name: {"Description": text, "Units": units}
     for name, units, text in (
@@ -321,6 +322,6 @@ TABLE_COLUMNS: dict[str, dict[str, str]] = {
         ("ci_high", TSC, "Upper end of the 95 % interval"),
         ("snr", "1", "Mean over the noise SD of one voxel"),
         ("coverage", "1", "Share of the region's volume inside the sodium field of view"),
-        ("flag", "1", "What to mind: receive_uncorrected, smaller_than_psf, partly_outside"),
+        ("flag", "1", f"What to mind: {', '.join(FLAGS)}"),
     )
 }

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
-from sodiumprep.interfaces.anatomy import HeadMask
+from sodiumprep.interfaces.anatomy import BrainExtract, HeadMask
+from sodiumprep.interfaces.outputs import ANATOMY_FILES
 from sodiumprep.interfaces.regions import UniteLesions
 from sodiumprep.workflows import anatomy as anatomy_room
 from sodiumprep.workflows.anatomy import init_anatomy_wf
@@ -21,7 +22,7 @@ from sodiumprep.workflows.register import init_register_wf
 
 COMPLETE = {"mask", "GM", "WM", "CSF"}  # ready-made files that leave nothing to compute
 FRACTIONS = ["gm_file", "wm_file", "csf_file"]
-USED_BY_SODIUM = [*FRACTIONS, "brain_mask", "head_mask"]
+USED_BY_SODIUM = [*FRACTIONS, "inner_mask", "head_mask", "brain_warning"]
 
 
 def is_ready(plan: AnatomyPlan) -> bool:
@@ -59,12 +60,19 @@ def init_ready_anatomy_wf(plan: AnatomyPlan, name: str = "anatomy_wf") -> Workfl
     workflow = Workflow(name=name)
     image = plan.ready.get("preproc") or plan.image
     head = Node(HeadMask(in_file=image, mask_file=plan.ready["mask"]), name="head")
-    known = {"preproc_file": image, "brain_mask": plan.ready["mask"]}
+    volume = Node(BrainExtract(in_file=image, mask_file=plan.ready["mask"]), name="volume")
+    if plan.age is not None:
+        volume.inputs.age = plan.age
+    known = {"preproc_file": image}
+    known |= dict.fromkeys(("brain_mask", "inner_mask"), plan.ready["mask"])
     known |= {f"{t.lower()}_file": plan.ready[t] for t in ("GM", "WM", "CSF")}
     known |= {"dseg_file": plan.ready["dseg"]} if "dseg" in plan.ready else {}
     result = Node(IdentityInterface(anatomy_room.OUTPUTS), name="outputnode")
     result.inputs.trait_set(**known)
-    workflow.connect([(head, result, [("head_mask_file", "head_mask")])])
+    workflow.connect([
+        (head, result, [("head_mask_file", "head_mask")]),
+        (volume, result, [("brain_volume_ml", "brain_volume_ml"), ("warning", "brain_warning")]),
+    ])  # fmt: skip
     return workflow
 
 
@@ -90,6 +98,10 @@ def init_computed_anatomy_wf(
     workflow = init_anatomy_wf(sloppy, name=name)
     source = workflow.get_node("inputnode")
     source.inputs.anat_file = plan.image
+    if plan.age is not None:
+        source.inputs.age = plan.age
+    if plan.inversions:
+        source.inputs.inversion_files = list(plan.inversions)
     if "mask" in plan.ready:
         source.inputs.mask_file = plan.ready["mask"]
     if plan.lesions:
@@ -206,7 +218,7 @@ def init_subject_wf(
         else init_computed_anatomy_wf(anatomy, sloppy)
     )
     save = init_anatomy_outputs_wf(anatomy)
-    saved = [(f"outputnode.{p}", f"inputnode.{p}") for p in anatomy_room.OUTPUTS]
+    saved = [(f"outputnode.{p}", f"inputnode.{p}") for p in ANATOMY_FILES]
     workflow.connect([(prepared, save, saved)])
     used = [(f"outputnode.{p}", f"inputnode.{p}") for p in (*USED_BY_SODIUM, "preproc_file")]
     for plan in runs:

@@ -23,6 +23,10 @@ class AnatomyPlan:
         Output path of each file by name.
     provenance
         Entries of every sidecar.
+    age
+        Of the subject [years], None if it is not known.
+    inversions
+        Magnitudes of the two inversion images beside a UNIT1; empty where there are none.
     """
 
     image: str
@@ -30,6 +34,8 @@ class AnatomyPlan:
     lesions: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    age: float | None = None
+    inversions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

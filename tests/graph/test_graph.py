@@ -111,8 +111,7 @@ def test_no_port_leaks(graph):
 def expected_open_ports(options):
     """Return the ports that may stay open: what a ready-made anatomy does not have."""
     if options["ready"] == "all":
-        missing = ("dseg_file", "to_template_xfm", "from_template_xfm", "brain_volume_ml",
-                   "brain_warning")  # fmt: skip
+        missing = ("dseg_file", "to_template_xfm", "from_template_xfm")
         return {f"anatomy_wf.{port}" for port in missing}
     optional = set(OPTIONAL_ANATOMY) - {"anat_file"}
     optional -= {"mask_file"} if options["ready"] == "mask" else set()

@@ -286,3 +286,25 @@ def test_a_subject_without_raw_anatomy_is_planned_from_ready_files():
 def test_linked_datasets_are_the_output_the_input_and_the_derivatives():
     settings = replace(SETTINGS, derivatives={"manual": Path("/d")})
     assert links(settings) == {"": OUT, "raw": RAW, "manual": Path("/d")}
+
+
+@pytest.mark.parametrize("part", ["", "_part-mag"])
+def test_inversion_images_beside_a_uniform_image_are_used(tmp_path, part):
+    image = tmp_path / "sub-01_run-1_UNIT1.nii.gz"
+    pair = [tmp_path / f"sub-01_run-1_inv-{n}{part}_MP2RAGE.nii.gz" for n in (1, 2)]
+
+    def planned():
+        return plan_anatomy(
+            SubjectJob("01", None, Anatomy(image, "UNIT1"), ()), SETTINGS
+        ).inversions
+
+    pair[0].touch()
+    assert planned() == ()  # one of them is none
+    pair[1].touch()
+    assert planned() == tuple(map(str, pair))
+
+
+def test_the_age_of_the_table_reaches_the_plan(tmp_path):
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-01\t6\n")
+    settings = replace(SETTINGS, bids_dir=tmp_path)
+    assert plan_anatomy(SubjectJob("01", None, ANATOMY, ()), settings).age == 6
