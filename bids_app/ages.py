@@ -92,3 +92,15 @@ def _years(text: str, path: Path, who: str) -> float:
             "chosen by it)"
         )
     return float(text) / per_year
+
+
+OLDEST = 130.0  # years; more is a mistake of unit
+
+
+def read_age(bids_dir: Path, subject: str, session: str | None) -> float | None:
+    """Return the age [years] as :func:`age_of` finds it, None where none is stated or usable."""
+    try:
+        age, _ = age_of(bids_dir, subject, session)
+    except UserError:
+        return None
+    return age if age < OLDEST else None

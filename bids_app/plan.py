@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sodiumprep.bids_app.ages import read_age
 from sodiumprep.bids_app.anatomies import Anatomy
 from sodiumprep.bids_app.dataset import SubjectJob
 from sodiumprep.bids_app.metadata import SODIUM, UserError, Vial, load_relaxation
@@ -124,6 +125,8 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
         reference=_plan_reference(job, settings),
         templates=plan_templates(job, settings, provenance),
         transforms=ready_transforms(job),
+        age=read_age(settings.bids_dir, job.subject, job.session),
+        inversions=_inversions(found.image),
     )
 
 
@@ -200,6 +203,18 @@ def _space(shared: Reference, number: int, path: Path) -> int:
     if lies_in_reference(path) or number == shared.reference_index:
         return NOT_MOVED
     return number
+
+
+def _inversions(image: Path | None) -> tuple[str, ...]:
+    """Return the magnitudes of the two inversion images that a UNIT1 was made of."""
+    if image is None or "_UNIT1." not in image.name:
+        return ()
+    found = []
+    for number in (1, 2):
+        names = (f"_inv-{number}{part}_MP2RAGE." for part in ("", "_part-mag"))
+        paths = [image.with_name(image.name.replace("_UNIT1.", name)) for name in names]
+        found += [str(path) for path in paths if path.is_file()][:1]
+    return tuple(found) if len(found) == 2 else ()
 
 
 def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:

@@ -147,7 +147,7 @@ class SessionResults:
         """What the anatomy wants to be known."""
         own = self.metadata
         found = [*(own.get("Warnings") or []), *(own.get("InputWarnings") or [])]
-        found += [own.get("BrainWarning"), own.get("NormalizationWarning")]
+        found += [own.get(f"{what}Warning") for what in ("Brain", "Normalization", "ReadyMade")]
         return [str(text) for text in [*found, *self._template_warnings()] if text]
 
     def _template_warnings(self) -> list[str]:

@@ -21,11 +21,17 @@ from scipy import ndimage
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
 from sodiumprep.interfaces.templates import FAINT, template_brain
 from sodiumprep.interfaces.templates import embedded_template as _template
+from sodiumprep.sodium.background import (
+    has_noisy_background,
+    remove_background,
+    robust_uniform,
+)
 from sodiumprep.sodium.brain import (
     HeadModel,
     brain_volume_ml,
     bright_range,
     choose_start,
+    cortical_envelope,
     head_mask,
     head_model,
     largest_component,
@@ -203,6 +209,41 @@ def _inside(coarse: Any, image: Any, mask: NDArray[np.bool_] | None) -> NDArray[
     return (target.numpy() > 0.5) & (values > 0)
 
 
+class RemoveBackgroundInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="1H image, any unit")
+    inversion_files = traits.List(
+        File(exists=True), desc="magnitudes of the two inversion images of a UNIT1, one unit"
+    )
+
+
+class RemoveBackgroundOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="1H image with a dark background; the input if it had one")
+    noisy = traits.Bool(desc="whether the background was noise as bright as tissue")
+
+
+class RemoveBackground(SimpleInterface):
+    """Make the background of a uniform image (MP2RAGE) dark; leave other images as they are."""
+
+    input_spec = RemoveBackgroundInputSpec
+    output_spec = RemoveBackgroundOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        array, affine = load_finite_image(self.inputs.in_file)
+        size = _voxel_size(affine)
+        self._results["noisy"] = has_noisy_background(array, size)
+        self._results["out_file"] = self.inputs.in_file
+        if self._results["noisy"]:
+            pair = self.inputs.inversion_files if isdefined(self.inputs.inversion_files) else []
+            cleaned = (
+                robust_uniform(array, *(load_finite_image(path)[0] for path in pair), size)
+                if len(pair) == 2
+                else remove_background(array, size)
+            )
+            out_file = Path(runtime.cwd) / "dark_background.nii.gz"
+            self._results["out_file"] = save_image(out_file, cleaned, affine)
+        return runtime
+
+
 class BiasCorrectInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="1H image, any unit")
     mask_file = File(exists=True, desc="where the field is estimated: brain mask, any grid")
@@ -228,7 +269,9 @@ class BiasCorrect(SimpleInterface):
         return runtime
 
 
-def extract_brain(array: Array, affine: Array, folder: Path) -> NDArray[np.bool_]:
+def extract_brain(
+    array: Array, affine: Array, folder: Path
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Find the brain in a whole head by registering a synthetic head around the template brain.
 
     Parameters
@@ -243,7 +286,9 @@ def extract_brain(array: Array, affine: Array, folder: Path) -> NDArray[np.bool_
     Returns
     -------
     brain
-        Mask, shape (x, y, z).
+        Brain with closed sulci, shape (x, y, z).
+    inner
+        Inside of the skull: the brain and all fluid around it, same shape.
     """
     image = to_ants(array, affine)
     coarse = _coarse(image, COARSE_MM)
@@ -255,7 +300,9 @@ def extract_brain(array: Array, affine: Array, folder: Path) -> NDArray[np.bool_
     grey, white = (_template(f"{name}_template", FLUID_MM)[0] for name in ("gm", "wm"))
     fluid = to_ants(grey + white < 0.1, _template("gm_template", FLUID_MM)[1])
     core = _warp_mask(image, fluid, transform)
-    return refine_brain(array, largest_component(brain), core, _voxel_size(affine))
+    size = _voxel_size(affine)
+    inner = refine_brain(array, largest_component(brain), core, size)
+    return cortical_envelope(array, inner, core, size), inner
 
 
 def _warp_mask(image: Any, mask: Any, transform: str) -> NDArray[np.bool_]:
@@ -347,11 +394,13 @@ def _most_similar(results: list[_Linear]) -> _Linear:
 class BrainExtractInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="bias-corrected whole head, any unit")
     mask_file = File(exists=True, desc="brain mask to use instead of finding one, any grid")
+    age = traits.Float(desc="of the subject [years]; unknown: the volume is that of an adult")
 
 
 class BrainExtractOutputSpec(TraitedSpec):
-    mask_file = File(exists=True, desc="brain mask on the grid of the input, 0 or 1")
-    brain_volume_ml = traits.Float(desc="volume of the mask [ml]")
+    mask_file = File(exists=True, desc="brain with closed sulci on the grid of the input, 0 or 1")
+    inner_mask = File(exists=True, desc="inside of the skull, or the given mask, 0 or 1")
+    brain_volume_ml = traits.Float(desc="volume of the brain mask [ml]")
     warning = traits.Str(desc="why the mask may be wrong; empty if nothing speaks against it")
 
 
@@ -363,16 +412,18 @@ class BrainExtract(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         array, affine = load_finite_image(self.inputs.in_file)
-        mask = _optional_brain(self.inputs.mask_file, to_ants(array, affine))
-        if mask is None:
-            mask = extract_brain(array, affine, Path(runtime.cwd))
-        if not mask.any():
+        given = _optional_brain(self.inputs.mask_file, to_ants(array, affine))
+        folder = Path(runtime.cwd)
+        masks = extract_brain(array, affine, folder) if given is None else (given, given)
+        brain, inner = masks
+        if not brain.any():
             raise ValueError(f"{self.inputs.in_file}: no brain was found")
-        volume = brain_volume_ml(mask, _voxel_size(affine))
+        volume = brain_volume_ml(brain, _voxel_size(affine))
+        age = self.inputs.age if isdefined(self.inputs.age) else None
         self._results["brain_volume_ml"] = volume
-        self._results["warning"] = volume_warning(volume)
-        out_file = Path(runtime.cwd) / "brain_mask.nii.gz"
-        self._results["mask_file"] = save_image(out_file, mask, affine)
+        self._results["warning"] = volume_warning(volume, age)
+        self._results["mask_file"] = save_image(folder / "brain_mask.nii.gz", brain, affine)
+        self._results["inner_mask"] = save_image(folder / "inner_mask.nii.gz", inner, affine)
         return runtime
 
 

@@ -39,6 +39,7 @@ ANATOMY_FILES: dict[str, tuple[str, str]] = {
     "brain_volume_ml": ("ml", "Volume of the brain mask"),
     "brain_warning": ("", "Why the brain mask may be wrong"),
     "normalization_warning": ("", "Why the normalization may be wrong"),
+    "ready_warning": ("", "What must be said of ready-made anatomy"),
 }
 TSC = "mmol/L"
 SODIUM_FILES: dict[str, tuple[str, str]] = {
@@ -56,7 +57,8 @@ SODIUM_FILES: dict[str, tuple[str, str]] = {
     "table_file": (TSC, "Regional tissue sodium concentrations"),
 }
 NOT_SAVED = {  # numbers of the sidecars
-    "brain_volume_ml", "brain_warning", "normalization_warning", "calibration_file",
+    "brain_volume_ml", "brain_warning", "normalization_warning", "ready_warning",
+    "calibration_file",
 }  # fmt: skip
 
 
@@ -139,6 +141,7 @@ class _SaveAnatomyInput(BaseInterfaceInputSpec):
     brain_volume_ml = traits.Float(desc="[ml]")
     brain_warning = traits.Str(desc="empty if the brain mask is plausible")
     normalization_warning = traits.Str(desc="empty if the normalization is plausible")
+    ready_warning = traits.Str(desc="what must be said of ready-made anatomy, or empty")
 
 
 class SaveAnatomy(SimpleInterface):
@@ -153,6 +156,7 @@ class SaveAnatomy(SimpleInterface):
             "BrainVolume": getattr(self.inputs, "brain_volume_ml", None),
             "BrainWarning": getattr(self.inputs, "brain_warning", None),
             "NormalizationWarning": getattr(self.inputs, "normalization_warning", None),
+            "ReadyMadeWarning": getattr(self.inputs, "ready_warning", None),
         }
         known = {k: v for k, v in numbers.items() if isdefined(v) and v not in (None, "")}
         for port, (units, description) in ANATOMY_FILES.items():
@@ -456,6 +460,7 @@ class SaveSodiumOnly(SimpleInterface):
 
 # Reference values spread widely between groups: a warning, never an error [mmol/L]
 PLAUSIBLE = {"GM": (25, 70), "WM": (20, 70), "CSF": (100, 170)}
+FLAGS = ("receive_uncorrected", "smaller_than_psf", "partly_outside", "brain_implausible")
 TABLE_COLUMNS: dict[str, dict[str, str]] = {
     name: {"Description": text, "Units": units}
     for name, units, text in (
@@ -483,6 +488,6 @@ TABLE_COLUMNS: dict[str, dict[str, str]] = {
         ("ci_high", TSC, "Upper end of the 95 % interval"),
         ("snr", "1", "Mean over the noise SD of one voxel"),
         ("coverage", "1", "Share of the region's volume inside the sodium field of view"),
-        ("flag", "1", "What to mind: receive_uncorrected, smaller_than_psf, partly_outside"),
+        ("flag", "1", f"What to mind: {', '.join(FLAGS)}"),
     )
 }

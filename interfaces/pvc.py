@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,20 @@ class _RegionalSignalsInput(BaseInterfaceInputSpec):
     regions_file = File(exists=True, mandatory=True, desc="regions (npz)")
     response_file = File(exists=True, mandatory=True, desc="transfer functions and spectrum (npz)")
     properties = traits.Dict(mandatory=True, desc="RegistrationSpread [mm], kernel widths [mm]")
+    brain_warning = traits.Str("", usedefault=True, desc="why the anatomy may be wrong, or empty")
 
 
 class _RegionalSignalsOutput(TraitedSpec):
     signals_file = File(exists=True, desc="regional signals with covariance and changes (npz)")
     properties = traits.Dict(desc="input properties and the condition number")
+
+
+def _told(remarks: list[str], brain_warning: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Let every table and the QC file know of a brain mask that may be wrong."""
+    warnings = [*known.get("Warnings", ()), *remarks]
+    if not brain_warning:
+        return {"Warnings": warnings}
+    return {"BrainImplausible": True, "Warnings": [*warnings, brain_warning]}
 
 
 class CorrectPartialVolume(SimpleInterface):
@@ -65,6 +75,6 @@ class CorrectPartialVolume(SimpleInterface):
         self._results["properties"] = {
             **known,
             "ConditionNumber": round(estimate.condition_number, 2),
-            "Warnings": [*known.get("Warnings", []), *remarks],
+            **_told([*remarks], self.inputs.brain_warning, known),
         }
         return runtime

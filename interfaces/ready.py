@@ -194,12 +194,14 @@ class _TakeMaskInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, desc="brain mask, any grid; without it what the fractions fill")
     brain_file = File(exists=True, desc="what the fractions fill, 0 or 1")
     notes = traits.Str(usedefault=True, desc="what else must be said")
+    age = traits.Float(desc="of the subject [years]; an adult's volume is expected without it")
 
 
 class _TakeMaskOutput(TraitedSpec):
     mask_file = File(exists=True, desc="brain mask on the grid of the reference, 0 or 1")
     brain_volume_ml = traits.Float(desc="volume of the mask [ml]")
     warning = traits.Str(desc="why the mask may be wrong; empty if nothing speaks against it")
+    remarks = traits.Str(desc="what else must be said; empty for nothing")
 
 
 class TakeMask(SimpleInterface):
@@ -222,12 +224,14 @@ class TakeMask(SimpleInterface):
             _require_same_brain(path, mask, load_image(self.inputs.brain_file)[0] > 0)
         volume = brain_volume_ml(mask, np.linalg.norm(grid.affine[:3, :3], axis=0))
         bare = np.count_nonzero(grid.values[~mask]) < BARE * np.count_nonzero(mask)
-        said = [volume_warning(volume), self.inputs.notes, SKULL_STRIPPED if bare else ""]
+        age = self.inputs.age if isdefined(self.inputs.age) else None
+        said = [self.inputs.notes, SKULL_STRIPPED if bare else ""]
         self._results["mask_file"] = save_image(
             Path(runtime.cwd) / "mask.nii.gz", mask, grid.affine
         )
         self._results["brain_volume_ml"] = volume
-        self._results["warning"] = "; ".join(filter(None, said))
+        self._results["warning"] = volume_warning(volume, age)
+        self._results["remarks"] = "; ".join(filter(None, said))
         return runtime
 
 

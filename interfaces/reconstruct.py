@@ -43,8 +43,8 @@ from sodiumprep.sodium.signal import Relaxation
 from sodiumprep.sodium.trajectory import centre_step
 
 Constants = Mapping[str, Relaxation]
-SMALL_DELAY = 2e-6  # s; less moves a sample by less than 0.05 / FOV, and sodium that reaches out of the
-# field of view (a vial at its edge) was seen to pull the estimate by 1.5 us
+SMALL_DELAY = 2e-6  # s; moves a sample by 0.05 / FOV; sodium at the edge of the field of view was
+# seen to pull the estimate by 1.5 us
 USELESS_GAIN, NOTABLE_GAIN = 0.2, 0.1  # of the mean of a tissue
 SEGMENT_ERROR = 0.01  # of a voxel's signal, at the worst sample
 

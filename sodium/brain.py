@@ -22,7 +22,13 @@ INNER_TABLE = (-2.0, 4.0)  # mm from the registered surface, where the inner tab
 BONE_PERCENTILE = 2.0  # of what lies there: marrow, fluid, dura and brain are brighter
 BONE_CONTRAST = 0.03  # fluid above bone over tissue above bone; less is bias field
 BONE_CONTRAST_TO_NOISE = 4.0  # fluid above bone over noise
-VOLUME_RANGE_ML = (800.0, 2200.0)  # ml, children from one year to the largest adult brains
+SULCUS_CLOSING = 5.0  # mm, half the width of the widest sulcus that the envelope spans
+FLUID_FILM = 1.0  # mm of fluid that the envelope keeps over the cortex
+DEEPEST_FLUID = 10.0  # mm below the skull, how far fluid is peeled off: no lesion is lost inside
+FLUID_CONTRAST = 0.35  # tissue against fluid over tissue against bone; less shows no cortex
+VOLUME_AGES = (0.0, 1.0, 2.0, 5.0, 12.0, 18.0)  # years; textbook knowledge, with 15 % to spare
+SMALLEST_ML = (250.0, 600.0, 720.0, 800.0, 800.0, 800.0)  # ml at these ages
+LARGEST_ML = (600.0, 1200.0, 1400.0, 1850.0, 2100.0, 2200.0)  # ml at these ages
 SCALE_RANGE = (0.7, 1.35)  # size over the template along the principal axes, all ages
 
 
@@ -276,20 +282,65 @@ def brain_volume_ml(mask: Mask, voxel_size: Floats) -> float:
     return float(np.count_nonzero(mask) * np.prod(voxel_size) / 1000)
 
 
-def volume_warning(volume_ml: float) -> str:
-    """Say so if no human brain has such a volume [ml], else return an empty text.
+def volume_range_ml(age: float | None = None) -> tuple[float, float]:
+    """Return the smallest and the largest plausible volume of a brain mask [ml].
+
+    Parameters
+    ----------
+    age
+        In years; None for an adult.
+
+    Returns
+    -------
+    low, high
+        Between the ages of the table by linear interpolation; adults from 18 years on.
+
+    Raises
+    ------
+    ValueError
+        If the age is negative or not finite.
+
+    Examples
+    --------
+    >>> volume_range_ml(0.5), volume_range_ml(70)
+    ((425.0, 900.0), (800.0, 2200.0))
+    """
+    if age is None:
+        return SMALLEST_ML[-1], LARGEST_ML[-1]
+    if not (np.isfinite(age) and age >= 0):
+        raise ValueError(f"the age is {age}; it must not be negative [years]")
+    low, high = (float(np.interp(age, VOLUME_AGES, row)) for row in (SMALLEST_ML, LARGEST_ML))
+    return low, high
+
+
+def volume_warning(volume_ml: float, age: float | None = None) -> str:
+    """Say so if no human brain of an age has such a volume, else return an empty text.
+
+    Parameters
+    ----------
+    volume_ml
+        Of the brain mask [ml].
+    age
+        In years; None if it is not known, which is taken for an adult.
+
+    Returns
+    -------
+    warning
+        Empty if the volume is plausible.
 
     Examples
     --------
     >>> volume_warning(1400.0)
     ''
     >>> volume_warning(3960.0)
-    'the brain mask holds 3960 ml; 800 to 2200 ml are expected'
+    'the brain mask holds 3960 ml; 800 to 2200 ml are expected of an adult (age unknown)'
     """
-    low, high = VOLUME_RANGE_ML
+    low, high = volume_range_ml(age)
     if low <= volume_ml <= high:
         return ""
-    return f"the brain mask holds {volume_ml:.0f} ml; {low:.0f} to {high:.0f} ml are expected"
+    whom = "of an adult (age unknown)" if age is None else f"at {age:g} years"
+    wanted = f"{low:.0f} to {high:.0f} ml are expected {whom}"
+    return f"the brain mask holds {volume_ml:.0f} ml; {wanted}"
 
 
 def choose_start(dissimilarity: Floats, scales: Floats) -> int:
@@ -403,15 +454,100 @@ def refine_brain(image: Floats, brain: Mask, fluid_core: Mask, voxel_size: Float
     )
     smooth = ndimage.gaussian_filter(image[box].astype(np.float32), SURFACE_SMOOTHING / voxel_size)
     distance = signed_distance(brain[box], voxel_size)
-    threshold = _bone_threshold(smooth, distance, fluid_core[box])
+    levels = _bone_levels(smooth, distance, fluid_core[box])
     refined = brain.copy()
-    if threshold is not None:
-        refined[box] = _inner_table(smooth > threshold, distance, voxel_size)
+    if levels is not None:
+        refined[box] = _inner_table(_without_thin_layers(smooth, *levels), distance, voxel_size)
     return refined
 
 
-def _bone_threshold(image: Floats, distance: Floats, fluid_core: Mask) -> float | None:
-    """Halve the way from bone to fluid, or to tissue if that is darker; None without contrast."""
+def _without_thin_layers(image: Floats, soft_above: float, solid_above: float) -> Mask:
+    """Mask soft parts; dark fluid counts where it is two voxels thick.
+
+    A thinner layer looks like bone and tissue in one voxel, and is called so: taken for fluid, a
+    coarse image would get a rim of it all around the brain.
+    """
+    solid = image > solid_above
+    layer = (image > soft_above) & ~solid
+    thick = ndimage.binary_opening(layer, np.ones((2, 2, 2)))
+    return solid | (layer & ndimage.binary_dilation(thick))
+
+
+def cortical_envelope(image: Floats, inner: Mask, fluid_core: Mask, voxel_size: Floats) -> Mask:
+    """Peel fluid off the inside of the skull: the brain, with its sulci closed.
+
+    What lies inside the skull is a tenth larger than what is called a brain mask elsewhere: the
+    fluid over the cortex is part of the one, not of the other. Fluid may be dark or bright.
+
+    Parameters
+    ----------
+    image
+        Bias-corrected whole head, shape (x, y, z), any unit.
+    inner
+        Inside of the skull, same shape.
+    fluid_core
+        Where ventricles are expected, same shape.
+    voxel_size
+        Shape (3,) [mm].
+
+    Returns
+    -------
+    brain
+        Part of ``inner``, same shape; all of it if fluid and tissue are about equally bright.
+
+    Examples
+    --------
+    >>> radius = np.linalg.norm(np.indices((60, 60, 60)) - 30, axis=0)
+    >>> image = np.select([radius < 4, radius < 19, radius < 24, radius < 26], [30, 90, 30, 3], 99)
+    >>> found = cortical_envelope(image, radius < 24, radius < 4, np.ones(3))
+    >>> bool((found ^ (radius < 20)).sum() < 0.04 * found.sum())
+    True
+    """
+    box = _box_around(inner, 1 + int(np.ceil(SULCUS_CLOSING / voxel_size.min())))
+    smooth = ndimage.gaussian_filter(image[box].astype(np.float32), SURFACE_SMOOTHING / voxel_size)
+    depth = ndimage.distance_transform_edt(inner[box], sampling=voxel_size)
+    middle = _tissue_threshold(smooth, depth, fluid_core[box])
+    if middle is None:
+        return inner
+    brightness, sign = middle
+    tissue = (sign * (smooth - brightness) < 0) | (depth > DEEPEST_FLUID)
+    brain = np.zeros_like(inner)
+    brain[box] = _close_sulci(inner[box] & tissue, voxel_size) & inner[box]
+    return brain
+
+
+def _box_around(mask: Mask, margin: int) -> tuple[slice, ...]:
+    """Bound a mask with some voxels around it."""
+    near = ndimage.find_objects(mask.astype(np.int8))[0]
+    return tuple(slice(max(part.start - margin, 0), part.stop + margin) for part in near)
+
+
+def _tissue_threshold(
+    image: Floats, depth: Floats, fluid_core: Mask
+) -> tuple[float, float] | None:
+    """Halve the way from tissue to fluid, and tell whether fluid is bright (1) or dark (-1)."""
+    core, rim = image[fluid_core & (depth > 5)], (depth > 0) & (depth <= 2)
+    if not core.size:
+        return None
+    tissue = np.median(image[depth > 5])
+    bone = np.percentile(image[rim], BONE_PERCENTILE)
+    sign = 1.0 if np.median(core) > tissue else -1.0
+    fluid = np.percentile(core, 50 + 30 * sign)  # the core holds tissue where ventricles are small
+    if sign * (fluid - tissue) < FLUID_CONTRAST * (tissue - bone):
+        return None
+    return float(fluid + tissue) / 2, sign
+
+
+def _close_sulci(solid: Mask, voxel_size: Floats) -> Mask:
+    """Close a mask over its sulci and cavities, then let it keep a film of fluid."""
+    core = largest_component(ndimage.binary_opening(solid, _ball(2.0, voxel_size)))
+    grown = ndimage.distance_transform_edt(~core, sampling=voxel_size) <= SULCUS_CLOSING
+    kept = ndimage.distance_transform_edt(grown, sampling=voxel_size)
+    return np.asarray(ndimage.binary_fill_holes(kept > SULCUS_CLOSING - FLUID_FILM), bool)
+
+
+def _bone_levels(image: Floats, distance: Floats, fluid_core: Mask) -> tuple[float, float] | None:
+    """Halve the ways from bone to the darker of fluid and tissue, and to tissue; or None."""
     core = image[fluid_core & (distance < -5)]
     if not core.size:
         return None
@@ -422,7 +558,8 @@ def _bone_threshold(image: Floats, distance: Floats, fluid_core: Mask) -> float 
     noise = (dark - darkest) / 0.80  # standard deviations between the two of a normal spread
     contrast = min(dark, tissue) - bone
     needed = max(BONE_CONTRAST * (tissue - bone), BONE_CONTRAST_TO_NOISE * noise)
-    return float(bone + contrast / 2) if contrast > needed else None
+    levels = float(bone + contrast / 2), float(bone + tissue) / 2
+    return levels if contrast > needed else None
 
 
 def _inner_table(soft: Mask, distance: Floats, voxel_size: Floats) -> Mask:

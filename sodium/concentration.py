@@ -462,7 +462,8 @@ def region_flags(
     covered
         Share of each region inside the field of view, shape (n,).
     properties
-        ``ReceiveUncorrected``, ``RegistrationFailed`` and ``PointSpreadFWHM`` [mm] by tissue.
+        ``ReceiveUncorrected``, ``RegistrationFailed``, ``BrainImplausible`` and
+        ``PointSpreadFWHM`` [mm] by tissue.
     voxel_ml
         Volume of a voxel [ml].
     names
@@ -472,7 +473,7 @@ def region_flags(
     -------
     flags
         Comma-separated words, or "n/a": ``registration_failed``, ``receive_uncorrected``,
-        ``smaller_than_psf``, ``partly_outside``.
+        ``smaller_than_psf``, ``partly_outside``, ``brain_implausible``.
     """
     sizes = fractions.sum(axis=(1, 2, 3), dtype=np.float64) * voxel_ml
     flags = []
@@ -485,6 +486,7 @@ def region_flags(
                 ("receive_uncorrected", properties.get("ReceiveUncorrected", False)),
                 ("smaller_than_psf", size < kernel),
                 ("partly_outside", share < MINIMUM_COVERAGE),
+                ("brain_implausible", properties.get("BrainImplausible", False)),
             )
             if raised
         ]

@@ -14,7 +14,8 @@ from sodiumprep.sodium.brain import Mask
 
 TISSUES = ("GM", "WM", "CSF")
 MIXTURE_STEPS = 12  # intervals along an edge of the simplex, before averaging
-MIXTURE_WEIGHT = 0.8  # prior mass of one pair over that of one tissue: more blurs pure voxels
+MIXTURE_WEIGHT = 0.6  # prior mass of one pair over that of one tissue: more blurs pure voxels
+SPREAD_RATIO = 2.0  # noise is common to all: a wider spread is mixtures, vessels, flow
 OUTLIER_DENSITY = 1e-4  # floor of the likelihood: no intensity can outvote every prior
 PRIOR_FLOOR = 0.01  # an atlas never excludes a tissue: ventricles grow, cortex thins
 ATLAS_WEIGHT, NEIGHBOUR_WEIGHT = 0.6, 1.0  # exponents of the two priors
@@ -128,7 +129,11 @@ def _mixture_block(intensity: Floats, model: TissueModel, log_prior: Floats) -> 
     variance += np.float32((0.5 * contrast / MIXTURE_STEPS) ** 2)
     misfit = intensity[:, None].astype(np.float32) - model.means.astype(np.float32) @ candidates.T
     density = np.exp(-0.5 * misfit**2 / variance) / np.sqrt(variance / variance.mean())
-    prior = np.exp(log_prior.astype(np.float32) @ candidates.T) * weights
+    # A pair needs both tissues nearby, however little a voxel holds of one: weighted by share, a
+    # trace of fluid would cost next to nothing, and explain grey matter beside white matter.
+    present = (candidates > 0).astype(np.float32)
+    present /= present.sum(axis=1, keepdims=True)
+    prior = np.exp(log_prior.astype(np.float32) @ present.T) * weights
     posterior = (density + np.float32(OUTLIER_DENSITY)) * prior
     return (posterior @ candidates) / posterior.sum(axis=1, keepdims=True)
 
@@ -155,7 +160,8 @@ def tissue_model(intensity: Floats, fractions: Floats, used: Mask) -> TissueMode
     Returns
     -------
     model
-        Medians and robust standard deviations (1.4826 times the median absolute deviation).
+        Medians and robust standard deviations (1.4826 times the median absolute deviation, at
+        most twice that of the narrowest tissue).
 
     Raises
     ------
@@ -180,8 +186,8 @@ def tissue_model(intensity: Floats, fractions: Floats, used: Mask) -> TissueMode
         1.4826 * _weighted_median(np.abs(intensity - mean), weight)
         for mean, weight in zip(means, purity.T, strict=True)
     ]
-    floor = 0.01 * np.ptp(intensity[used])
-    return TissueModel(np.array(means), np.maximum(spreads, floor))
+    floor = max(0.01 * float(np.ptp(intensity[used])), min(spreads))
+    return TissueModel(np.array(means), np.clip(spreads, floor, SPREAD_RATIO * floor))
 
 
 def smooth_mean(values: Floats, weights: Floats, voxel_size: Floats, scale: float) -> Floats:
@@ -313,8 +319,9 @@ def _local_means(
     local = []
     for tissue, (mean, spread) in enumerate(zip(model.means, model.spreads, strict=True)):
         typical = np.abs(image - mean) < 3 * spread
-        pure = typical * np.clip(fractions[..., tissue] * 10 - 8, 0, 1)
-        local.append(smooth_mean(image, pure, voxel_size, LOCAL_SCALE))
+        pure = typical * np.clip(fractions[..., tissue] * 20 - 18, 0, 1)
+        # relative to the mean, which stands where no voxel is pure yet, as with a vague prior
+        local.append(mean + smooth_mean(image - mean, pure, voxel_size, LOCAL_SCALE))
     return np.stack(local, axis=-1)
 
 

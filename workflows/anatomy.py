@@ -10,13 +10,15 @@ from sodiumprep.interfaces.anatomy import (
     BrainExtract,
     HeadMask,
     Normalize,
+    RemoveBackground,
     TissueFractions,
 )
 
-INPUTS = ["anat_file", "mask_file", "lesion_file"]
+INPUTS = ["anat_file", "mask_file", "lesion_file", "age", "inversion_files"]
 OUTPUTS = [
     "preproc_file",
     "brain_mask",
+    "inner_mask",
     "head_mask",
     "gm_file",
     "wm_file",
@@ -27,6 +29,7 @@ OUTPUTS = [
     "brain_volume_ml",
     "brain_warning",
     "normalization_warning",
+    "ready_warning",
 ]
 FRACTIONS = ["gm_file", "wm_file", "csf_file", "dseg_file"]
 TRANSFORMS = ["to_template_xfm", "from_template_xfm"]
@@ -46,16 +49,20 @@ def init_anatomy_wf(sloppy: bool, name: str = "anatomy_wf") -> Workflow:
     -------
     workflow
         ``inputnode``: ``anat_file`` (whole head, 1H), ``mask_file`` (brain mask to use instead of
-        finding one, optional), ``lesion_file`` (left out of metric and statistics, optional).
-        ``outputnode``: ``preproc_file``, ``brain_mask``, ``head_mask``, ``gm_file``, ``wm_file``,
+        finding one, optional), ``lesion_file`` (left out of metric and statistics, optional),
+        ``age`` [years], optional, ``inversion_files`` (beside a UNIT1), optional.
+        ``outputnode``: ``preproc_file``, ``brain_mask`` (sulci closed), ``inner_mask`` (inside of
+        the skull, where the fractions sum to one), ``head_mask``, ``gm_file``, ``wm_file``,
         ``csf_file``, ``dseg_file`` on the grid of ``anat_file``; ``to_template_xfm`` and
         ``from_template_xfm`` (ITK composites); ``brain_volume_ml`` [ml]; ``brain_warning`` and
-        ``normalization_warning``, empty if volume and overlap are plausible.
+        ``normalization_warning``, empty if volume and overlap are plausible; ``ready_warning``,
+        open unless something ready-made takes a step's place.
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = DESCRIPTION
     source = Node(IdentityInterface(INPUTS, mandatory_inputs=False), name="inputnode")
     result = Node(IdentityInterface(OUTPUTS), name="outputnode")
+    clean = Node(RemoveBackground(), name="clean")
     level = Node(BiasCorrect(sloppy=True), name="level")
     extract = Node(BrainExtract(), name="extract")
     correct = Node(BiasCorrect(sloppy=sloppy), name="correct")
@@ -64,19 +71,20 @@ def init_anatomy_wf(sloppy: bool, name: str = "anatomy_wf") -> Workflow:
     fractions = Node(TissueFractions(), name="fractions", mem_gb=1.5)
     workflow.connect(
         [
-            (source, level, [("anat_file", "in_file")]),
-            (source, extract, [("mask_file", "mask_file")]),
+            (source, clean, [("anat_file", "in_file"), ("inversion_files", "inversion_files")]),
+            (clean, level, [("out_file", "in_file")]),
+            (source, extract, [("mask_file", "mask_file"), ("age", "age")]),
             (level, extract, [("out_file", "in_file")]),
-            (source, correct, [("anat_file", "in_file")]),
-            (extract, correct, [("mask_file", "mask_file")]),
+            (clean, correct, [("out_file", "in_file")]),
+            (extract, correct, [("inner_mask", "mask_file")]),
             (level, head, [("out_file", "in_file")]),
-            (extract, head, [("mask_file", "mask_file")]),
+            (extract, head, [("inner_mask", "mask_file")]),
             (source, normalize, [("lesion_file", "lesion_file")]),
             (correct, normalize, [("out_file", "in_file")]),
-            (extract, normalize, [("mask_file", "mask_file")]),
+            (extract, normalize, [("inner_mask", "mask_file")]),
             (source, fractions, [("lesion_file", "lesion_file")]),
             (correct, fractions, [("out_file", "in_file")]),
-            (extract, fractions, [("mask_file", "mask_file")]),
+            (extract, fractions, [("inner_mask", "mask_file")]),
             (normalize, fractions, [("from_template_xfm", "from_template_xfm")]),
             (correct, result, [("out_file", "preproc_file")]),
             (
@@ -84,6 +92,7 @@ def init_anatomy_wf(sloppy: bool, name: str = "anatomy_wf") -> Workflow:
                 result,
                 [
                     ("mask_file", "brain_mask"),
+                    ("inner_mask", "inner_mask"),
                     ("brain_volume_ml", "brain_volume_ml"),
                     ("warning", "brain_warning"),
                 ],
@@ -98,7 +107,8 @@ def init_anatomy_wf(sloppy: bool, name: str = "anatomy_wf") -> Workflow:
 
 
 DESCRIPTION = (
-    "The 1H image was corrected for its bias field (N4), the brain was extracted by registering a "
+    "The 1H image (the noise around a uniform image removed first) was corrected for its bias "
+    "field (N4), the brain was extracted by registering a "
     "synthetic head around the MNI152 template brain, volume fractions of grey matter, white "
     "matter and cerebrospinal fluid were estimated with a partial-volume mixture model, and the "
     "brain was normalized to the MNI152 template (SyN), all with ANTs."

@@ -9,6 +9,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from sodiumprep.interfaces.anatomy import BiasCorrect, BrainExtract, Normalize, TissueFractions
+from sodiumprep.interfaces.outputs import ANATOMY_FILES
 from sodiumprep.interfaces.ready import TakeFractions, TakeImage, TakeMask
 from sodiumprep.interfaces.regions import UniteLesions
 from sodiumprep.interfaces.transforms import InvertTransform
@@ -38,7 +39,7 @@ from sodiumprep.workflows.templates import (
 )
 
 FRACTIONS = ["gm_file", "wm_file", "csf_file"]
-USED_BY_SODIUM = [*FRACTIONS, "brain_mask", "head_mask"]
+USED_BY_SODIUM = [*FRACTIONS, "inner_mask", "head_mask", "brain_warning"]
 # step -> what it computes, as the methods text says it
 COMPUTED: dict[type, str] = {
     BiasCorrect: "the 1H image was corrected for its bias field (N4)",
@@ -50,7 +51,8 @@ COMPUTED: dict[type, str] = {
 }
 # step that is not taken -> what stands in for it: its output, that of the ready-made node
 FROM_FRACTIONS = {port: port for port in (*FRACTIONS, "dseg_file")}
-FROM_MASK = {"mask_file": "mask_file", "brain_volume_ml": "brain_volume_ml", "warning": "warning"}
+FROM_MASK = {"mask_file": "mask_file", "inner_mask": "mask_file",
+             "brain_volume_ml": "brain_volume_ml", "warning": "warning"}  # fmt: skip
 FROM_TRANSFORMS = {port: port for port in anatomy_room.TRANSFORMS}
 
 
@@ -95,9 +97,13 @@ def init_prepared_anatomy_wf(
         are missing where fractions are ready-made and transforms are not.
     """
     workflow = init_anatomy_wf(sloppy, name=name)
+    source = workflow.get_node("inputnode")
+    if plan.age is not None:
+        source.inputs.age = plan.age
     if plan.reference is not None and plan.reference.builds_template:
         return workflow  # its image comes from the graph
-    source = workflow.get_node("inputnode")
+    if plan.inversions:
+        source.inputs.inversion_files = list(plan.inversions)
     source.inputs.anat_file = plan.ready.get("preproc") or plan.image
     for step, (node, ports) in _stand_ins(plan, workflow).items():
         _replace(workflow, step, node, ports)
@@ -148,7 +154,9 @@ def _stand_ins(plan: AnatomyPlan, workflow: Workflow) -> dict[type, tuple[Node, 
         )
     if "mask" in plan.ready or complete:
         given = {"in_file": plan.ready["mask"]} if "mask" in plan.ready else {}
-        mask = Node(TakeMask(**given, **reference), name="take_mask")
+        age = {} if plan.age is None else {"age": plan.age}
+        mask = Node(TakeMask(**given, **age, **reference), name="take_mask")
+        workflow.connect(mask, "remarks", workflow.get_node("outputnode"), "ready_warning")
         nodes[BrainExtract] = mask, FROM_MASK
     if complete:
         take = Node(TakeFractions(**_fraction_files(plan), **reference), name="take_fractions")
@@ -377,7 +385,7 @@ def init_subject_wf(
     shared = anatomy.reference
     prepared = init_prepared_anatomy_wf(anatomy, sloppy)
     save = init_anatomy_outputs_wf(anatomy)
-    saved = [(f"outputnode.{p}", f"inputnode.{p}") for p in anatomy_room.OUTPUTS]
+    saved = [(f"outputnode.{p}", f"inputnode.{p}") for p in ANATOMY_FILES]
     workflow.connect([(prepared, save, saved)])
     used = [(f"outputnode.{p}", f"inputnode.{p}") for p in (*USED_BY_SODIUM, "preproc_file")]
     sodium = [(plan, init_sodium_wf(plan, sloppy)) for plan in runs]

@@ -141,6 +141,10 @@ class AnatomyPlan:
     transforms
         Ready-made transforms that resample the anatomy to a template, by the template's name;
         nothing is registered to those.
+    age
+        Of the subject [years], None if it is not known.
+    inversions
+        Magnitudes of the two inversion images beside a UNIT1; empty where there are none.
     """
 
     image: str
@@ -152,6 +156,8 @@ class AnatomyPlan:
     reference: ReferencePlan | None = None
     templates: tuple[TemplatePlan, ...] = ()
     transforms: Mapping[str, str] = field(default_factory=dict)
+    age: float | None = None
+    inversions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

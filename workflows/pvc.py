@@ -9,7 +9,8 @@ from sodiumprep.interfaces.pvc import CorrectPartialVolume
 from sodiumprep.interfaces.regions import SampleRegions
 from sodiumprep.workflows.plans import SodiumPlan
 
-ANATOMY = ["gm_file", "wm_file", "csf_file", "brain_mask", "head_mask"]
+FRACTIONS = ["gm_file", "wm_file", "csf_file"]
+ANATOMY = [*FRACTIONS, "inner_mask", "head_mask", "brain_warning"]
 INPUTS = ["image_file", "noise_file", "response_file", "static_response_file", "xfm_file",
           *ANATOMY, "properties"]  # fmt: skip
 OUTPUTS = ["regions_file", "signals_file", "properties"]
@@ -47,11 +48,14 @@ def init_gtm_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
     workflow.connect([
         (source, regions, [
             ("image_file", "sodium_file"),
-            *((port, port) for port in (
-                "xfm_file", "response_file", "static_response_file", *ANATOMY)),
+            ("inner_mask", "brain_mask"),  # where the fractions sum to one
+            *((p, p) for p in (
+                "xfm_file", "response_file", "static_response_file", *FRACTIONS, "head_mask")),
         ]),
         (source, correct, [
-            (port, port) for port in ("image_file", "noise_file", "response_file", "properties")
+            (port, port) for port in (
+                "image_file", "noise_file", "response_file", "properties", "brain_warning",
+            )
         ]),
         (regions, correct, [("regions_file", "regions_file")]),
         (regions, result, [("regions_file", "regions_file")]),

@@ -131,3 +131,23 @@ def test_an_anatomy_without_runs_is_normalized_to_templates_all_the_same(files):
     workflow = init_subject_wf("sub_01_wf", plan, [], True)
     assert "templates_wf.normalize_to_NKI" in workflow.list_node_names()
     assert "templates_wf.save_to_NKI" in workflow.list_node_names()
+
+
+def node_of(workflow, name):
+    return {node.fullname: node for node in workflow._create_flat_graph().nodes()}[name]
+
+
+@pytest.mark.parametrize("ready", [(), ("mask", "GM", "WM", "CSF")])
+def test_the_age_reaches_the_judgement_of_the_volume(files, ready):
+    plan = AnatomyPlan(files["T1w"], {name: files[name] for name in ready}, age=7.0)
+    workflow = init_subject_wf("sub_01_wf", plan, [], False)
+    name = "take_mask" if ready else "inputnode"
+    assert node_of(workflow, f"sub_01_wf.anatomy_wf.{name}").inputs.age == 7.0
+
+
+def test_the_inversion_images_reach_the_anatomy(files):
+    plan = AnatomyPlan(files["T1w"], inversions=(files["GM"], files["WM"]))
+    source = node_of(
+        init_subject_wf("sub_01_wf", plan, [], False), "sub_01_wf.anatomy_wf.inputnode"
+    )
+    assert source.inputs.inversion_files == [files["GM"], files["WM"]]

@@ -149,8 +149,9 @@ def expected_open_ports(options):
     if options["ready"] == "all":
         missing = optional | {"to_template_xfm", "from_template_xfm", "normalization_warning"}
         return {f"anatomy_wf.{port}" for port in missing}
-    return {f"anatomy_wf.{port}" for port in optional - (
-        {"lesion_file"} if options["lesions"] else set())}  # fmt: skip
+    optional -= {"lesion_file"} if options["lesions"] else set()
+    optional |= {"ready_warning"} if options["ready"] == "none" else set()
+    return {f"anatomy_wf.{port}" for port in optional}
 
 
 def by_name(workflow):

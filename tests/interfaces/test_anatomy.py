@@ -13,6 +13,7 @@ from sodiumprep.interfaces import anatomy
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.sodium.brain import head_model
 
+CH2 = Path("/usr/share/mricron/templates")
 POSE = Rotation.from_euler("xyz", [14, -6, 9], degrees=True).as_matrix()
 
 
@@ -93,12 +94,70 @@ def test_a_given_brain_mask_is_used_as_it_is(head: dict[str, str], tmp_path: Pat
     files = {"in_file": head["image"], "mask_file": head["mask"]}
     outputs = in_folder(tmp_path, "BrainExtract", **files)
     assert dice(outputs.mask_file, head["mask"]) == 1
+    assert dice(outputs.inner_mask, head["mask"]) == 1
     assert outputs.brain_volume_ml == pytest.approx(1900, rel=0.1)
 
 
 def test_an_implausible_brain_volume_is_a_warning(head: dict[str, str], tmp_path: Path) -> None:
     files = {"in_file": head["image"], "mask_file": head["lesion"]}
     assert "ml" in in_folder(tmp_path, "BrainExtract", **files).warning
+
+
+def test_the_age_decides_which_volume_is_plausible(head: dict[str, str], tmp_path: Path) -> None:
+    files = {"in_file": head["image"], "mask_file": head["mask"], "age": 0.1}
+    assert "at 0.1 years" in in_folder(tmp_path, "BrainExtract", **files).warning
+
+
+def test_an_ordinary_image_keeps_its_background(head: dict[str, str], tmp_path: Path) -> None:
+    outputs = in_folder(tmp_path, "RemoveBackground", in_file=head["image"])
+    assert not outputs.noisy
+    assert outputs.out_file == head["image"]
+
+
+@pytest.mark.parametrize("with_inversions", [False, True])
+def test_a_uniform_image_gets_a_dark_background(
+    head: dict[str, str], tmp_path: Path, with_inversions: bool
+) -> None:
+    clean, affine = load_image(head["image"])
+    rng = np.random.default_rng(0)
+    pair = [
+        clean * scale + rng.normal(0, 8, clean.shape) + 1j * rng.normal(0, 8, clean.shape)
+        for scale in (0.4, 1.0)
+    ]
+    power = sum(np.abs(part) ** 2 for part in pair)
+    ratio = np.real(np.conj(pair[0]) * pair[1]) / power
+    inputs = {"in_file": save_image(tmp_path / "unit1.nii.gz", 4095 * (ratio + 0.5), affine)}
+    if with_inversions:
+        inputs["inversion_files"] = [
+            save_image(tmp_path / f"inv{n}.nii.gz", np.abs(part), affine)
+            for n, part in enumerate(pair)
+        ]
+    outputs = in_folder(tmp_path, "RemoveBackground", **inputs)
+    cleaned = load_image(outputs.out_file)[0]
+    brain = load_image(head["mask"])[0] > 0.5
+    assert outputs.noisy
+    assert np.mean(cleaned[:6, :6, -6:]) < 0.1 * np.median(cleaned[brain])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_brain_of_a_real_head_is_found_in_any_pose(number: int, tmp_path: Path) -> None:
+    head, brain = (CH2 / f"{name}.nii.gz" for name in ("ch2", "ch2bet"))
+    if not brain.exists():
+        pytest.skip(f"{CH2} holds no ch2bet.nii.gz: Debian's mricron-data is not installed")
+    rng = np.random.default_rng(number)
+    values, affine = load_image(head)
+    turn = Rotation.from_rotvec(rng.uniform(-11, 11, 3), degrees=True).as_matrix()
+    pose = np.eye(4)
+    pose[:3, :3] = turn  # through the header: at 1 mm nothing is interpolated
+    pose[:3, 3] = rng.uniform(-30, 30, 3)
+    ramp = np.linspace(0.7, 1.4, values.shape[1])[:, None]
+    path = save_image(tmp_path / "ch2.nii.gz", values * ramp, pose @ affine)
+    levelled = in_folder(tmp_path / "level", "BiasCorrect", in_file=path, sloppy=True).out_file
+    outputs = in_folder(tmp_path / "brain", "BrainExtract", in_file=levelled)
+    found, true = load_image(outputs.mask_file)[0] > 0.5, load_image(brain)[0] > 0
+    assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.92
+    assert found.sum() / true.sum() == pytest.approx(1, abs=0.1)
 
 
 def test_the_head_holds_the_brain_and_the_scalp(
@@ -165,7 +224,8 @@ def test_an_empty_mask_is_refused_by_name(head: dict[str, str], tmp_path: Path, 
 
 
 def test_every_port_has_a_description() -> None:
-    names = ("BiasCorrect", "BrainExtract", "HeadMask", "Normalize", "TissueFractions")
+    names = ("RemoveBackground", "BiasCorrect", "BrainExtract", "HeadMask", "Normalize",
+             "TissueFractions")  # fmt: skip
     for spec in (
         getattr(anatomy, f"{name}{side}Spec") for name in names for side in ("Input", "Output")
     ):

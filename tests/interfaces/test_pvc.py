@@ -66,3 +66,11 @@ def test_an_image_with_nan_is_refused_with_its_file(correct, measured, tmp_path)
     path = save_image(tmp_path / "broken.nii.gz", image, affine)
     with pytest.raises(ValueError, match=r"broken.nii.gz: 1 voxels hold NaN"):
         correct(image_file=path)
+
+
+def test_a_brain_that_may_be_wrong_is_told_to_table_and_quality_file(correct, head):
+    known = {**head["properties"], "Warnings": ["first"]}
+    _, properties = correct(properties=known, brain_warning="the brain mask holds 3960 ml")
+    assert properties["BrainImplausible"]
+    assert properties["Warnings"] == ["first", "the brain mask holds 3960 ml"]
+    assert "BrainImplausible" not in correct()[1]

@@ -171,21 +171,21 @@ def test_a_mask_is_measured_and_a_small_brain_told(tmp_path, run_in, put, refere
     np.testing.assert_array_equal(values_of(taken.mask_file), RADIUS < 8)
     assert taken.brain_volume_ml == pytest.approx((RADIUS < 8).sum() * 8e-3)
     assert "holds 17 ml" in taken.warning
-    assert "skull-stripped" not in taken.warning
+    assert "skull-stripped" not in taken.remarks
 
 
 def test_an_image_without_skull_is_told(tmp_path, run_in, put):
     bare = put("bare", (RADIUS < 8).astype(np.float32))
     mask = put("mask", RADIUS < 8)
     taken = run_in(TakeMask(in_file=mask, reference_file=bare), tmp_path / "a")
-    assert "skull-stripped?" in taken.warning
+    assert "skull-stripped?" in taken.remarks
 
 
 def test_without_a_mask_the_fractions_give_it(tmp_path, run_in, put, reference):
     take = TakeMask(brain_file=put("brain", RADIUS < 7), reference_file=reference, notes="told")
     taken = run_in(take, tmp_path / "a")
     np.testing.assert_array_equal(values_of(taken.mask_file), RADIUS < 7)
-    assert taken.warning.endswith("; told")
+    assert taken.remarks == "told"
 
 
 def test_a_mask_of_zeros_is_refused(tmp_path, run_in, put, reference):

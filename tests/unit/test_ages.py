@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sodiumprep.bids_app.ages import age_of
+from sodiumprep.bids_app.ages import age_of, read_age
 from sodiumprep.bids_app.metadata import UserError
 
 
@@ -79,3 +79,16 @@ def test_a_table_that_is_no_text_is_refused_by_name(tmp_path):
     )
     with pytest.raises(UserError, match=r"participants.tsv: cannot be read"):
         age_of(tmp_path, "01", None)
+
+
+@pytest.mark.parametrize(
+    ("age", "units", "years"),
+    [("31.5", None, 31.5), ("6", "months", 0.5), ("n/a", None, None), ("89+", None, None),
+     ("-3", None, None), ("700", None, None), ("3", "moons", None)],
+)  # fmt: skip
+def test_an_age_that_nothing_depends_on_may_be_unknown(raw, age, units, years):
+    assert read_age(raw(f"participant_id\tage\nsub-01\t{age}\n", units=units), "01", None) == years
+
+
+def test_without_tables_the_age_is_unknown(tmp_path):
+    assert read_age(tmp_path, "01", None) is None

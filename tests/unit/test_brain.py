@@ -7,11 +7,13 @@ import pytest
 
 from sodiumprep.sodium.brain import (
     choose_start,
+    cortical_envelope,
     head_mask,
     head_model,
     refine_brain,
     signed_distance,
     top_of_head_centre,
+    volume_range_ml,
     volume_warning,
 )
 
@@ -91,3 +93,45 @@ def test_a_start_that_runs_out_to_the_skull_is_not_chosen() -> None:
 @pytest.mark.parametrize(("volume", "warns"), [(799, True), (801, False), (2201, True)])
 def test_only_an_implausible_volume_warns(volume: float, warns: bool) -> None:
     assert bool(volume_warning(volume)) == warns
+
+
+@pytest.mark.parametrize(("age", "volume", "warns"), [
+    (0.0, 400, False), (0.0, 900, True), (1.0, 850, False), (1.0, 500, True), (2.0, 1000, False),
+    (6.0, 1300, False), (6.0, 2100, True), (40.0, 2100, False), (40.0, 700, True),
+])  # fmt: skip
+def test_a_volume_is_judged_by_age(age: float, volume: float, warns: bool) -> None:
+    assert bool(volume_warning(volume, age)) == warns
+
+
+@pytest.mark.parametrize("age", [-1.0, np.nan])
+def test_an_impossible_age_is_refused(age: float) -> None:
+    with pytest.raises(ValueError, match="years"):
+        volume_range_ml(age)
+
+
+@pytest.mark.parametrize("fluid", [30.0, 180.0])
+def test_the_envelope_leaves_out_the_fluid_over_the_cortex(fluid: float) -> None:
+    found = cortical_envelope(shells(fluid), BRAIN, RADIUS < 5, np.ones(3))
+    true = RADIUS < 18
+    assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.97
+
+
+def test_the_envelope_spans_sulci_and_keeps_a_dark_lesion() -> None:
+    image = shells(30.0)
+    x, y, z = np.indices(image.shape)
+    image[(abs(x - 31) < 2) & (z > 40) & (RADIUS < 17)] = 30.0  # a sulcus 3 mm wide
+    image[np.linalg.norm([x - 31, y - 31, z - 22], axis=0) < 5] = 30.0
+    found = cortical_envelope(image, BRAIN, RADIUS < 5, np.ones(3))
+    assert found[RADIUS < 14].all()
+
+
+def test_without_contrast_of_fluid_the_envelope_is_the_inside_of_the_skull() -> None:
+    found = cortical_envelope(shells(95.0), BRAIN, RADIUS < 5, np.ones(3))
+    np.testing.assert_array_equal(found, BRAIN)
+
+
+def test_a_rim_of_bone_and_tissue_in_one_voxel_is_not_taken_for_fluid() -> None:
+    image = np.select([RADIUS < 5, RADIUS < 20, RADIUS < 24, RADIUS < 28], [60, 100, 5, 120], 0.0)
+    image[(RADIUS > 19.7) & (RADIUS < 20.7)] = 45.0  # 40 % tissue
+    found = refine_brain(image, BRAIN, RADIUS < 5, np.ones(3))
+    assert found.sum() < 1.03 * BRAIN.sum()

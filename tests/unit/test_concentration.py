@@ -255,6 +255,13 @@ def test_every_row_of_a_misplaced_image_is_flagged():
     assert flags == ["registration_failed,receive_uncorrected"]
 
 
+def test_an_implausible_brain_is_flagged_in_every_row():
+    known = {"BrainImplausible": True, "PointSpreadFWHM": dict.fromkeys(("GM", "WM"), [6.0] * 3)}
+    fractions, covered = np.ones((2, 10, 10, 1)), np.ones(2)
+    flags = region_flags(fractions, covered, known, 0.064, ["GM", "WM"])
+    assert flags == ["brain_implausible"] * 2
+
+
 def test_the_noise_of_the_reference_reaches_the_others_through_the_line():
     line = single_reference(100.0, 1.0, (145.0, 0.0))
     found = table(lines=line)["u_calibration"] / table(lines=line)["mean"]

@@ -139,3 +139,26 @@ def test_an_image_that_is_not_finite_is_refused() -> None:
 def test_an_image_without_contrast_is_refused() -> None:
     with pytest.raises(ValueError, match="contrast"):
         fit_fractions(np.ones(SHAPE), PRIORS, MASK, np.ones(3))
+
+
+@pytest.mark.parametrize("contrast", CONTRASTS)
+def test_vague_priors_suffice_in_any_contrast(contrast: str) -> None:
+    vague = 0.6 * PRIORS + 0.4 / 3  # no voxel is called pure
+    found = fit_fractions(simulate(contrast), vague, MASK, np.ones(3))
+    assert np.abs(found - TRUTH)[MASK].mean() < 0.03
+
+
+def test_grey_matter_beside_white_is_not_explained_by_a_trace_of_fluid() -> None:
+    model = TissueModel(np.array(CONTRASTS["T1w"]), np.full(3, 4.0))
+    border = np.log([[0.49, 0.49, 0.02]])
+    found = mixture_fractions(np.array([80.0]), model, border)[0]
+    assert found[2] < 0.03
+    assert found[0] == pytest.approx(0.5, abs=0.05)
+
+
+def test_no_tissue_is_much_more_scattered_than_the_noise() -> None:
+    rng = np.random.default_rng(0)
+    intensity = np.concatenate([rng.normal(100, 2, 500), rng.normal(50, 20, 500)])
+    fractions = np.repeat(np.eye(2), 500, axis=0)
+    spreads = tissue_model(intensity, fractions, np.ones(1000, bool)).spreads
+    assert spreads[1] == pytest.approx(2 * spreads[0])

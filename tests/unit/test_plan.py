@@ -354,3 +354,25 @@ def test_transforms_of_our_template_stand_in_for_the_normalization():
     assert planned.label_tissues == {1: "GM"}
     assert planned.provenance["Sources"] == ["/d/to.h5", "/d/f.h5", "/d/p.nii.gz"]
     assert planned.provenance["AnatomyFrom"] == ["from d: preproc"]
+
+
+@pytest.mark.parametrize("part", ["", "_part-mag"])
+def test_inversion_images_beside_a_uniform_image_are_used(tmp_path, part):
+    image = tmp_path / "sub-01_run-1_UNIT1.nii.gz"
+    pair = [tmp_path / f"sub-01_run-1_inv-{n}{part}_MP2RAGE.nii.gz" for n in (1, 2)]
+
+    def planned():
+        return plan_anatomy(
+            SubjectJob("01", None, Anatomy(image, "UNIT1"), ()), SETTINGS
+        ).inversions
+
+    pair[0].touch()
+    assert planned() == ()  # one of them is none
+    pair[1].touch()
+    assert planned() == tuple(map(str, pair))
+
+
+def test_the_age_of_the_table_reaches_the_plan(tmp_path):
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-01\t6\n")
+    settings = replace(SETTINGS, bids_dir=tmp_path)
+    assert plan_anatomy(SubjectJob("01", None, ANATOMY, ()), settings).age == 6
