@@ -40,7 +40,7 @@ from sodiumprep.sodium.brain import (
     top_of_head_centre,
     volume_warning,
 )
-from sodiumprep.sodium.fractions import TISSUES, fit_fractions
+from sodiumprep.sodium.fractions import TISSUES, fit_fractions, fluid_warning, tissue_model
 from sodiumprep.sodium.normalization import brain_overlap, overlap_warning
 
 Array = NDArray[Any]
@@ -591,6 +591,7 @@ class TissueFractionsInputSpec(BaseInterfaceInputSpec):
     mask_file = File(exists=True, mandatory=True, desc="brain mask, any grid")
     from_template_xfm = File(exists=True, mandatory=True, desc="template to subject [mm, LPS]")
     lesion_file = File(exists=True, desc="lesion mask, intensities not learnt from, any grid")
+    brain_warning = traits.Str("", usedefault=True, desc="what the brain mask warns of, or empty")
 
 
 class TissueFractionsOutputSpec(TraitedSpec):
@@ -598,6 +599,7 @@ class TissueFractionsOutputSpec(TraitedSpec):
     wm_file = File(exists=True, desc="volume fraction of white matter, in [0, 1]")
     csf_file = File(exists=True, desc="volume fraction of cerebrospinal fluid, in [0, 1]")
     dseg_file = File(exists=True, desc="largest fraction: GM 1, WM 2, CSF 3, outside 0")
+    warning = traits.Str(desc="why mask or fractions may be wrong; empty if nothing speaks for it")
 
 
 class TissueFractions(SimpleInterface):
@@ -613,6 +615,11 @@ class TissueFractions(SimpleInterface):
         lesion = _optional_mask(self.inputs.lesion_file, image)
         priors = tissue_priors(image, self.inputs.from_template_xfm)
         fractions = fit_fractions(array, priors, mask, _voxel_size(affine), lesion)
+        learn = mask if lesion is None else mask & ~lesion
+        # Where the atlas expects fluid: the fractions found may have settled on something else.
+        model = tissue_model(array[mask], priors[mask], learn[mask])
+        said = [text for text in (self.inputs.brain_warning, fluid_warning(model)) if text]
+        self._results["warning"] = "; ".join(said)
         labels = np.where(mask, fractions.argmax(axis=-1) + 1, 0).astype(np.uint8)
         folder = Path(runtime.cwd)
         for number, name in enumerate(TISSUES):

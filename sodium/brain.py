@@ -23,7 +23,7 @@ BONE_PERCENTILE = 2.0  # of what lies there: marrow, fluid, dura and brain are b
 BONE_CONTRAST = 0.03  # fluid above bone over tissue above bone; less is bias field
 BONE_CONTRAST_TO_NOISE = 4.0  # fluid above bone over noise
 SULCUS_CLOSING = 5.0  # mm, half the width of the widest sulcus that the envelope spans
-FLUID_FILM = 1.0  # mm of fluid that the envelope keeps over the cortex
+FLUID_FILM = 0.8  # mm of fluid that the envelope keeps over the cortex
 DEEPEST_FLUID = 10.0  # mm below the skull, how far fluid is peeled off: no lesion is lost inside
 FLUID_CONTRAST = 0.35  # tissue against fluid over tissue against bone; less shows no cortex
 VOLUME_AGES = (0.0, 1.0, 2.0, 5.0, 12.0, 18.0)  # years; textbook knowledge, with 15 % to spare
@@ -551,10 +551,12 @@ def _bone_levels(image: Floats, distance: Floats, fluid_core: Mask) -> tuple[flo
     core = image[fluid_core & (distance < -5)]
     if not core.size:
         return None
-    tissue = np.median(image[distance < -5])
+    deep = image[distance < -5]
+    tissue = np.median(deep)
     table = (distance > INNER_TABLE[0]) & (distance < INNER_TABLE[1])
     bone = np.percentile(image[table], BONE_PERCENTILE)
-    darkest, dark = np.percentile(core, [5, 20])
+    # Where fluid is the brighter one, the darkest of its core is tissue in its place.
+    darkest, dark = np.percentile(deep if np.median(core) > tissue else core, [5, 20])
     noise = (dark - darkest) / 0.80  # standard deviations between the two of a normal spread
     contrast = min(dark, tissue) - bone
     needed = max(BONE_CONTRAST * (tissue - bone), BONE_CONTRAST_TO_NOISE * noise)

@@ -23,6 +23,7 @@ NEIGHBOUR_SCALE = 1.0  # mm, Gaussian SD: a sulcus is 2 mm wide
 LOCAL_SCALE = 12.0  # mm, Gaussian SD: half a thalamus
 LOCAL_WEIGHT = 0.02  # share of pure voxels below which the overall mean takes over
 ITERATIONS = 4  # a fifth changes no fraction by 0.001 on average
+FLUID_CONTRAST_TO_NOISE = 3.0  # grey matter against fluid; below, a voxel does not tell which
 LEARN_VOXELS = 200_000  # enough for a median to a thousandth of the spread
 CHUNK = 50_000  # voxels per block, keeps the likelihood in the cache
 
@@ -188,6 +189,36 @@ def tissue_model(intensity: Floats, fractions: Floats, used: Mask) -> TissueMode
     ]
     floor = max(0.01 * float(np.ptp(intensity[used])), min(spreads))
     return TissueModel(np.array(means), np.clip(spreads, floor, SPREAD_RATIO * floor))
+
+
+def fluid_warning(model: TissueModel) -> str:
+    """Say so if grey matter and fluid look alike, so that no fraction of fluid can be trusted.
+
+    Parameters
+    ----------
+    model
+        Of GM, WM and CSF, in this order.
+
+    Returns
+    -------
+    warning
+        Empty if the contrast suffices.
+
+    Examples
+    --------
+    >>> fluid_warning(TissueModel(np.array([60.0, 100.0, 10.0]), np.full(3, 4.0)))
+    ''
+    >>> fluid_warning(TissueModel(np.array([60.0, 50.0, 65.0]), np.full(3, 4.0)))
+    'grey matter and fluid look alike in the 1H image (contrast 1.2 times the noise, 3 are needed)'
+    """
+    grey, _, fluid = model.means
+    ratio = abs(fluid - grey) / np.mean(model.spreads[[0, 2]])
+    if ratio >= FLUID_CONTRAST_TO_NOISE:
+        return ""
+    return (
+        f"grey matter and fluid look alike in the 1H image (contrast {ratio:.1f} times the noise, "
+        f"{FLUID_CONTRAST_TO_NOISE:.0f} are needed)"
+    )
 
 
 def smooth_mean(values: Floats, weights: Floats, voxel_size: Floats, scale: float) -> Floats:

@@ -54,9 +54,10 @@ def init_anatomy_wf(sloppy: bool, name: str = "anatomy_wf") -> Workflow:
         ``outputnode``: ``preproc_file``, ``brain_mask`` (sulci closed), ``inner_mask`` (inside of
         the skull, where the fractions sum to one), ``head_mask``, ``gm_file``, ``wm_file``,
         ``csf_file``, ``dseg_file`` on the grid of ``anat_file``; ``to_template_xfm`` and
-        ``from_template_xfm`` (ITK composites); ``brain_volume_ml`` [ml]; ``brain_warning`` and
-        ``normalization_warning``, empty if volume and overlap are plausible; ``ready_warning``,
-        open unless something ready-made takes a step's place.
+        ``from_template_xfm`` (ITK composites); ``brain_volume_ml`` [ml]; ``brain_warning``, empty
+        if the volume is plausible and fluid stands out; ``normalization_warning``, empty if the
+        overlap is plausible; ``ready_warning``, open unless something ready-made takes a step's
+        place.
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = DESCRIPTION
@@ -84,7 +85,7 @@ def init_anatomy_wf(sloppy: bool, name: str = "anatomy_wf") -> Workflow:
             (extract, normalize, [("inner_mask", "mask_file")]),
             (source, fractions, [("lesion_file", "lesion_file")]),
             (correct, fractions, [("out_file", "in_file")]),
-            (extract, fractions, [("inner_mask", "mask_file")]),
+            (extract, fractions, [("inner_mask", "mask_file"), ("warning", "brain_warning")]),
             (normalize, fractions, [("from_template_xfm", "from_template_xfm")]),
             (correct, result, [("out_file", "preproc_file")]),
             (
@@ -94,13 +95,13 @@ def init_anatomy_wf(sloppy: bool, name: str = "anatomy_wf") -> Workflow:
                     ("mask_file", "brain_mask"),
                     ("inner_mask", "inner_mask"),
                     ("brain_volume_ml", "brain_volume_ml"),
-                    ("warning", "brain_warning"),
                 ],
             ),
             (head, result, [("head_mask_file", "head_mask")]),
             (normalize, result, [(port, port) for port in TRANSFORMS]),
             (normalize, result, [("warning", "normalization_warning")]),
             (fractions, result, [(port, port) for port in FRACTIONS]),
+            (fractions, result, [("warning", "brain_warning")]),
         ]
     )
     return workflow

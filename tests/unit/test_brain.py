@@ -34,6 +34,12 @@ def test_the_surface_moves_to_the_inner_table_in_any_contrast(fluid: float, star
     assert dice > 0.965  # half a voxel too far everywhere gives 0.963
 
 
+def test_bright_fluid_is_followed_although_ventricles_are_smaller_than_expected() -> None:
+    expected = RADIUS < 5.4  # a fifth of it tissue
+    found = refine_brain(shells(180.0), RADIUS < 18, expected, np.ones(3))
+    assert 2 * (found & BRAIN).sum() / (found.sum() + BRAIN.sum()) > 0.965
+
+
 def test_a_surface_that_the_image_does_not_show_stays() -> None:
     start = RADIUS < 18.5
     found = refine_brain(shells(fluid=6.0), start, RADIUS < 5, np.ones(3))

@@ -10,6 +10,7 @@ from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.fractions import (
     TissueModel,
     fit_fractions,
+    fluid_warning,
     mixture_fractions,
     mixtures,
     smooth_mean,
@@ -162,3 +163,11 @@ def test_no_tissue_is_much_more_scattered_than_the_noise() -> None:
     fractions = np.repeat(np.eye(2), 500, axis=0)
     spreads = tissue_model(intensity, fractions, np.ones(1000, bool)).spreads
     assert spreads[1] == pytest.approx(2 * spreads[0])
+
+
+@pytest.mark.parametrize(("fluid", "warns"), [(15.0, False), (62.0, True), (150.0, False)])
+def test_fluid_as_bright_as_grey_matter_is_told(fluid: float, warns: bool) -> None:
+    image = TRUTH @ np.array([60.0, 100.0, fluid])
+    image += np.random.default_rng(0).normal(0, 2, SHAPE)
+    model = tissue_model(image[MASK], PRIORS[MASK], MASK[MASK])
+    assert bool(fluid_warning(model)) == warns
