@@ -109,6 +109,8 @@ def init_prepared_anatomy_wf(
         _replace(workflow, step, node, ports)
     if fractions_are_ready(plan):
         _remove(workflow, Normalize)
+        judged = (workflow.get_node("take_mask"), workflow.get_node("outputnode"))
+        workflow.connect([(*judged, [("warning", "brain_warning")])])
     _drop_unused(workflow)
     if plan.lesions and "lesion_file" in [output for _, output, _ in _uses(workflow, source)]:
         unite = Node(
