@@ -526,9 +526,10 @@ def _tissue_threshold(
     image: Floats, depth: Floats, fluid_core: Mask
 ) -> tuple[float, float] | None:
     """Halve the way from tissue to fluid, and tell whether fluid is bright (1) or dark (-1)."""
-    core, rim = image[fluid_core & (depth > 5)], (depth > 0) & (depth <= 2)
+    core, inside = image[fluid_core & (depth > 5)], depth > 0
     if not core.size:
         return None
+    rim = inside & (depth <= max(2.0, depth[inside].min()))  # coarse voxels start deeper
     tissue = np.median(image[depth > 5])
     bone = np.percentile(image[rim], BONE_PERCENTILE)
     sign = 1.0 if np.median(core) > tissue else -1.0

@@ -122,6 +122,13 @@ def test_the_envelope_leaves_out_the_fluid_over_the_cortex(fluid: float) -> None
     assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.97
 
 
+def test_a_coarse_image_has_an_envelope_too() -> None:
+    voxels = shells(30.0)[::3, ::3, ::3]
+    inner, core = BRAIN[::3, ::3, ::3], (RADIUS < 8)[::3, ::3, ::3]
+    found = cortical_envelope(voxels, inner, core, np.full(3, 3.0))
+    assert abs(found.sum() / (RADIUS < 18)[::3, ::3, ::3].sum() - 1) < 0.1
+
+
 def test_the_envelope_spans_sulci_and_keeps_a_dark_lesion() -> None:
     image = shells(30.0)
     x, y, z = np.indices(image.shape)
