@@ -68,7 +68,7 @@ demo: venv
 bench: venv
 	@for case in operators iterative noise; do
 		echo "== bench/$$case.py"
-		OMP_NUM_THREADS= $(BIN)/python bench/$$case.py
+		env -u OMP_NUM_THREADS $(BIN)/python bench/$$case.py
 	done
 
 lint: venv
