@@ -425,9 +425,12 @@ def bench(cases: list[str]) -> None:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", choices=[*CASES, []], default=list(CASES))
+    parser.add_argument("cases", nargs="*", default=list(CASES), help="of a, b, c, d")
     parser.add_argument("--run", nargs=3, metavar=("TOOL", "FOLDER", "ITERATIONS"))
     options = parser.parse_args()
+    unknown = set(options.cases) - set(CASES)
+    if unknown:
+        parser.error(f"no such case: {', '.join(sorted(unknown))}; accepted: {', '.join(CASES)}")
     if options.run:
         tool, folder, iterations = options.run
         run_alone(Path(folder), tool, options.cases[0], int(iterations))
