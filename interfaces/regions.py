@@ -34,6 +34,8 @@ from sodiumprep.sodium.regions import (
     voxel_means,
 )
 
+TOUCHING_ML = 0.1  # of vials inside the brain, what resampling may make of them
+
 
 class _SampleRegionsInput(BaseInterfaceInputSpec):
     sodium_file = File(exists=True, mandatory=True, desc="sodium image; its grid is taken")
@@ -74,6 +76,7 @@ class SampleRegions(SimpleInterface):
         response = load_response(self.inputs.response_file)
         regions, volumes, covered, remarks = _brain_regions(self.inputs, grid, transform)
         vials = _vials(self.inputs, grid, transform)
+        regions = _beside(vials, regions, self.inputs, grid)
         background = _background(self.inputs, grid, transform, {**regions, **vials})
         everything = {**regions, **vials, **background}
         kinds = (
@@ -157,6 +160,33 @@ def _vials(inputs: Any, grid: _FineGrid, transform: Floats) -> dict[str, Floats]
     pose = np.eye(4) if inputs.vial_space == "sodium" else transform
     sampled = grid.sample(labels, affine, pose, order=0)
     return vial_fractions(sampled, inputs.vial_names, str(inputs.vial_labels))
+
+
+def _beside(
+    vials: dict[str, Floats], regions: dict[str, Floats], inputs: Any, grid: _FineGrid
+) -> dict[str, Floats]:
+    """Return brain regions without what vials take of them, which is next to nothing.
+
+    Vials inside the brain tell of a position that is far off, or of labels of another image.
+
+    Raises
+    ------
+    ValueError
+        With the volume that belongs to both.
+    """
+    if not vials:
+        return regions
+    brain = np.sum(list(regions.values()), axis=0)
+    shared = sum(float((brain * vial).sum(dtype=np.float64)) for vial in vials.values())
+    shared_ml = shared * abs(np.linalg.det(grid.affine[:3, :3])) / 1e3
+    if shared_ml > TOUCHING_ML:
+        raise ValueError(
+            f"{inputs.vial_labels}: {shared_ml:.1f} ml of the vials lie inside the brain; "
+            f"accepted: at most {TOUCHING_ML:g} ml: is the position of the sodium image right "
+            "(--na2anat-init), and are these its labels?"
+        )
+    left = 1 - np.clip(np.sum(list(vials.values()), axis=0), 0, 1)
+    return {name: values * left for name, values in regions.items()}
 
 
 def _static_blurred(inputs: Any, vials: dict[str, Floats], factor: int) -> list[Floats]:

@@ -183,6 +183,20 @@ def test_vials_in_anatomical_space_follow_the_transform(
     np.testing.assert_allclose(found, FLIP * (true_pose @ [*in_lps, 1])[:3], atol=0.8)
 
 
+def labels_at(path, start, size):
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = -46.0
+    labels = np.zeros((46, 46, 46), np.uint8)
+    labels[tuple(slice(start, start + size) for _ in range(3))] = 1
+    return save_image(path, labels, affine)
+
+
+def test_vials_inside_the_brain_are_refused_with_their_volume(sample, tmp_path):
+    path = labels_at(tmp_path / "labels.nii.gz", 22, 4)
+    with pytest.raises(ValueError, match=r"labels.nii.gz: 0.\d ml of the vials lie inside"):
+        sample(vial_labels=path, vial_space="T1w", vial_names=["1 low"])
+
+
 def test_a_field_of_view_that_cuts_the_brain_lowers_the_coverage(
     sample, tmp_path, sodium_geometry
 ):
