@@ -207,7 +207,7 @@ def test_dead_coils_are_refused_with_the_name_of_the_file(oblique, make_blob, ru
         run_in(interface, tmp_path / "run")
 
 
-@pytest.mark.parametrize("method", ["cg", "tv"])
+@pytest.mark.parametrize("method", ["cg", pytest.param("tv", marks=pytest.mark.slow)])
 def test_another_method_gives_an_image_of_the_same_scale(reconstruct, method):
     plain, other = reconstruct(), reconstruct(recon=method)
     peaks = [load_image(outputs.image_file)[0].max() for outputs in (plain, other)]
