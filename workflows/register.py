@@ -23,7 +23,7 @@ DESCRIPTIONS = {
     "auto": f"For the position of the sodium image, {SYNTHETIC} from several starts; this pose "
     "competed with those of mutual information with the 1H image (ANTs), through a 1H image of "
     "the same coil where there was one, and of the header. The pose that explained the image best "
-    "was taken.",
+    "was taken, the fitted one where it did so nearly as well.",
     "header": f"For the position of the sodium image, {SYNTHETIC} from the header's position, "
     "which was kept where it explained the image better.",
     "synthetic": f"For the position of the sodium image, {SYNTHETIC} from several starts.",
