@@ -198,8 +198,9 @@ def _misplaced(
     """Return the runs whose registration must not be trusted: their numbers are flagged."""
     failures = []
     for name, job in by_name.items():
-        runs = () if name in crashed or settings.anat_only else job.runs
-        for path in (Path(plan_run(job, run, settings).outputs["qc"]) for run in runs):
+        skipped = name in crashed or settings.anat_only
+        plans = [] if skipped else _plan_runs(job, settings)[0]
+        for path in (Path(plan.outputs["qc"]) for plan in plans):
             held = json.loads(path.read_text()) if path.is_file() else {}
             if held.get("RegistrationFailed"):
                 failures.append((_label(job), registration_problem(path, held)))
