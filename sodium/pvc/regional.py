@@ -1,0 +1,335 @@
+"""One value for each region: the signals of regions that explain a blurred image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sodiumprep.sodium.acquisition import Floats
+from sodiumprep.sodium.noise import ImageNoise, weighted_covariance
+from sodiumprep.sodium.pvc.shown import Regions, SampledRegions, check_finite
+
+LARGEST_CONDITION = 1e6  # of a matrix that is inverted
+ENTANGLED = 0.95  # correlation of two estimates above which noise shifts signal between them
+
+
+@dataclass(frozen=True)
+class RegionalEstimate:
+    """Signals of regions with what they rest on.
+
+    Parameters
+    ----------
+    values
+        Shape (regions,).
+    covariance
+        From image noise, shape (regions, regions); nan where the noise is not known.
+    condition_number
+        Of the matrix that was inverted, with rows and columns scaled to a unit diagonal.
+    residual_sd
+        Of the image less what the regions explain, weighted by each region's share of the voxel,
+        shape (regions,). Far above the noise where a region is not uniform or is missing.
+    """
+
+    values: Floats
+    covariance: Floats
+    condition_number: float
+    residual_sd: Floats
+
+    @property
+    def correlation(self) -> Floats:
+        """Of the estimates, shape (regions, regions)."""
+        sd = np.sqrt(np.diag(self.covariance))
+        return np.asarray(self.covariance / np.outer(sd, sd))
+
+
+Method = Callable[[Floats, SampledRegions, ImageNoise | None], RegionalEstimate]
+
+
+def gtm(image: Floats, regions: Regions, noise: ImageNoise | None) -> RegionalEstimate:
+    """Return regional signals corrected by the geometric transfer matrix.
+
+    Parameters
+    ----------
+    image
+        Signal, shape (nx, ny, nz).
+    regions
+        What the image is made of.
+    noise
+        Of the image; None where it is not known.
+
+    Returns
+    -------
+    estimate
+        Signals that give the region means that are seen.
+
+    Raises
+    ------
+    ValueError
+        If the image is not finite or the regions cannot be told apart.
+
+    References
+    ----------
+    Rousset, Ma & Evans 1998, J Nucl Med 39:904
+    """
+    check_finite("image", image)
+    matrix = mixing_matrix(regions)
+    condition = _condition(matrix, regions)
+    inverse = np.linalg.inv(matrix)
+    values = inverse @ region_means(image, regions)
+    covariance = _covariance(
+        lambda: inverse / regions.sizes, [m for m, _ in regions.each()] if noise else [], noise
+    )
+    return RegionalEstimate(values, covariance, condition, residual_sd(image, regions, values))
+
+
+def labbe(image: Floats, regions: Regions, noise: ImageNoise | None) -> RegionalEstimate:
+    """Return regional signals by weighted least squares of the image on the blurred fractions.
+
+    Parameters
+    ----------
+    image
+        Signal, shape (nx, ny, nz).
+    regions
+        What the image is made of.
+    noise
+        Of the image, whose inverse variance is the weight; None for equal weights.
+
+    Returns
+    -------
+    estimate
+        Signals whose image is nearest to what is seen. The covariance is that of the correlated
+        noise, not of the white noise that the weights suppose.
+
+    Raises
+    ------
+    ValueError
+        If the image is not finite or the regions cannot be told apart.
+
+    References
+    ----------
+    Labbé et al. 1999, doi:10.1007/978-1-4471-0883-7_43
+    """
+    check_finite("image", image)
+    weights = None if noise is None else _inverse_variance(noise.noise_sd)
+    matrix = regions.shown_overlap(weights)
+    condition = _condition(matrix, regions)
+    inverse = np.linalg.inv(matrix)
+    weighted = image if weights is None else weights * image
+    values = inverse @ regions.shown_totals(weighted)
+    shown = [weights * b for _, b in regions.each()] if noise and weights is not None else []
+    covariance = _covariance(lambda: inverse, shown, noise)
+    return RegionalEstimate(values, covariance, condition, residual_sd(image, regions, values))
+
+
+def _inverse_variance(noise_sd: Floats) -> Floats:
+    """Return weights of mean 1, so that they do not change the scale of any sum."""
+    if not (np.isfinite(noise_sd).all() and noise_sd.min() > 0):
+        raise ValueError(
+            f"the noise SD goes from {np.min(noise_sd):.3g} to {np.max(noise_sd):.3g}; accepted: "
+            "finite and above 0"
+        )
+    weights = noise_sd.astype(np.float64) ** -2
+    return np.asarray(weights / weights.mean(), np.float32)
+
+
+def _covariance(
+    unmix: Callable[[], Floats], weights: list[Floats], noise: ImageNoise | None
+) -> Floats:
+    """Return the covariance of ``unmix() @ sum(weights * image)``."""
+    matrix = unmix()
+    if noise is None:
+        return np.full(matrix.shape, np.nan)
+    stacked = np.stack(weights)
+    mixed = weighted_covariance(stacked, noise.noise_sd, noise.spectrum)
+    return np.asarray(matrix @ mixed @ matrix.T)
+
+
+def _condition(matrix: Floats, regions: Regions) -> float:
+    """Return the condition number of a matrix that is not singular.
+
+    Raises
+    ------
+    ValueError
+        With the two regions that are hardest to tell apart.
+    """
+    size = np.sqrt(np.abs(np.diag(matrix)))
+    if size.min() > 0:
+        scaled = matrix / np.outer(size, size)
+        condition = float(np.linalg.cond(scaled))
+        if condition < LARGEST_CONDITION:
+            return condition
+        _, _, directions = np.linalg.svd(scaled)
+        one, other = np.argsort(-np.abs(directions[-1]))[:2]
+    else:
+        condition = np.inf
+        one, other = np.argsort(size)[:2]
+    raise ValueError(
+        f"the regions cannot be told apart: condition number {condition:.3g}, accepted: below "
+        f"{LARGEST_CONDITION:g}; the hardest to tell apart are '{regions.names[one]}' and "
+        f"'{regions.names[other]}': merge them"
+    )
+
+
+def mixing_matrix(regions: Regions) -> Floats:
+    """Return the share of each region in the mean over each other one.
+
+    Parameters
+    ----------
+    regions
+        What an image is made of.
+
+    Returns
+    -------
+    mixing
+        Row i: the mean over region i of what every region shows with signal 1, shape (regions,
+        regions).
+
+    References
+    ----------
+    Rousset, Ma & Evans 1998, J Nucl Med 39:904
+    """
+    return np.asarray(regions.crossing() / regions.sizes[:, None])
+
+
+def region_means(image: Floats, regions: Regions) -> Floats:
+    """Return the fraction-weighted mean of an image over each region.
+
+    Parameters
+    ----------
+    image
+        Shape (nx, ny, nz).
+    regions
+        On the grid of the image.
+
+    Returns
+    -------
+    means
+        Shape (regions,).
+    """
+    return np.asarray(regions.totals(image) / regions.sizes)
+
+
+def unmixed_values(image: Floats, regions: Regions) -> Floats:
+    """Return regional values of a corrected map by least squares on the unblurred fractions.
+
+    A weighted mean would give a region what its neighbours have in the voxels that they share.
+
+    Parameters
+    ----------
+    image
+        Corrected map, shape (nx, ny, nz).
+    regions
+        On its grid.
+
+    Returns
+    -------
+    values
+        Shape (regions,).
+
+    Examples
+    --------
+    >>> shares = np.array([[1, 0.5, 0], [0, 0.5, 1]]).reshape(2, 3, 1, 1)
+    >>> regions = SampledRegions(shares, shares)
+    >>> mixed = regions.composed(np.array([40.0, 140.0]))
+    >>> unmixed_values(mixed, regions).round(9).tolist()
+    [40.0, 140.0]
+    """
+    return np.asarray(np.linalg.solve(regions.overlap(), regions.totals(image)))
+
+
+def residual_sd(image: Floats, regions: Regions, values: Floats) -> Floats:
+    """Return how far the image is from what the regions explain, by region.
+
+    Parameters
+    ----------
+    image
+        Shape (nx, ny, nz).
+    regions
+        What the image is made of.
+    values
+        Signals, shape (regions,).
+
+    Returns
+    -------
+    sd
+        Root of the mean square of the residual, weighted by the fractions, shape (regions,).
+    """
+    residual = image - regions.shown(values)
+    return np.sqrt(np.maximum(region_means(residual**2, regions), 0.0))
+
+
+def entangled_pairs(estimate: RegionalEstimate) -> list[tuple[int, int]]:
+    """Return the pairs of regions between which noise shifts signal, the worst first.
+
+    Parameters
+    ----------
+    estimate
+        With a covariance.
+
+    Returns
+    -------
+    pairs
+        Index of both, wherever the estimates' correlation is beyond -0.95 or 0.95.
+    """
+    correlation = np.abs(np.triu(np.nan_to_num(estimate.correlation), 1))
+    order = np.argsort(-correlation, axis=None)
+    pairs = zip(*np.unravel_index(order, correlation.shape), strict=True)
+    return [(int(i), int(j)) for i, j in pairs if correlation[i, j] > ENTANGLED]
+
+
+def merge_entangled(
+    image: Floats, regions: SampledRegions, noise: ImageNoise, method: Method
+) -> tuple[SampledRegions, RegionalEstimate]:
+    """Merge regions that the image cannot tell apart, the most entangled pair first.
+
+    Parameters
+    ----------
+    image
+        Shape (nx, ny, nz).
+    regions
+        What it is made of.
+    noise
+        Of the image.
+    method
+        :func:`gtm` or :func:`labbe`.
+
+    Returns
+    -------
+    regions
+        Those that are left; a merged one is named ``a+b``, and stands where its first part stood.
+    estimate
+        Theirs; no pair of it is entangled.
+    """
+    estimate = method(image, regions, noise)
+    pairs = entangled_pairs(estimate)
+    while pairs:
+        regions = merged(regions, *pairs[0])
+        estimate = method(image, regions, noise)
+        pairs = entangled_pairs(estimate)
+    return regions, estimate
+
+
+def merged(regions: SampledRegions, one: int, other: int) -> SampledRegions:
+    """Return regions of which two have become one.
+
+    Parameters
+    ----------
+    regions
+        Before.
+    one, other
+        Index of both.
+
+    Returns
+    -------
+    regions
+        The merged one stands where ``one`` stood.
+    """
+    kept = [i for i in range(len(regions.names)) if i != other]
+    fractions, blurred = regions.fractions.copy(), regions.blurred.copy()
+    fractions[one] += fractions[other]
+    blurred[one] += blurred[other]
+    names = list(regions.names)
+    names[one] = f"{names[one]}+{names[other]}"
+    return SampledRegions(fractions[kept], blurred[kept], [names[i] for i in kept])

@@ -1,0 +1,195 @@
+"""Regions, and what an image shows of them: all that a partial-volume correction rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from sodiumprep.sodium.acquisition import Floats
+
+SMALLEST_REGION = 0.5  # voxels; a smaller one has no mean of its own
+TOLERANCE = 1e-3  # of a fraction, and of the sum of all
+
+
+class Regions(Protocol):
+    """Regions on the grid of an image, and the image that each gives with signal 1.
+
+    ``m_i`` is the share of region i in each voxel; all shares of a voxel sum to one. ``b_i`` is
+    what the image shows of ``m_i``: the share blurred by the region's own kernel.
+    """
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the regions."""
+
+    @property
+    def sizes(self) -> Floats:
+        """Sum of each ``m_i`` [voxels], shape (regions,)."""
+
+    def composed(self, values: Floats) -> Floats:
+        """Return ``sum_i values_i m_i``, shape (nx, ny, nz)."""
+
+    def shown(self, values: Floats) -> Floats:
+        """Return ``sum_i values_i b_i``, shape (nx, ny, nz)."""
+
+    def totals(self, image: Floats) -> Floats:
+        """Return the sum over voxels of ``m_i`` times an image, shape (regions,)."""
+
+    def shown_totals(self, image: Floats) -> Floats:
+        """Return the sum over voxels of ``b_i`` times an image, shape (regions,)."""
+
+    def overlap(self) -> Floats:
+        """Return the sum over voxels of ``m_i m_j``, shape (regions, regions)."""
+
+    def crossing(self) -> Floats:
+        """Return the sum over voxels of ``m_i b_j``, shape (regions, regions)."""
+
+    def shown_overlap(self, weights: Floats | None = None) -> Floats:
+        """Return the sum over voxels of ``b_i b_j``, weighted, shape (regions, regions)."""
+
+    def each(self) -> Iterator[tuple[Floats, Floats]]:
+        """Yield ``m_i`` and ``b_i`` one region after the other, each of shape (nx, ny, nz)."""
+
+
+class SampledRegions:
+    """Regions whose fractions are at hand on the grid of the image.
+
+    Parameters
+    ----------
+    fractions, blurred
+        Unblurred and blurred, shape (regions, nx, ny, nz); each region may have been blurred by
+        its own kernel.
+    names
+        Of the regions; counted from 1 if not given.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, something is not finite, a fraction lies outside [0, 1], fractions do
+        not sum to one, or a region is empty.
+    """
+
+    def __init__(
+        self, fractions: Floats, blurred: Floats, names: Sequence[str] | None = None
+    ) -> None:
+        if fractions.ndim != 4 or fractions.shape != blurred.shape:
+            raise ValueError(
+                f"shapes differ: fractions {fractions.shape}, blurred {blurred.shape}; accepted: "
+                "(regions, nx, ny, nz), both the same"
+            )
+        self.names = tuple(names or map(str, range(1, len(fractions) + 1)))
+        self.shape: tuple[int, ...] = fractions.shape[1:]
+        check_finite("blurred fractions", blurred)
+        check_fractions(fractions, self.names)
+        self.fractions, self.blurred = fractions, blurred
+        self._flat = fractions.reshape(len(fractions), -1)
+        self._flat_blurred = blurred.reshape(len(blurred), -1)
+
+    @property
+    def sizes(self) -> Floats:
+        """Sum of each ``m_i`` [voxels], shape (regions,)."""
+        return np.asarray(self._flat.sum(axis=1, dtype=np.float64))
+
+    def composed(self, values: Floats) -> Floats:
+        """Return ``sum_i values_i m_i``, shape (nx, ny, nz)."""
+        return _combined(values, self._flat, self.shape)
+
+    def shown(self, values: Floats) -> Floats:
+        """Return ``sum_i values_i b_i``, shape (nx, ny, nz)."""
+        return _combined(values, self._flat_blurred, self.shape)
+
+    def totals(self, image: Floats) -> Floats:
+        """Return the sum over voxels of ``m_i`` times an image, shape (regions,)."""
+        return _products(self._flat, image)
+
+    def shown_totals(self, image: Floats) -> Floats:
+        """Return the sum over voxels of ``b_i`` times an image, shape (regions,)."""
+        return _products(self._flat_blurred, image)
+
+    def overlap(self) -> Floats:
+        """Return the sum over voxels of ``m_i m_j``, shape (regions, regions)."""
+        return _gram(self._flat, self._flat)
+
+    def crossing(self) -> Floats:
+        """Return the sum over voxels of ``m_i b_j``, shape (regions, regions)."""
+        return _gram(self._flat, self._flat_blurred)
+
+    def shown_overlap(self, weights: Floats | None = None) -> Floats:
+        """Return the sum over voxels of ``b_i b_j``, weighted, shape (regions, regions)."""
+        if weights is None:
+            return _gram(self._flat_blurred, self._flat_blurred)
+        return _gram(self._flat_blurred * weights.reshape(1, -1), self._flat_blurred)
+
+    def each(self) -> Iterator[tuple[Floats, Floats]]:
+        """Yield ``m_i`` and ``b_i`` one region after the other, each of shape (nx, ny, nz)."""
+        yield from zip(self.fractions, self.blurred, strict=True)
+
+
+def _combined(values: Floats, rows: Floats, shape: tuple[int, ...]) -> Floats:
+    return np.asarray((np.asarray(values, rows.dtype) @ rows).reshape(shape))
+
+
+def _products(rows: Floats, image: Floats) -> Floats:
+    return np.asarray([np.dot(row.astype(np.float64), image.ravel()) for row in rows])
+
+
+def _gram(rows: Floats, others: Floats) -> Floats:
+    return np.asarray(rows.astype(np.float64) @ others.astype(np.float64).T)
+
+
+def check_finite(name: str, values: Floats) -> None:
+    """Refuse an array with values that are not finite.
+
+    Parameters
+    ----------
+    name
+        Of the array, for the message.
+    values
+        Any shape.
+
+    Raises
+    ------
+    ValueError
+        With how many there are.
+    """
+    bad = values.size - int(np.isfinite(values).sum())
+    if bad:
+        raise ValueError(f"the {name} holds {bad} values that are not finite (NaN or infinite)")
+
+
+def check_fractions(fractions: Floats, names: Sequence[str]) -> None:
+    """Refuse fractions that would give numbers without meaning.
+
+    Parameters
+    ----------
+    fractions
+        Shape (regions, nx, ny, nz), the background among them.
+    names
+        Of the regions, for messages.
+
+    Raises
+    ------
+    ValueError
+        If something is not finite, a fraction lies outside [0, 1], fractions do not sum to one,
+        or a region is empty.
+    """
+    check_finite("fractions", fractions)
+    if fractions.min() < -TOLERANCE or fractions.max() > 1 + TOLERANCE:
+        raise ValueError(
+            f"fractions from {fractions.min():.3f} to {fractions.max():.3f}; accepted: 0 to 1"
+        )
+    total = fractions.sum(axis=0)
+    if np.abs(total - 1).max() > TOLERANCE:
+        raise ValueError(
+            f"fractions sum to {total.min():.3f} to {total.max():.3f}; with the background they "
+            "must sum to 1"
+        )
+    sizes = fractions.sum(axis=(1, 2, 3), dtype=np.float64)
+    if sizes.min() < SMALLEST_REGION:
+        least = int(sizes.argmin())
+        raise ValueError(
+            f"region '{names[least]}' holds {sizes[least]:.2f} voxels; at least "
+            f"{SMALLEST_REGION:g} are needed"
+        )
