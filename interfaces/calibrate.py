@@ -17,6 +17,7 @@ from nipype.interfaces.base import (
 )
 
 from sodiumprep.interfaces.image import load_finite_image, load_image
+from sodiumprep.interfaces.pvc import FEED, load_signals
 from sodiumprep.interfaces.reconstruct import tissue_constants
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.calibrate import (
@@ -135,9 +136,9 @@ class Calibrate(SimpleInterface):
         constants = tissue_constants(self.inputs.tissues)
         protocol = protocol_of(self.inputs.protocol)
         if self.inputs.reference == "csf":
-            with np.load(self.inputs.signals_file) as signals:
-                k = names.index("CSF")
-                value, u = signals["values"][k], np.sqrt(signals["covariance"][k, k])
+            signals = load_signals(self.inputs.signals_file)[FEED]
+            k = names.index("CSF")
+            value, u = signals.values[k], np.sqrt(signals.covariance[k, k])
             lines = csf_lines(float(value), float(u), protocol.factor(constants["CSF"]))
             extra: dict[str, Any] = {"reference": "csf", "assumed": list(REFERENCE_CSF)}
         else:

@@ -22,6 +22,7 @@ from sodiumprep.interfaces.anatomy import resample_once
 from sodiumprep.interfaces.calibrate import load_lines, protocol_of
 from sodiumprep.interfaces.coil_fields import load_field
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
+from sodiumprep.interfaces.pvc import FEED, StoredSignals, load_signals
 from sodiumprep.interfaces.reconstruct import load_response, tissue_constants
 from sodiumprep.interfaces.registration import read_transform
 from sodiumprep.interfaces.templates import template_grid
@@ -32,12 +33,13 @@ from sodiumprep.sodium.concentration import (
     BrainRegions,
     Concentrations,
     RegionalSignals,
+    calibrated_by,
     concentration_table,
     map_concentration,
-    reference_of,
     region_flags,
     region_statistics,
     uncorrected_signals,
+    with_flag,
 )
 
 COLUMNS = [
@@ -106,32 +108,42 @@ class MapConcentration(SimpleInterface):
 class _Regions:
     """The tissue and lesion regions of one image, with what the tables need of them."""
 
-    def __init__(self, inputs: Any, stored: Any, signals: Any) -> None:
+    def __init__(self, inputs: Any, stored: Any, signals: Mapping[str, StoredSignals]) -> None:
         tissue = stored["kinds"] == "tissue"
         self.names: list[str] = stored["names"][tissue].tolist()
         self.fractions, self.blurred = stored["fractions"][tissue], stored["blurred"][tissue]
         self.volumes_ml, self.coverage = stored["volumes_ml"], stored["coverage"]
-        self.signals = signals["values"][tissue]
-        self.variance = np.diag(signals["covariance"])[tissue]
-        self.kernel_change = signals["kernel_change"][tissue]
-        self.registration_changes = signals["registration_changes"][:, tissue]
+        self.signals = {name: _of_regions(own, tissue) for name, own in signals.items()}
+        self.entangled = {name: own.entangled[tissue] for name, own in signals.items()}
         by_name = tissue_constants(inputs.tissues)
         self.constants = [by_name[name] for name in self.names]
         self.protocol = protocol_of(inputs.protocol)
-        self.brain = BrainRegions(self.blurred, self.signals, self.constants)
+        self.brain = BrainRegions(self.blurred, self.signals[FEED].values, self.constants)
         vials = stored["kinds"] == "vial"
         self.vial_fractions: Floats = stored["fractions"][vials]
 
     @classmethod
     def load(cls, inputs: Any) -> _Regions:
-        with np.load(inputs.regions_file) as stored, np.load(inputs.signals_file) as signals:
-            return cls(inputs, stored, signals)
+        with np.load(inputs.regions_file) as stored:
+            return cls(inputs, stored, load_signals(inputs.signals_file))
+
+
+def _of_regions(signals: StoredSignals, which: Floats) -> RegionalSignals:
+    """Return the signals of some regions; the receive uncertainty is not yet known."""
+    return RegionalSignals(
+        signals.values[which],
+        np.diag(signals.covariance)[which],
+        signals.kernel_change[which],
+        signals.registration_changes[:, which],
+        np.full(int(which.sum()), np.nan),
+    )
 
 
 class _TabulateInput(_QuantifyInput):
     response_file = File(exists=True, mandatory=True, desc="noise spectrum (npz)")
     model_file = traits.Either(None, File(exists=True), desc="fitted receive field (npz), or None")
     properties = traits.Dict(mandatory=True, desc="of the image; flags are read")
+    methods = traits.List(traits.Str, [FEED], usedefault=True, desc="corrections with rows")
 
 
 class _TabulateOutput(TraitedSpec):
@@ -156,19 +168,21 @@ class TabulateRegions(SimpleInterface):
         shift = (np.nan if spread is None else spread) / np.sqrt(3)
         voxel = np.linalg.norm(affine[:3, :3], axis=0)
         none = uncorrected_signals(image, regions.fractions, noise, spectrum, shift / voxel)
-        gtm = RegionalSignals(
-            regions.signals, regions.variance, regions.kernel_change, regions.registration_changes,
-            u_receive,
-        )  # fmt: skip
-        gtm = gtm if reference is None else reference_of(gtm, reference)
+        signals = {
+            name: replace(own, u_receive=u_receive)
+            for name, own in {"none": none, **regions.signals}.items()
+        }
+        if reference is not None:
+            signals = calibrated_by(signals, FEED, reference)
         maps = map_concentration(image, noise, regions.brain, regions.protocol, lines)
         voxel_ml = float(np.prod(voxel)) / 1e3
         flags = region_flags(
             regions.fractions, regions.coverage, self.inputs.properties, voxel_ml, regions.names
         )
+        shown = {name: signals[name] for name in ("none", *self.inputs.methods)}
         frames = [
             self._rows(regions, pvc, desc, table, maps, noise, flags)
-            for pvc, desc, table in _all_tables(regions, none, gtm, u_receive, maps, lines)
+            for pvc, desc, table in _all_tables(regions, shown, maps, lines)
         ]
         table = pd.concat(frames, ignore_index=True)[COLUMNS]
         path = Path(runtime.cwd) / "table.tsv"
@@ -197,7 +211,7 @@ class TabulateRegions(SimpleInterface):
         spread = region_statistics(values, regions.fractions)
         unknown = dict.fromkeys(spread, np.nan)
         signal_noise = region_statistics(noise, regions.fractions)["mean"]
-        own = regions.signals if pvc == "gtm" else region_statistics(
+        own = regions.signals[pvc].values if pvc in regions.signals else region_statistics(
             maps.signal, regions.fractions)["mean"]  # fmt: skip
         columns = {
             "index": np.arange(1, len(regions.names) + 1),
@@ -214,34 +228,28 @@ class TabulateRegions(SimpleInterface):
             **table,
             "snr": own / signal_noise,
             "coverage": regions.coverage,
-            "flag": flags,
+            "flag": with_flag(flags, "entangled", regions.entangled.get(pvc)),
         }
         return pd.DataFrame(columns)
 
 
 def _all_tables(
-    regions: _Regions, none: RegionalSignals, gtm: RegionalSignals, u_receive: Floats,
-    maps: Concentrations, lines: Mapping[str, Any],
+    regions: _Regions, signals: Mapping[str, RegionalSignals], maps: Concentrations,
+    lines: Mapping[str, Any],
 ) -> list[tuple[str, str, dict[str, Floats]]]:  # fmt: skip
     ones = np.ones(len(regions.names))
     own = np.array([regions.protocol.factor(c) for c in regions.constants])
     mixed = maps.mean_factors(regions.fractions)
-    none = replace(
-        none,
-        u_receive=u_receive,
-        reference=gtm.reference,
-        kernel_change=none.kernel_change if gtm.reference is None else np.zeros(len(own)),
-    )
     return [
         (
             pvc,
             desc,
-            concentration_table(signals, factors, constants, regions.protocol, lines[desc]),
+            concentration_table(found, factors, constants, regions.protocol, lines[desc]),
         )
-        for pvc, signals, corrected in (("none", none, mixed), ("gtm", gtm, own))
+        for pvc, found in signals.items()
         for desc, factors, constants in (
             ("apparent", ones, None),
-            ("corrected", corrected, regions.constants),
+            ("corrected", mixed if pvc == "none" else own, regions.constants),
         )
     ]
 

@@ -11,7 +11,7 @@ import numpy as np
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.calibrate import Calibration
 from sodiumprep.sodium.noise import weighted_covariance
-from sodiumprep.sodium.pvc import region_means, registration_changes
+from sodiumprep.sodium.pvc.sensitivity import shift_changes
 from sodiumprep.sodium.relaxation import perturbed
 from sodiumprep.sodium.signal import Relaxation, relaxation_factor
 from sodiumprep.sodium.uncertainty import combine, interval, propagate, weighted_quantiles
@@ -406,11 +406,15 @@ def uncorrected_signals(
     """
     weights = fractions / fractions.sum(axis=(1, 2, 3), keepdims=True)
     unknown = np.full(len(fractions), np.nan)
+
+    def means(shown: Floats) -> Floats:
+        return np.asarray(np.tensordot(weights, shown.astype(np.float64), 3))
+
     return RegionalSignals(
-        region_means(image, fractions),
+        means(image),
         np.diag(weighted_covariance(weights, noise_sd, noise_spectrum)),
         unknown,
-        registration_changes(image, fractions, np.eye(len(fractions)), shift),
+        shift_changes(means, image, shift),
         unknown,
     )
 
@@ -494,27 +498,68 @@ def region_flags(
     return flags
 
 
-def reference_of(signals: RegionalSignals, index: int) -> RegionalSignals:
-    """Return signals that know which of them is the calibration's reference.
+def with_flag(flags: Sequence[str], word: str, raised: Floats | None) -> list[str]:
+    """Return flags with one more word where it applies.
+
+    Parameters
+    ----------
+    flags
+        As :func:`region_flags` returns them.
+    word
+        To add.
+    raised
+        Whether it applies to each region; None: to none.
+
+    Returns
+    -------
+    flags
+        Comma-separated words, or "n/a".
+
+    Examples
+    --------
+    >>> with_flag(["n/a", "partly_outside"], "entangled", np.array([True, True]))
+    ['entangled', 'partly_outside,entangled']
+    """
+    if raised is None:
+        return list(flags)
+    return [
+        flag if not here else word if flag == "n/a" else f"{flag},{word}"
+        for flag, here in zip(flags, raised, strict=True)
+    ]
+
+
+def calibrated_by(
+    signals: Mapping[str, RegionalSignals], method: str, index: int
+) -> dict[str, RegionalSignals]:
+    """Return signals that know which region is the calibration's reference.
 
     Parameters
     ----------
     signals
-        Corrected regional signals.
+        By method; "none" is what is not corrected.
+    method
+        Whose signal of that region the calibration rests on.
     index
-        Of the reference.
+        Of the region.
 
     Returns
     -------
     signals
-        The reference has no noise of its own: its concentration is what was assumed.
+        What changes the reference changes every concentration. The reference has no noise of its
+        own by that method: its concentration is what was assumed.
     """
-    value = signals.values[index]
-    variance = signals.noise_variance.copy()
-    variance[index] = 0.0
+    source = signals[method]
+    value = source.values[index]
     own = Reference(
         index,
-        float(signals.kernel_change[index] / value),
-        signals.registration_changes[:, index] / value,
+        float(source.kernel_change[index] / value),
+        source.registration_changes[:, index] / value,
     )
-    return replace(signals, noise_variance=variance, reference=own)
+    variance = source.noise_variance.copy()
+    variance[index] = 0.0
+    found = {name: replace(s, reference=own) for name, s in signals.items()}
+    found[method] = replace(found[method], noise_variance=variance)
+    if "none" in found:  # uses no kernel, but its reference does
+        unchanged = np.zeros(len(source.values))
+        found["none"] = replace(found["none"], kernel_change=unchanged)
+    return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -13,6 +13,22 @@ from sodiumprep.sodium.pvc.shown import Regions, SampledRegions, check_finite
 
 LARGEST_CONDITION = 1e6  # of a matrix that is inverted
 ENTANGLED = 0.95  # correlation of two estimates above which noise shifts signal between them
+
+
+class IndistinctRegionsError(ValueError):
+    """Regions that the image cannot tell apart.
+
+    Parameters
+    ----------
+    message
+        For the user.
+    pair
+        Index of the two that are hardest to tell apart.
+    """
+
+    def __init__(self, message: str, pair: tuple[int, int]) -> None:
+        super().__init__(message)
+        self.pair = pair
 
 
 @dataclass(frozen=True)
@@ -26,7 +42,7 @@ class RegionalEstimate:
     covariance
         From image noise, shape (regions, regions); nan where the noise is not known.
     condition_number
-        Of the matrix that was inverted, with rows and columns scaled to a unit diagonal.
+        Of the matrix that turns regional signals into what is seen, scaled to unit columns.
     residual_sd
         Of the image less what the regions explain, weighted by each region's share of the voxel,
         shape (regions,). Far above the noise where a region is not uniform or is missing.
@@ -44,10 +60,23 @@ class RegionalEstimate:
         return np.asarray(self.covariance / np.outer(sd, sd))
 
 
-Method = Callable[[Floats, SampledRegions, ImageNoise | None], RegionalEstimate]
+class Method(Protocol):
+    """A regional method, as :func:`gtm`."""
+
+    def __call__(
+        self,
+        image: Floats,
+        regions: Regions,
+        noise: ImageNoise | None,
+        *,
+        with_covariance: bool = True,
+    ) -> RegionalEstimate:
+        """Return the estimate."""
 
 
-def gtm(image: Floats, regions: Regions, noise: ImageNoise | None) -> RegionalEstimate:
+def gtm(
+    image: Floats, regions: Regions, noise: ImageNoise | None, *, with_covariance: bool = True
+) -> RegionalEstimate:
     """Return regional signals corrected by the geometric transfer matrix.
 
     Parameters
@@ -58,6 +87,8 @@ def gtm(image: Floats, regions: Regions, noise: ImageNoise | None) -> RegionalEs
         What the image is made of.
     noise
         Of the image; None where it is not known.
+    with_covariance
+        Whether to compute it, which takes most of the time; else it is nan.
 
     Returns
     -------
@@ -75,16 +106,19 @@ def gtm(image: Floats, regions: Regions, noise: ImageNoise | None) -> RegionalEs
     """
     check_finite("image", image)
     matrix = mixing_matrix(regions)
-    condition = _condition(matrix, regions)
+    condition = _condition(matrix, regions, LARGEST_CONDITION)
     inverse = np.linalg.inv(matrix)
     values = inverse @ region_means(image, regions)
-    covariance = _covariance(
-        lambda: inverse / regions.sizes, [m for m, _ in regions.each()] if noise else [], noise
-    )
+    covariance = np.full(matrix.shape, np.nan)
+    if noise is not None and with_covariance:
+        unmix = inverse / regions.sizes
+        covariance = unmix @ _covariance([m for m, _ in regions.each()], noise) @ unmix.T
     return RegionalEstimate(values, covariance, condition, residual_sd(image, regions, values))
 
 
-def labbe(image: Floats, regions: Regions, noise: ImageNoise | None) -> RegionalEstimate:
+def labbe(
+    image: Floats, regions: Regions, noise: ImageNoise | None, *, with_covariance: bool = True
+) -> RegionalEstimate:
     """Return regional signals by weighted least squares of the image on the blurred fractions.
 
     Parameters
@@ -95,6 +129,8 @@ def labbe(image: Floats, regions: Regions, noise: ImageNoise | None) -> Regional
         What the image is made of.
     noise
         Of the image, whose inverse variance is the weight; None for equal weights.
+    with_covariance
+        Whether to compute it, which takes most of the time; else it is nan.
 
     Returns
     -------
@@ -114,12 +150,14 @@ def labbe(image: Floats, regions: Regions, noise: ImageNoise | None) -> Regional
     check_finite("image", image)
     weights = None if noise is None else _inverse_variance(noise.noise_sd)
     matrix = regions.shown_overlap(weights)
-    condition = _condition(matrix, regions)
+    condition = np.sqrt(_condition(matrix, regions, LARGEST_CONDITION**2))  # of the fractions
     inverse = np.linalg.inv(matrix)
     weighted = image if weights is None else weights * image
     values = inverse @ regions.shown_totals(weighted)
-    shown = [weights * b for _, b in regions.each()] if noise and weights is not None else []
-    covariance = _covariance(lambda: inverse, shown, noise)
+    covariance = np.full(matrix.shape, np.nan)
+    if noise is not None and with_covariance:
+        rows = [b if weights is None else weights * b for _, b in regions.each()]
+        covariance = inverse @ _covariance(rows, noise) @ inverse.T
     return RegionalEstimate(values, covariance, condition, residual_sd(image, regions, values))
 
 
@@ -134,41 +172,35 @@ def _inverse_variance(noise_sd: Floats) -> Floats:
     return np.asarray(weights / weights.mean(), np.float32)
 
 
-def _covariance(
-    unmix: Callable[[], Floats], weights: list[Floats], noise: ImageNoise | None
-) -> Floats:
-    """Return the covariance of ``unmix() @ sum(weights * image)``."""
-    matrix = unmix()
-    if noise is None:
-        return np.full(matrix.shape, np.nan)
-    stacked = np.stack(weights)
-    mixed = weighted_covariance(stacked, noise.noise_sd, noise.spectrum)
-    return np.asarray(matrix @ mixed @ matrix.T)
+def _covariance(rows: list[Floats], noise: ImageNoise) -> Floats:
+    """Return the covariance of the sums over voxels of each row times the image."""
+    return weighted_covariance(np.stack(rows), noise.noise_sd, noise.spectrum)
 
 
-def _condition(matrix: Floats, regions: Regions) -> float:
+def _condition(matrix: Floats, regions: Regions, largest: float) -> float:
     """Return the condition number of a matrix that is not singular.
 
     Raises
     ------
-    ValueError
+    IndistinctRegionsError
         With the two regions that are hardest to tell apart.
     """
     size = np.sqrt(np.abs(np.diag(matrix)))
     if size.min() > 0:
         scaled = matrix / np.outer(size, size)
         condition = float(np.linalg.cond(scaled))
-        if condition < LARGEST_CONDITION:
+        if condition < largest:
             return condition
         _, _, directions = np.linalg.svd(scaled)
-        one, other = np.argsort(-np.abs(directions[-1]))[:2]
+        one, other = sorted(int(i) for i in np.argsort(-np.abs(directions[-1]))[:2])
     else:
         condition = np.inf
-        one, other = np.argsort(size)[:2]
-    raise ValueError(
+        one, other = sorted(int(i) for i in np.argsort(size)[:2])
+    raise IndistinctRegionsError(
         f"the regions cannot be told apart: condition number {condition:.3g}, accepted: below "
-        f"{LARGEST_CONDITION:g}; the hardest to tell apart are '{regions.names[one]}' and "
-        f"'{regions.names[other]}': merge them"
+        f"{largest:g}; the hardest to tell apart are '{regions.names[one]}' and "
+        f"'{regions.names[other]}': merge them",
+        (one, other),
     )
 
 
@@ -302,13 +334,16 @@ def merge_entangled(
     estimate
         Theirs; no pair of it is entangled.
     """
-    estimate = method(image, regions, noise)
-    pairs = entangled_pairs(estimate)
-    while pairs:
-        regions = merged(regions, *pairs[0])
-        estimate = method(image, regions, noise)
+    while True:
+        try:
+            estimate = method(image, regions, noise)
+        except IndistinctRegionsError as error:
+            regions = merged(regions, *error.pair)
+            continue
         pairs = entangled_pairs(estimate)
-    return regions, estimate
+        if not pairs:
+            return regions, estimate
+        regions = merged(regions, *pairs[0])
 
 
 def merged(regions: SampledRegions, one: int, other: int) -> SampledRegions:

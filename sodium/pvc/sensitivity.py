@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import fourier_shift
@@ -11,7 +12,6 @@ from sodiumprep.sodium.acquisition import Floats, Geometry
 from sodiumprep.sodium.kernel import blur, gaussian_transfer
 from sodiumprep.sodium.pvc.shown import SampledRegions
 
-Blur = Callable[[Floats], Floats]  # from a fraction to what the image shows of it
 Values = Callable[[Floats, SampledRegions], Floats]  # from image and regions to regional values
 
 
@@ -48,52 +48,74 @@ def kernel_change(
     return values(image, there) - values(image, regions)
 
 
-def registration_changes(
-    values: Values, image: Floats, regions: SampledRegions, shift: Floats
-) -> Floats:
-    """Return how regional values change where the image lies elsewhere.
+def shift_changes(values: Callable[[Floats], Floats], image: Floats, shift: Floats) -> Floats:
+    """Return how what is computed from an image changes where the image lies elsewhere.
 
     Parameters
     ----------
     values
-        The method.
+        From the image to values, shape (n,).
     image
         Shape (nx, ny, nz).
-    regions
-        What it is made of.
     shift
         Along each axis, shape (3,) [voxels].
 
     Returns
     -------
     changes
-        One row per axis, shape (3, regions): the linear change, joined by what both ways have in
-        common; nan where ``shift`` is not known.
+        One row per axis, shape (3, n): the linear change, joined by what both ways have in common;
+        nan where ``shift`` is not known.
     """
-    changes = np.full((3, len(regions.names)), np.nan)
+    middle = values(image)
+    changes = np.full((3, len(middle)), np.nan)
     if not np.isfinite(shift).all():
         return changes
     spectrum = np.fft.fftn(image)
-    middle = values(image, regions)
     for axis in range(3):
         step = np.eye(3)[axis] * shift
         forth, back = (
-            values(np.fft.ifftn(fourier_shift(spectrum, s)).real.astype(image.dtype), regions)
+            values(np.fft.ifftn(fourier_shift(spectrum, s)).real.astype(image.dtype))
             for s in (step, -step)
         )
         changes[axis] = np.hypot((forth - back) / 2, (forth + back) / 2 - middle)
     return changes
 
 
+@dataclass(frozen=True)
+class MovedBorder:
+    """A layer that one region takes from another where their border lies elsewhere.
+
+    Parameters
+    ----------
+    grown, shrunk
+        Index of both regions.
+    taken
+        Share of each voxel that changes hands, shape (nx, ny, nz).
+    shown_grown, shown_shrunk
+        What the image shows of that layer where it belongs to the one and to the other, same
+        shape: each region has its own kernel.
+    """
+
+    grown: int
+    shrunk: int
+    taken: Floats
+    shown_grown: Floats
+    shown_shrunk: Floats
+
+    def applied(self, regions: SampledRegions) -> SampledRegions:
+        """Return regions with their border moved."""
+        fractions, blurred = regions.fractions.copy(), regions.blurred.copy()
+        fractions[self.grown] += self.taken
+        fractions[self.shrunk] -= self.taken
+        blurred[self.grown] += self.shown_grown
+        blurred[self.shrunk] -= self.shown_shrunk
+        return SampledRegions(fractions, blurred, regions.names)
+
+
 def segmentation_changes(
-    values: Values,
-    image: Floats,
-    regions: SampledRegions,
-    kernels: Sequence[Blur],
-    borders: Sequence[tuple[int, int]],
-    shift: float,
+    values: Values, image: Floats, regions: SampledRegions, borders: Sequence[MovedBorder]
 ) -> Floats:
-    """Return how regional values change where the border of two regions lies elsewhere.
+    """Return how regional values change where borders of regions lie elsewhere.
 
     Parameters
     ----------
@@ -103,12 +125,8 @@ def segmentation_changes(
         Shape (nx, ny, nz).
     regions
         What it is made of.
-    kernels
-        Of each region.
     borders
-        Pairs of regions that share a border; the first grows into the second.
-    shift
-        Of the border [voxels].
+        One at a time.
 
     Returns
     -------
@@ -116,45 +134,37 @@ def segmentation_changes(
         One row per border, shape (borders, regions).
     """
     middle = values(image, regions)
-    return np.stack([
-        values(image, with_moved_border(regions, kernels, grown, shrunk, shift)) - middle
-        for grown, shrunk in borders
-    ])  # fmt: skip
+    changes = [values(image, border.applied(regions)) - middle for border in borders]
+    return np.reshape(changes, (len(borders), len(middle)))
 
 
-def with_moved_border(
-    regions: SampledRegions, kernels: Sequence[Blur], grown: int, shrunk: int, shift: float
-) -> SampledRegions:
-    """Return regions of which one has grown into another.
+def layer_at_border(grown: Floats, shrunk: Floats, shift: float) -> Floats:
+    """Return what one region takes from another where their border lies elsewhere.
 
-    Across a border the fraction falls from 1 to 0, so that ``shift`` times the magnitude of its
-    gradient is the share that changes hands.
+    Between two neighbouring voxels lies as much border as the one share rises while the other
+    falls: ``g(x+1) s(x) - g(x) s(x+1)``. A third region beside them, as fluid beyond a thin
+    cortex, adds nothing to it.
 
     Parameters
     ----------
-    regions
-        As they are.
-    kernels
-        Of each region.
     grown, shrunk
-        Index of both.
+        Shares of each voxel, on a grid fine enough to resolve them, shape (nx, ny, nz).
     shift
-        Of their border [voxels]; small against the size of both.
+        Of the border into the shrunk region [voxels]; small against both.
 
     Returns
     -------
-    regions
-        Fractions stay in [0, 1] and sum to one.
+    taken
+        Share of each voxel that changes hands, same shape; at most what there is.
     """
-    fractions, blurred = regions.fractions.copy(), regions.blurred.copy()
-    falls = [
-        -np.gradient(fractions[grown], axis=axis) * np.gradient(fractions[shrunk], axis=axis)
-        for axis in range(3)
-    ]
-    facing = np.sqrt(np.sum(np.maximum(falls, 0.0), axis=0))
-    taken = np.minimum(shift * facing, fractions[shrunk])
-    taken = np.minimum(taken, 1 - fractions[grown]).astype(fractions.dtype)
-    for region, sign in ((grown, 1), (shrunk, -1)):
-        fractions[region] += sign * taken
-        blurred[region] += sign * kernels[region](taken)
-    return SampledRegions(fractions, blurred, regions.names)
+    squares = np.zeros(grown.shape, np.float64)
+    for axis in range(3):
+        g, s = (np.moveaxis(part.astype(np.float64), axis, 0) for part in (grown, shrunk))
+        face = np.abs(g[1:] * s[:-1] - g[:-1] * s[1:])
+        lower = s[:-1] / np.maximum(s[:-1] + s[1:], 1e-9)  # the layer is taken where there is any
+        along = np.zeros(g.shape)
+        along[:-1] += face * lower
+        along[1:] += face * (1 - lower)
+        squares += np.moveaxis(along, 0, axis) ** 2
+    taken = np.minimum(shift * np.sqrt(squares), shrunk)
+    return np.asarray(np.minimum(taken, 1 - grown), grown.dtype)

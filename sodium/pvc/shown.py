@@ -11,6 +11,7 @@ from sodiumprep.sodium.acquisition import Floats
 
 SMALLEST_REGION = 0.5  # voxels; a smaller one has no mean of its own
 TOLERANCE = 1e-3  # of a fraction, and of the sum of all
+SLAB = 1 << 17  # voxels that are taken to double precision at a time
 
 
 class Regions(Protocol):
@@ -132,11 +133,16 @@ def _combined(values: Floats, rows: Floats, shape: tuple[int, ...]) -> Floats:
 
 
 def _products(rows: Floats, image: Floats) -> Floats:
-    return np.asarray([np.dot(row.astype(np.float64), image.ravel()) for row in rows])
+    return _gram(rows, image.reshape(1, -1))[:, 0]
 
 
 def _gram(rows: Floats, others: Floats) -> Floats:
-    return np.asarray(rows.astype(np.float64) @ others.astype(np.float64).T)
+    """Return all products of rows, summed in double precision some voxels at a time."""
+    total = np.zeros((len(rows), len(others)))
+    for start in range(0, rows.shape[1], SLAB):
+        part = slice(start, start + SLAB)
+        total += rows[:, part].astype(np.float64) @ others[:, part].astype(np.float64).T
+    return total
 
 
 def check_finite(name: str, values: Floats) -> None:
@@ -156,7 +162,7 @@ def check_finite(name: str, values: Floats) -> None:
     """
     bad = values.size - int(np.isfinite(values).sum())
     if bad:
-        raise ValueError(f"the {name} holds {bad} values that are not finite (NaN or infinite)")
+        raise ValueError(f"the {name} hold {bad} values that are not finite")
 
 
 def check_fractions(fractions: Floats, names: Sequence[str]) -> None:

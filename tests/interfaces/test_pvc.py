@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sodiumprep.interfaces.image import load_image, save_image
-from sodiumprep.interfaces.pvc import CorrectPartialVolume
+from sodiumprep.interfaces.pvc import CorrectPartialVolume, load_signals
 
 
 @pytest.fixture
@@ -13,8 +13,10 @@ def correct(head, measured, run_in, tmp_path):
         inputs = {k: measured[k] for k in ("image_file", "noise_file", "regions_file")}
         inputs |= {"response_file": head["response_file"], "properties": head["properties"]}
         outputs = run_in(CorrectPartialVolume(**{**inputs, **changes}), tmp_path / "run")
-        stored = np.load(outputs.signals_file)
-        return {name: stored[name] for name in stored.files}, outputs.properties
+        stored = load_signals(outputs.signals_file)
+        if "methods" in changes:
+            return stored, outputs.properties
+        return vars(stored["gtm"]), outputs.properties
 
     return corrected
 
@@ -74,3 +76,28 @@ def test_a_brain_that_may_be_wrong_is_told_to_table_and_quality_file(correct, he
     assert properties["BrainImplausible"]
     assert properties["Warnings"] == ["first", "the brain mask holds 3960 ml"]
     assert "BrainImplausible" not in correct()[1]
+
+
+def test_every_method_that_is_asked_for_stands_beside_the_transfer_matrix(correct, measured):
+    stored, _ = correct(methods=["labbe"])
+    assert list(stored) == ["gtm", "labbe"]
+    own = stored["labbe"]
+    np.testing.assert_allclose(own.values[:3], measured["signals"][:3], rtol=0.02)
+    assert np.all(np.diag(own.covariance)[:3] > 0)
+    assert np.all(np.abs(own.kernel_change[:3]) > 0)
+    assert np.all(own.registration_changes[:, :3] > 0)
+
+
+def test_least_squares_takes_equal_weights_where_the_noise_is_not_known(
+    correct, measured, tmp_path
+):
+    noise, affine = load_image(measured["noise_file"])
+    path = save_image(tmp_path / "nan.nii.gz", np.full_like(noise, np.nan), affine)
+    stored, _ = correct(noise_file=path, methods=["labbe"])
+    np.testing.assert_allclose(stored["labbe"].values[:3], measured["signals"][:3], rtol=0.02)
+
+
+def test_the_residual_of_a_region_is_its_noise_where_the_model_is_right(correct, measured):
+    noise, _ = load_image(measured["noise_file"])
+    stored, _ = correct()
+    np.testing.assert_allclose(stored["residual_sd"][:3], noise.mean(), rtol=0.1)

@@ -11,10 +11,10 @@ from sodiumprep.sodium.concentration import (
     Protocol,
     Reference,
     RegionalSignals,
+    calibrated_by,
     concentration_table,
     expected_factor,
     map_concentration,
-    reference_of,
     region_flags,
     region_statistics,
     u_calibration,
@@ -186,7 +186,11 @@ def test_a_change_that_scales_all_signals_cancels_against_the_reference():
 def test_the_reference_has_no_noise_of_its_own_and_hands_its_change_to_the_others():
     lines = csf_lines(float(SIGNALS[2]), 0.1, float(FACTORS[2]))
     change = np.array([0.0, 0.0, 0.04 * SIGNALS[2]])
-    own = reference_of(signals(noise_variance=np.ones(3), kernel_change=change), 2)
+    raw = signals(noise_variance=np.ones(3), kernel_change=change)
+    own = calibrated_by({"none": raw, "gtm": raw, "labbe": raw}, "gtm", 2)
+    assert own["labbe"].noise_variance[2] == 1  # its fluid is not that of the calibration
+    assert not own["none"].kernel_change.any()
+    own = own["gtm"]
     found = concentration_table(own, FACTORS, TISSUES, PROTOCOL, lines["corrected"])
     assert found["u_noise"][2] == 0 < found["u_noise"][0]
     np.testing.assert_allclose(found["u_pvc"], [0.04 * TRUTH[0], 0.04 * TRUTH[1], 0], atol=1e-9)
