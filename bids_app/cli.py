@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from sodiumprep.bids_app.metadata import UserError, load_relaxation, load_vials, read_json
 from sodiumprep.bids_app.settings import (
+    DEFAULT_PVC,
     DEFAULT_RECON,
     DEFAULT_SEED,
     SESSIONWISE,
@@ -24,6 +25,7 @@ from sodiumprep.bids_app.settings import (
     available_processors,
 )
 from sodiumprep.bids_app.templates import read_spaces
+from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
 
 EXIT_USAGE = 2
 LARGEST_DELAY = 50e-6  # s; a longer one is a mistake of unit
@@ -178,6 +180,15 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("none", "hamming"),
         default="none",
         help="window over k-space, with --recon gridding (default: none)",
+    )
+    science.add_argument(
+        "--pvc",
+        nargs="+",
+        choices=("none", *PVC_METHODS),
+        default=list(DEFAULT_PVC),
+        metavar="METHOD",
+        help="partial-volume corrections beside none and gtm, which are always there: "
+        + ", ".join(f"{name} ({text})" for name, text in PVC_METHODS.items()),
     )
     science.add_argument(
         "--psf-fwhm",
@@ -417,6 +428,7 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         **_read_delay(options.gradient_delay),
         low_mem=options.low_mem,
         kspace_filter=_read_filter(options.kspace_filter, options.recon),
+        pvc=tuple(dict.fromkeys([*DEFAULT_PVC, *(m for m in options.pvc if m != "none")])),
         psf_fwhm=_read_psf(options.psf_fwhm),
         reference=options.reference,
         vials_file=_absolute(options.vials),

@@ -275,6 +275,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         lesion_spaces=spaces,
         spaces=_spaces(job, run, settings),
         registration=registration,
+        pvc=settings.pvc,
         provenance={
             **_provenance(job, [p for p in inputs if p], settings, notes),
             "EchoTime": run.protocol.echo_time,

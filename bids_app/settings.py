@@ -12,6 +12,7 @@ from sodiumprep.bids_app.templates import Space
 
 DEFAULT_SEED = 23
 SESSIONWISE = "sessionwise"  # each session has an anatomy of its own
+DEFAULT_PVC = ("gtm",)
 DEFAULT_RECON = "gridding"  # results of another method carry its name
 THREAD_VARIABLES = (
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
@@ -74,6 +75,8 @@ class Settings:
         Whether the delay that the data suggest is corrected.
     low_mem
         Slower with less memory.
+    pvc
+        Partial-volume corrections with rows in the table, beside ``none``; ``gtm`` among them.
     psf_fwhm
         Full width at half maximum along the three axes [mm], None to compute it.
     reference
@@ -123,6 +126,7 @@ class Settings:
     gradient_delay: tuple[float, ...] = ()
     estimate_delay: bool = False
     low_mem: bool = False
+    pvc: tuple[str, ...] = DEFAULT_PVC
     psf_fwhm: tuple[float, float, float] | None = None
     reference: str | None = None
     vials_file: Path | None = None

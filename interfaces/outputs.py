@@ -24,6 +24,7 @@ from sodiumprep.interfaces.calibrate import load_lines
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.lesions import load_lesion
 from sodiumprep.sodium.alignment import index_map, resample
+from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
 
 # port -> (unit, description)
 ANATOMY_FILES: dict[str, tuple[str, str]] = {
@@ -460,13 +461,25 @@ class SaveSodiumOnly(SimpleInterface):
 
 # Reference values spread widely between groups: a warning, never an error [mmol/L]
 PLAUSIBLE = {"GM": (25, 70), "WM": (20, 70), "CSF": (100, 170)}
-FLAGS = ("receive_uncorrected", "smaller_than_psf", "partly_outside", "brain_implausible")
+FLAGS = (
+    "registration_failed",
+    "receive_uncorrected",
+    "smaller_than_psf",
+    "partly_outside",
+    "brain_implausible",
+    "entangled",
+)
 TABLE_COLUMNS: dict[str, dict[str, str]] = {
     name: {"Description": text, "Units": units}
     for name, units, text in (
         ("index", "1", "GM 1, WM 2, CSF 3, lesions from 4"),
         ("name", "1", "Region"),
-        ("pvc", "1", "Partial-volume correction: none or gtm (geometric transfer matrix)"),
+        (
+            "pvc",
+            "1",
+            "Partial-volume correction: "
+            + "; ".join(f"{method}: {text}" for method, text in PVC_METHODS.items()),
+        ),
         ("desc", "1", "apparent, or corrected for relaxation"),
         ("n_voxels", "1", "Sum of the region's fractions over the sodium voxels"),
         ("volume_ml", "ml", "Volume of the region in the anatomy"),

@@ -19,7 +19,7 @@ from sodiumprep.workflows.concentration import init_concentration_wf
 from sodiumprep.workflows.nonlinear import init_nonlinear_wf
 from sodiumprep.workflows.outputs import init_anatomy_outputs_wf, init_sodium_outputs_wf
 from sodiumprep.workflows.plans import AnatomyPlan, ReferencePlan, SodiumPlan
-from sodiumprep.workflows.pvc import init_gtm_wf
+from sodiumprep.workflows.pvc import init_pvc_wf
 from sodiumprep.workflows.reconstruct import init_reconstruct_wf
 from sodiumprep.workflows.register import init_register_wf
 from sodiumprep.workflows.sessions import (
@@ -243,7 +243,7 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
     source = Node(IdentityInterface(ports), name="inputnode")
     image = init_reconstruct_wf(plan)
     register = _registration(plan, sloppy)
-    pvc = init_gtm_wf(plan)
+    pvc = init_pvc_wf(plan)
     concentration = init_concentration_wf(plan)
     save = init_sodium_outputs_wf(plan)
     corrected = [(f"outputnode.{p}", f"inputnode.{p}") for p in ("image_file", "noise_file")]

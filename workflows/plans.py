@@ -206,6 +206,8 @@ class SodiumPlan:
         Grids of templates that the maps are resampled to.
     registration
         ``method``, ``dof``, ``random_seed`` and ``coil_file``, as far as chosen.
+    pvc
+        Partial-volume corrections that have rows in the table, beside none.
     """
 
     name: str
@@ -227,3 +229,4 @@ class SodiumPlan:
     lesion_spaces: Mapping[str, int] = field(default_factory=dict)
     spaces: tuple[SpacePlan, ...] = ()
     registration: Mapping[str, Any] = field(default_factory=dict)
+    pvc: tuple[str, ...] = ("gtm",)

@@ -14,15 +14,19 @@ ANATOMY = [*FRACTIONS, "inner_mask", "head_mask", "brain_warning"]
 INPUTS = ["image_file", "noise_file", "response_file", "static_response_file", "xfm_file",
           *ANATOMY, "properties"]  # fmt: skip
 OUTPUTS = ["regions_file", "signals_file", "properties"]
+CITED = {
+    "gtm": "the geometric transfer matrix (Rousset 1998)",
+    "labbe": "weighted least squares on the blurred fractions (Labbé 1999)",
+}
 DESCRIPTION = (
-    "Partial-volume effects were corrected by the geometric transfer matrix (Rousset 1998) with "
+    "Partial-volume effects were corrected by {methods}, with "
     "grey matter, white matter, CSF, lesions, vials and sectors of the head around the brain as "
     "regions, each blurred by its own point-spread function."
 )
 
 
-def init_gtm_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
-    """Build the graph of the geometric transfer matrix.
+def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
+    """Build the graph of the partial-volume correction.
 
     Parameters
     ----------
@@ -40,10 +44,12 @@ def init_gtm_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
         ``signals_file`` (corrected regional signals with covariance), ``properties``.
     """
     workflow = Workflow(name=name)
-    workflow.__desc__ = DESCRIPTION
+    workflow.__desc__ = DESCRIPTION.format(
+        methods="; by ".join(CITED[method] for method in plan.pvc)
+    )
     source = Node(IdentityInterface(INPUTS), name="inputnode")
     regions = Node(SampleRegions(**plan.regions), name="regions", mem_gb=2.5)
-    correct = Node(CorrectPartialVolume(), name="correct", mem_gb=1.0)
+    correct = Node(CorrectPartialVolume(methods=list(plan.pvc)), name="correct", mem_gb=1.0)
     result = Node(IdentityInterface(OUTPUTS), name="outputnode")
     workflow.connect([
         (source, regions, [

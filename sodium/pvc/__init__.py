@@ -5,3 +5,8 @@ whose grid is finer than what it resolves. ``regional`` gives one value for each
 ``voxelwise`` and ``local`` maps by the regions, ``deconvolution`` maps without regions,
 ``kspace`` regional values from raw data. ``sensitivity`` tells what changes the values.
 """
+
+METHODS = {  # by the names of options and tables
+    "gtm": "geometric transfer matrix",
+    "labbe": "weighted least squares",
+}

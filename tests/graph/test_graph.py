@@ -15,7 +15,7 @@ from sodiumprep.workflows.base import init_subject_wf
 from sodiumprep.workflows.concentration import init_concentration_wf
 from sodiumprep.workflows.outputs import init_anatomy_outputs_wf, init_sodium_outputs_wf
 from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan, SpacePlan, TemplatePlan
-from sodiumprep.workflows.pvc import init_gtm_wf
+from sodiumprep.workflows.pvc import init_pvc_wf
 from sodiumprep.workflows.reconstruct import init_reconstruct_wf
 from sodiumprep.workflows.register import init_register_wf
 from sodiumprep.workflows.sodium_only import init_sodium_only_wf
@@ -346,7 +346,7 @@ def factories(file):
     return {
         "reconstruct": init_reconstruct_wf(plan),
         "register": init_register_wf("", True, {}),
-        "pvc": init_gtm_wf(plan),
+        "pvc": init_pvc_wf(plan),
         "concentration": init_concentration_wf(plan),
         "anatomy outputs": init_anatomy_outputs_wf(anatomy),
         "sodium outputs": init_sodium_outputs_wf(plan),

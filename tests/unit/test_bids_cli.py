@@ -73,6 +73,8 @@ def written(tmp_path):
         (["--sloppy"], "sloppy", True),
         (["-vv"], "verbose", 2),
         (["--kspace-filter", "hamming"], "kspace_filter", "hamming"),
+        (["--pvc", "labbe"], "pvc", ("gtm", "labbe")),
+        (["--pvc", "labbe", "gtm", "labbe"], "pvc", ("gtm", "labbe")),
         (["--psf-fwhm", "6"], "psf_fwhm", (6.0, 6.0, 6.0)),
         (["--psf-fwhm", "5", "6", "7"], "psf_fwhm", (5.0, 6.0, 7.0)),
         (["--reference", "csf"], "reference", "csf"),
@@ -98,6 +100,10 @@ def written(tmp_path):
 def test_an_option_reaches_its_setting(parse, options, field, value):
     assert getattr(parse(*options), field) == value
     assert getattr(parse(), field) != value
+
+
+def test_no_correction_is_a_row_that_is_always_there(parse):
+    assert parse("--pvc", "none").pvc == ("gtm",)
 
 
 def test_folders_of_options_become_absolute(parse, tmp_path, monkeypatch):
