@@ -276,6 +276,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         spaces=_spaces(job, run, settings),
         registration=registration,
         pvc=settings.pvc,
+        sensitivity=settings.sensitivity,
         provenance={
             **_provenance(job, [p for p in inputs if p], settings, notes),
             "EchoTime": run.protocol.echo_time,

@@ -77,6 +77,9 @@ class Settings:
         Slower with less memory.
     pvc
         Partial-volume corrections with rows in the table, beside ``none``; ``gtm`` among them.
+    sensitivity
+        Whether the table tells what 1 mm of misregistration, a tenth of the kernel's width and
+        0.5 mm of segmentation would change.
     psf_fwhm
         Full width at half maximum along the three axes [mm], None to compute it.
     reference
@@ -127,6 +130,7 @@ class Settings:
     estimate_delay: bool = False
     low_mem: bool = False
     pvc: tuple[str, ...] = DEFAULT_PVC
+    sensitivity: bool = False
     psf_fwhm: tuple[float, float, float] | None = None
     reference: str | None = None
     vials_file: Path | None = None

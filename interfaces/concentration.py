@@ -22,23 +22,24 @@ from sodiumprep.interfaces.anatomy import resample_once
 from sodiumprep.interfaces.calibrate import load_lines, protocol_of
 from sodiumprep.interfaces.coil_fields import load_field
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
-from sodiumprep.interfaces.pvc import FEED, StoredSignals, load_signals
-from sodiumprep.interfaces.reconstruct import load_response, tissue_constants
+from sodiumprep.interfaces.pvc import FEED, UNCORRECTED, StoredSignals, load_signals
+from sodiumprep.interfaces.reconstruct import tissue_constants
 from sodiumprep.interfaces.registration import read_transform
 from sodiumprep.interfaces.templates import template_grid
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import index_map, resample
 from sodiumprep.sodium.coil_fields import grid_positions, relative_uncertainty
 from sodiumprep.sodium.concentration import (
+    EFFECTS,
     BrainRegions,
     Concentrations,
     RegionalSignals,
     calibrated_by,
     concentration_table,
+    effects_of_errors,
     map_concentration,
     region_flags,
     region_statistics,
-    uncorrected_signals,
     with_flag,
 )
 
@@ -114,6 +115,7 @@ class _Regions:
         self.fractions, self.blurred = stored["fractions"][tissue], stored["blurred"][tissue]
         self.volumes_ml, self.coverage = stored["volumes_ml"], stored["coverage"]
         self.signals = {name: _of_regions(own, tissue) for name, own in signals.items()}
+        self.sensitivity = {name: own.sensitivity[:, tissue] for name, own in signals.items()}
         self.entangled = {name: own.entangled[tissue] for name, own in signals.items()}
         by_name = tissue_constants(inputs.tissues)
         self.constants = [by_name[name] for name in self.names]
@@ -140,7 +142,6 @@ def _of_regions(signals: StoredSignals, which: Floats) -> RegionalSignals:
 
 
 class _TabulateInput(_QuantifyInput):
-    response_file = File(exists=True, mandatory=True, desc="noise spectrum (npz)")
     model_file = traits.Either(None, File(exists=True), desc="fitted receive field (npz), or None")
     properties = traits.Dict(mandatory=True, desc="of the image; flags are read")
     methods = traits.List(traits.Str, [FEED], usedefault=True, desc="corrections with rows")
@@ -163,28 +164,25 @@ class TabulateRegions(SimpleInterface):
         lines, extra = load_lines(self.inputs.calibration_file)
         reference = regions.names.index("CSF") if extra["reference"] == "csf" else None
         u_receive = self._receive(regions, image.shape, affine, reference)
-        spectrum = load_response(self.inputs.response_file).noise_spectrum
-        spread = self.inputs.properties.get("RegistrationSpread")
-        shift = (np.nan if spread is None else spread) / np.sqrt(3)
         voxel = np.linalg.norm(affine[:3, :3], axis=0)
-        none = uncorrected_signals(image, regions.fractions, noise, spectrum, shift / voxel)
         signals = {
-            name: replace(own, u_receive=u_receive)
-            for name, own in {"none": none, **regions.signals}.items()
+            name: replace(own, u_receive=u_receive) for name, own in regions.signals.items()
         }
         if reference is not None:
             signals = calibrated_by(signals, FEED, reference)
         maps = map_concentration(image, noise, regions.brain, regions.protocol, lines)
+        effects = None if reference is None else _relative(regions, reference)
         voxel_ml = float(np.prod(voxel)) / 1e3
         flags = region_flags(
             regions.fractions, regions.coverage, self.inputs.properties, voxel_ml, regions.names
         )
-        shown = {name: signals[name] for name in ("none", *self.inputs.methods)}
+        shown = {name: signals[name] for name in (UNCORRECTED, *self.inputs.methods)}
         frames = [
             self._rows(regions, pvc, desc, table, maps, noise, flags)
-            for pvc, desc, table in _all_tables(regions, shown, maps, lines)
+            for pvc, desc, table in _all_tables(regions, shown, maps, lines, effects)
         ]
-        table = pd.concat(frames, ignore_index=True)[COLUMNS]
+        asked = [name for name in EFFECTS if name in frames[0]]
+        table = pd.concat(frames, ignore_index=True)[[*COLUMNS, *asked]]
         path = Path(runtime.cwd) / "table.tsv"
         table.to_csv(path, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
         self._results["table_file"] = str(path)
@@ -211,8 +209,7 @@ class TabulateRegions(SimpleInterface):
         spread = region_statistics(values, regions.fractions)
         unknown = dict.fromkeys(spread, np.nan)
         signal_noise = region_statistics(noise, regions.fractions)["mean"]
-        own = regions.signals[pvc].values if pvc in regions.signals else region_statistics(
-            maps.signal, regions.fractions)["mean"]  # fmt: skip
+        own = regions.signals[pvc].values
         columns = {
             "index": np.arange(1, len(regions.names) + 1),
             "name": regions.names,
@@ -235,7 +232,7 @@ class TabulateRegions(SimpleInterface):
 
 def _all_tables(
     regions: _Regions, signals: Mapping[str, RegionalSignals], maps: Concentrations,
-    lines: Mapping[str, Any],
+    lines: Mapping[str, Any], of_reference: Floats | None,
 ) -> list[tuple[str, str, dict[str, Floats]]]:  # fmt: skip
     ones = np.ones(len(regions.names))
     own = np.array([regions.protocol.factor(c) for c in regions.constants])
@@ -244,14 +241,23 @@ def _all_tables(
         (
             pvc,
             desc,
-            concentration_table(found, factors, constants, regions.protocol, lines[desc]),
+            concentration_table(found, factors, constants, regions.protocol, lines[desc])
+            | _effects(regions.sensitivity[pvc], found.values, factors, lines[desc], of_reference),
         )
         for pvc, found in signals.items()
         for desc, factors, constants in (
             ("apparent", ones, None),
-            ("corrected", mixed if pvc == "none" else own, regions.constants),
+            ("corrected", mixed if pvc == UNCORRECTED else own, regions.constants),
         )
     ]
+
+
+def _relative(regions: _Regions, reference: int) -> Floats:
+    return regions.sensitivity[FEED][:, reference] / regions.signals[FEED].values[reference]
+
+
+def _effects(changes: Floats, *known: Any) -> dict[str, Floats]:
+    return effects_of_errors(changes, *known) if len(changes) else {}
 
 
 class _ResampleInput(BaseInterfaceInputSpec):

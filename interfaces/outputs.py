@@ -235,6 +235,7 @@ class SaveSodium(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         lines, _ = load_lines(self.inputs.calibration_file)
         used = _numbers_used(self.inputs)
+        table = pd.read_csv(self.inputs.table_file, sep="\t")
         written = []
         for port, (units, description) in SODIUM_FILES.items():
             if port in NOT_SAVED:
@@ -242,10 +243,9 @@ class SaveSodium(SimpleInterface):
             target = self.inputs.outputs[port]
             save_as(getattr(self.inputs, port), target)
             head = {"Description": description, "Units": units}
-            columns = TABLE_COLUMNS if port == "table_file" else {}
+            columns = _explained(table) if port == "table_file" else {}
             write_json(_sidecar(target), {**columns, **head, **used})
             written.append(target)
-        table = pd.read_csv(self.inputs.table_file, sep="\t")
         write_json(Path(self.inputs.outputs["qc"]), {**self._quality(table, lines), **used})
         self._results["out_files"] = [*written, self.inputs.outputs["qc"]]
         return runtime
@@ -459,6 +459,12 @@ class SaveSodiumOnly(SimpleInterface):
         return runtime
 
 
+def _explained(table: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Return the description of each column that a table has."""
+    every = {**TABLE_COLUMNS, **EFFECT_COLUMNS}
+    return {name: every[name] for name in table.columns}
+
+
 # Reference values spread widely between groups: a warning, never an error [mmol/L]
 PLAUSIBLE = {"GM": (25, 70), "WM": (20, 70), "CSF": (100, 170)}
 FLAGS = (
@@ -502,5 +508,13 @@ TABLE_COLUMNS: dict[str, dict[str, str]] = {
         ("snr", "1", "Mean over the noise SD of one voxel"),
         ("coverage", "1", "Share of the region's volume inside the sodium field of view"),
         ("flag", "1", f"What to mind: {', '.join(FLAGS)}"),
+    )
+}
+EFFECT_COLUMNS: dict[str, dict[str, str]] = {
+    name: {"Description": text, "Units": TSC}
+    for name, text in (
+        ("change_position_1mm", "Largest change that 1 mm of misregistration makes"),
+        ("change_psf_10percent", "Change where every kernel is wider by 10 %"),
+        ("change_segmentation_0.5mm", "Change where borders lie 0.5 mm elsewhere, independently"),
     )
 }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,28 @@ from sodiumprep.interfaces.image import load_finite_image, load_image
 from sodiumprep.interfaces.reconstruct import load_response
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.noise import ImageNoise
-from sodiumprep.sodium.pvc.regional import Method, RegionalEstimate, entangled_pairs, gtm, labbe
-from sodiumprep.sodium.pvc.sensitivity import kernel_change, shift_changes
+from sodiumprep.sodium.pvc.regional import (
+    Method,
+    RegionalEstimate,
+    entangled_pairs,
+    gtm,
+    labbe,
+    uncorrected,
+)
+from sodiumprep.sodium.pvc.sensitivity import (
+    MovedBorder,
+    Values,
+    kernel_change,
+    segmentation_changes,
+    shift_changes,
+)
 from sodiumprep.sodium.pvc.shown import SampledRegions
 
-METHODS: dict[str, Method] = {"gtm": gtm, "labbe": labbe}
+METHODS: dict[str, Method] = {"none": uncorrected, "gtm": gtm, "labbe": labbe}
+UNCORRECTED = "none"
+POSITION_ERROR = 1.0  # mm
+PSF_ERROR = 0.1  # of the width of every kernel
+SEGMENTATION_ERROR = 0.5  # mm
 FEED = "gtm"  # whose values calibrate by CSF, and tell what a mixed voxel is made of
 
 
@@ -47,6 +64,10 @@ class StoredSignals:
         Of the image less what the regions explain, by region, shape (regions,).
     entangled
         Whether noise shifts signal between a region and another one, shape (regions,).
+    sensitivity
+        On request, change of ``values`` for an image 1 mm further along each axis, for kernels
+        wider by a tenth, and for each border of the brain's regions 0.5 mm further in, shape
+        (4 + borders, regions); else of shape (0, regions).
     """
 
     values: Floats
@@ -55,6 +76,7 @@ class StoredSignals:
     registration_changes: Floats
     residual_sd: Floats
     entangled: Floats
+    sensitivity: Floats
 
 
 def save_signals(path: Path, signals: Mapping[str, StoredSignals]) -> str:
@@ -109,6 +131,7 @@ def _with_changes(
     regions: SampledRegions,
     known: Mapping[str, Any],
     voxel: Floats,
+    borders: Sequence[MovedBorder] | None,
 ) -> StoredSignals:
     """Join an estimate with what another kernel and another place of the image would change."""
 
@@ -117,6 +140,9 @@ def _with_changes(
 
     fwhm = np.asarray(known["PointSpreadFWHM"]["GM"]) / voxel
     spread = known.get("RegistrationSpread")
+    errors = np.zeros((0, len(regions.names)))
+    if borders is not None:
+        errors = _effects(values, image, regions, borders, fwhm, voxel)
     shift = (np.nan if spread is None else spread) / np.sqrt(3) / voxel
     entangled = np.zeros(len(regions.names), bool)
     entangled[[i for pair in entangled_pairs(estimate) for i in pair]] = True
@@ -127,7 +153,24 @@ def _with_changes(
         registration_changes=shift_changes(partial(values, regions=regions), image, shift),
         residual_sd=estimate.residual_sd,
         entangled=entangled,
+        sensitivity=errors,
     )
+
+
+def _effects(
+    values: Values,
+    image: Floats,
+    regions: SampledRegions,
+    borders: Sequence[MovedBorder],
+    fwhm: Floats,
+    voxel: Floats,
+) -> Floats:
+    """Return ``StoredSignals.sensitivity``."""
+    return np.concatenate([
+        shift_changes(partial(values, regions=regions), image, POSITION_ERROR / voxel),
+        kernel_change(values, image, regions, fwhm, PSF_ERROR)[None],
+        segmentation_changes(values, image, regions, borders),
+    ])  # fmt: skip
 
 
 class _RegionalSignalsInput(BaseInterfaceInputSpec):
@@ -137,8 +180,9 @@ class _RegionalSignalsInput(BaseInterfaceInputSpec):
     response_file = File(exists=True, mandatory=True, desc="transfer functions and spectrum (npz)")
     properties = traits.Dict(mandatory=True, desc="RegistrationSpread [mm], kernel widths [mm]")
     methods = traits.List(
-        traits.Enum(*METHODS), [FEED], usedefault=True, desc=f"beside {FEED}, which is always made"
+        traits.Enum(*METHODS), [FEED], usedefault=True, desc="beside none and gtm"
     )
+    sensitivity = traits.Bool(False, usedefault=True, desc="tell what errors would change")
     brain_warning = traits.Str("", usedefault=True, desc="why the anatomy may be wrong, or empty")
 
 
@@ -169,16 +213,21 @@ class CorrectPartialVolume(SimpleInterface):
             names = stored["names"].tolist()
             regions = SampledRegions(stored["fractions"], stored["blurred"], names)
             remarks = stored["remarks"].tolist()
+            borders = _borders(stored) if self.inputs.sensitivity else None
         known = self.inputs.properties
         voxel = np.linalg.norm(affine[:3, :3], axis=0)
         noise = ImageNoise(noise_sd, spectrum) if np.isfinite(noise_sd).all() else None
         signals = {}
-        for name in dict.fromkeys([FEED, *self.inputs.methods]):
+        for name in dict.fromkeys([UNCORRECTED, FEED, *self.inputs.methods]):
             method = partial(METHODS[name], noise=noise)
             estimate = method(image, regions)
-            signals[name] = _with_changes(estimate, method, image, regions, known, voxel)
+            signals[name] = _with_changes(estimate, method, image, regions, known, voxel, borders)
             if name == FEED:
                 condition = estimate.condition_number
+        signals[UNCORRECTED] = replace(
+            signals[UNCORRECTED],
+            kernel_change=np.full(len(names), np.nan),  # it uses none
+        )
         self._results["signals_file"] = save_signals(Path(runtime.cwd) / "signals.npz", signals)
         self._results["properties"] = {
             **known,
@@ -186,3 +235,10 @@ class CorrectPartialVolume(SimpleInterface):
             **_told([*remarks], self.inputs.brain_warning, known),
         }
         return runtime
+
+
+def _borders(stored: Mapping[str, Any]) -> list[MovedBorder]:
+    """Return the moved borders that were stored with the regions."""
+    fields = ("grown", "shrunk", "taken", "shown_grown", "shown_shrunk")
+    columns = (stored[f"border_{name}"] for name in fields)
+    return [MovedBorder(int(i), int(j), *arrays) for i, j, *arrays in zip(*columns, strict=True)]

@@ -22,6 +22,7 @@ from sodiumprep.interfaces.registration import read_transform
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import index_map, resample
 from sodiumprep.sodium.lesions import lesion_remarks
+from sodiumprep.sodium.pvc.sensitivity import layer_at_border
 from sodiumprep.sodium.regions import (
     TISSUES,
     background_regions,
@@ -52,6 +53,9 @@ class _SampleRegionsInput(BaseInterfaceInputSpec):
     response_file = File(exists=True, mandatory=True, desc="transfer functions (npz)")
     static_response_file = File(
         exists=True, desc="those of the image that vials are read from (npz); the same without"
+    )
+    border_shift = traits.Float(
+        0.0, usedefault=True, desc="also tell what borders moved by this would hand over [mm]"
     )
 
 
@@ -84,8 +88,11 @@ class SampleRegions(SimpleInterface):
         )
         kernels = [n if n in response.transfers else "muscle" for n in everything]
         kernels[-1] = "CSF"  # air holds no signal: any kernel will do
+        transfers = [response.transfers[kernel] for kernel in kernels]
+        shift = self.inputs.border_shift / float(np.mean(grid.spacing))
         np.savez(
             Path(runtime.cwd) / "regions.npz",
+            **_moved_borders(list(everything.values()), len(regions), shift, factor, transfers),
             static_blurred=_static_blurred(self.inputs, vials, factor),
             names=list(everything),
             kinds=kinds,
@@ -94,12 +101,28 @@ class SampleRegions(SimpleInterface):
             remarks=remarks,
             fractions=np.stack([voxel_means(f, factor) for f in everything.values()]),
             blurred=np.stack([
-                blur_to_grid(fine, factor, response.transfers[kernel])
-                for fine, kernel in zip(everything.values(), kernels, strict=True)
+                blur_to_grid(fine, factor, transfer)
+                for fine, transfer in zip(everything.values(), transfers, strict=True)
             ]),
         )  # fmt: skip
         self._results["regions_file"] = str(Path(runtime.cwd) / "regions.npz")
         return runtime
+
+
+def _moved_borders(
+    fine: list[Floats], n_brain: int, shift: float, factor: int, transfers: list[Floats]
+) -> dict[str, Any]:
+    """Return what regions of the brain would take from their neighbours, as arrays to store."""
+    pairs = [(i, j) for i in range(n_brain) for j in range(len(fine)) if j > i] if shift else []
+    moved = []
+    for grown, shrunk in pairs:
+        layer = layer_at_border(fine[grown], fine[shrunk], shift)
+        if layer.any():
+            shown = [blur_to_grid(layer, factor, transfers[k]) for k in (grown, shrunk)]
+            moved.append((grown, shrunk, voxel_means(layer, factor), *shown))
+    fields = ("grown", "shrunk", "taken", "shown_grown", "shown_shrunk")
+    columns = zip(*moved, strict=True) if moved else [[] for _ in fields]
+    return {f"border_{name}": list(column) for name, column in zip(fields, columns, strict=True)}
 
 
 class _FineGrid:

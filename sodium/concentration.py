@@ -253,6 +253,52 @@ def concentration_table(
     return {"mean": mean, **terms, "uncertainty": uncertainty, "ci_low": low, "ci_high": high}
 
 
+EFFECTS = {  # by column: rows of the changes that it joins
+    "change_position_1mm": slice(0, 3),
+    "change_psf_10percent": slice(3, 4),
+    "change_segmentation_0.5mm": slice(4, None),
+}
+
+
+def effects_of_errors(
+    changes: Floats,
+    values: Floats,
+    factors: Floats,
+    calibration: Calibration,
+    of_reference: Floats | None,
+) -> dict[str, Floats]:
+    """Return what given errors change in regional concentrations.
+
+    Parameters
+    ----------
+    changes
+        Of the signals: for 1 mm along each axis, for kernels wider by a tenth, and for each
+        border of a region 0.5 mm elsewhere; shape (4 + borders, n).
+    values
+        Signals, shape (n,).
+    factors
+        Relaxation factor of each region, shape (n,).
+    calibration
+        The line for these factors.
+    of_reference
+        Relative changes of the region that is the calibration's reference, shape (4 + borders,);
+        None where vials are.
+
+    Returns
+    -------
+    effects
+        By column, shape (n,) [mmol/L]. Of position: the largest that 1 mm in any direction makes.
+        Of the kernel: with its sign. Of segmentation: borders err independently.
+    """
+    shared = np.zeros(len(changes)) if of_reference is None else of_reference
+    turned = (changes - shared[:, None] * values) / (calibration.slope * factors)
+    return {
+        name: turned[rows][0] if name == "change_psf_10percent"
+        else np.linalg.norm(turned[rows], axis=0)
+        for name, rows in EFFECTS.items()
+    }  # fmt: skip
+
+
 @dataclass(frozen=True)
 class BrainRegions:
     """The tissues and lesions that a voxel may hold.

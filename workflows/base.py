@@ -259,7 +259,7 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
         (image, pvc, corrected + response
          + [("outputnode.static_response_file", "inputnode.static_response_file")]),
         (image, concentration,
-         corrected + response
+         list(corrected)
          + [(f"outputnode.{p}", f"inputnode.{p}")
             for p in ("static_file", "static_noise_file", "model_file")]),
         (image, save, [

@@ -19,7 +19,6 @@ INPUTS = [
     *IMAGE,
     *STATIC,
     *REGIONS,
-    "response_file",
     "model_file",
     "xfm_file",
     "reference_file",
@@ -49,7 +48,7 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
     workflow
         ``inputnode``: ``image_file`` and ``noise_file`` [signal], ``static_file`` and
         ``static_noise_file`` from which vials are read, ``regions_file``,
-        ``signals_file``, ``response_file``, ``model_file``, ``xfm_file``, ``reference_file`` (grid
+        ``signals_file``, ``model_file``, ``xfm_file``, ``reference_file`` (grid
         of the anatomy), ``properties``. ``outputnode``: the maps [mmol/L] on the sodium grid and,
         as ``anat_*``, on that of the anatomy; ``calibration_file``, ``table_file``.
     """
@@ -69,7 +68,7 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
         *((source, node, [(port, port) for port in [*own, *REGIONS]])
           for node, own in ((calibrate, STATIC), (maps, IMAGE), (table, IMAGE))),
         (source, calibrate, [("properties", "properties")]),
-        (source, table, [(p, p) for p in ("response_file", "model_file", "properties")]),
+        (source, table, [(p, p) for p in ("model_file", "properties")]),
         (calibrate, maps, [("calibration_file", "calibration_file")]),
         (calibrate, table, [("calibration_file", "calibration_file")]),
         *((maps, node, [(port, "in_file")]) for port, node in resample.items()),

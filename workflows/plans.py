@@ -208,6 +208,8 @@ class SodiumPlan:
         ``method``, ``dof``, ``random_seed`` and ``coil_file``, as far as chosen.
     pvc
         Partial-volume corrections that have rows in the table, beside none.
+    sensitivity
+        Whether the table tells what errors of given size would change.
     """
 
     name: str
@@ -230,3 +232,4 @@ class SodiumPlan:
     spaces: tuple[SpacePlan, ...] = ()
     registration: Mapping[str, Any] = field(default_factory=dict)
     pvc: tuple[str, ...] = ("gtm",)
+    sensitivity: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
-from sodiumprep.interfaces.pvc import CorrectPartialVolume
+from sodiumprep.interfaces.pvc import SEGMENTATION_ERROR, CorrectPartialVolume
 from sodiumprep.interfaces.regions import SampleRegions
 from sodiumprep.workflows.plans import SodiumPlan
 
@@ -48,8 +48,13 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
         methods="; by ".join(CITED[method] for method in plan.pvc)
     )
     source = Node(IdentityInterface(INPUTS), name="inputnode")
-    regions = Node(SampleRegions(**plan.regions), name="regions", mem_gb=2.5)
-    correct = Node(CorrectPartialVolume(methods=list(plan.pvc)), name="correct", mem_gb=1.0)
+    shift = SEGMENTATION_ERROR if plan.sensitivity else 0.0
+    regions = Node(SampleRegions(**plan.regions, border_shift=shift), name="regions", mem_gb=2.5)
+    correct = Node(
+        CorrectPartialVolume(methods=list(plan.pvc), sensitivity=plan.sensitivity),
+        name="correct",
+        mem_gb=1.0,
+    )
     result = Node(IdentityInterface(OUTPUTS), name="outputnode")
     workflow.connect([
         (source, regions, [

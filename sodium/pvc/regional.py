@@ -74,6 +74,41 @@ class Method(Protocol):
         """Return the estimate."""
 
 
+def uncorrected(
+    image: Floats, regions: Regions, noise: ImageNoise | None, *, with_covariance: bool = True
+) -> RegionalEstimate:
+    """Return the fraction-weighted means, which every correction has to be compared with.
+
+    Parameters
+    ----------
+    image
+        Signal, shape (nx, ny, nz).
+    regions
+        What the image is made of; what it shows of them is not used.
+    noise
+        Of the image; None where it is not known.
+    with_covariance
+        Whether to compute it, which takes most of the time; else it is nan.
+
+    Returns
+    -------
+    estimate
+        With a condition number of 1: nothing is inverted.
+
+    Raises
+    ------
+    ValueError
+        If the image is not finite.
+    """
+    check_finite("image", image)
+    values = region_means(image, regions)
+    covariance = np.full((len(values), len(values)), np.nan)
+    if noise is not None and with_covariance:
+        rows = _covariance([m for m, _ in regions.each()], noise)
+        covariance = rows / np.outer(regions.sizes, regions.sizes)
+    return RegionalEstimate(values, covariance, 1.0, residual_sd(image, regions, values))
+
+
 def gtm(
     image: Floats, regions: Regions, noise: ImageNoise | None, *, with_covariance: bool = True
 ) -> RegionalEstimate:

@@ -112,7 +112,9 @@ def regions_file(head: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
 
     inputs = {k: head[k] for k in ("gm_file", "wm_file", "csf_file", "brain_mask", "head_mask",
                                    "xfm_file", "response_file", "vial_labels")}  # fmt: skip
-    sample = SampleRegions(sodium_file=head["grid_file"], vial_names=["1 low", "2 high"], **inputs)
+    sample = SampleRegions(
+        sodium_file=head["grid_file"], vial_names=["1 low", "2 high"], border_shift=0.5, **inputs
+    )
     return run(sample, tmp_path_factory.mktemp("regions")).regions_file
 
 
@@ -147,6 +149,19 @@ def measured(
     )
     return {**files, "signals_file": corrected.signals_file, "properties": corrected.properties,
             "names": names, "signals": np.array(signals)}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def all_signals_file(
+    head: dict[str, Any], measured: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """Write the signals by every method, with what errors would change."""
+    from sodiumprep.interfaces.pvc import CorrectPartialVolume
+
+    files = {k: measured[k] for k in ("image_file", "noise_file", "regions_file")}
+    known = {"response_file": head["response_file"], "properties": head["properties"]}
+    correct = CorrectPartialVolume(methods=["labbe"], sensitivity=True, **files, **known)
+    return run(correct, tmp_path_factory.mktemp("all")).signals_file
 
 
 @pytest.fixture(scope="session")

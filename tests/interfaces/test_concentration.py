@@ -1,5 +1,7 @@
 """Maps and the table: names, truth, and every row."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from sodiumprep.interfaces.concentration import (
     TabulateRegions,
 )
 from sodiumprep.interfaces.image import load_image, save_image
+from sodiumprep.interfaces.pvc import load_signals, save_signals
 from sodiumprep.sodium.acquisition import LPS_TO_RAS
 from sodiumprep.sodium.coil_fields import SmoothField
 
@@ -54,8 +57,7 @@ def inputs(head, measured, calibration_files, protocol):
 @pytest.fixture
 def tabulate(inputs, head, run_in, tmp_path):
     def tabulated(**changes):
-        all_inputs = {**inputs, "response_file": head["response_file"],
-                      "properties": head["properties"], **changes}  # fmt: skip
+        all_inputs = {**inputs, "properties": head["properties"], **changes}
         outputs = run_in(TabulateRegions(**all_inputs), tmp_path / "table")
         return pd.read_csv(outputs.table_file, sep="\t", na_values="n/a")
 
@@ -76,6 +78,58 @@ def test_there_is_one_row_for_each_region_method_and_kind(tabulate):
     assert len(table) == 3 * 2 * 2
     assert not table.duplicated(["name", "pvc", "desc"]).any()
     assert rows(table, "gtm", "corrected")["index"].to_dict() == {"GM": 1, "WM": 2, "CSF": 3}
+
+
+def test_a_method_that_is_asked_for_has_rows_of_both_kinds(tabulate, all_signals_file, truth):
+    table = tabulate(signals_file=all_signals_file, methods=["gtm", "labbe"])
+    assert list(table.pvc.unique()) == ["none", "gtm", "labbe"]
+    found = rows(table, "labbe", "corrected")
+    for name in ("GM", "WM", "CSF"):
+        assert found["mean"][name] == pytest.approx(truth[name], rel=0.05)
+    assert rows(table, "labbe", "apparent")["mean"].notna().all()
+
+
+EFFECTS = ["change_position_1mm", "change_psf_10percent", "change_segmentation_0.5mm"]
+
+
+@pytest.mark.parametrize("reference", ["vials", "csf"])
+def test_what_errors_would_change_stands_in_columns_on_request(
+    tabulate, all_signals_file, calibration_files, reference
+):
+    table = tabulate(
+        signals_file=all_signals_file,
+        methods=["gtm", "labbe"],
+        calibration_file=calibration_files[reference],
+    )
+    assert list(table.columns) == [*CONTRACT, *EFFECTS]
+    for pvc in ("gtm", "labbe"):
+        found = rows(table, pvc, "corrected")[EFFECTS].drop("CSF")
+        assert found.abs().to_numpy().min() > 0.01
+        assert found["change_segmentation_0.5mm"]["GM"] > 0.5  # half a millimetre of 8
+    columns = ["mean", "change_position_1mm"]  # which are converted alike
+    ratio = rows(table, "gtm", "corrected")[columns] / rows(table, "gtm", "apparent")[columns]
+    assert ratio["change_position_1mm"]["GM"] == pytest.approx(ratio["mean"]["GM"], rel=0.05)
+    uncorrected = rows(table, "none", "corrected")
+    wider = uncorrected["change_psf_10percent"]
+    assert (wider == 0).all() == (reference == "vials")  # it uses no kernel, its reference may
+
+
+def test_the_fluid_that_calibrates_does_not_change_with_any_error(
+    tabulate, all_signals_file, calibration_files
+):
+    table = tabulate(signals_file=all_signals_file, calibration_file=calibration_files["csf"])
+    np.testing.assert_allclose(rows(table, "gtm", "corrected")[EFFECTS].loc["CSF"], 0, atol=1e-9)
+
+
+def test_a_region_that_noise_cannot_tell_from_another_is_flagged(tabulate, tmp_path, inputs):
+    signals = load_signals(inputs["signals_file"])
+    entangled = np.zeros(len(signals["gtm"].values), bool)
+    entangled[1] = True
+    signals["gtm"] = replace(signals["gtm"], entangled=entangled)
+    table = tabulate(signals_file=save_signals(tmp_path / "entangled.npz", signals))
+    assert "entangled" in rows(table, "gtm", "corrected")["flag"]["WM"]
+    assert "entangled" not in str(rows(table, "gtm", "corrected")["flag"]["GM"])
+    assert "entangled" not in str(rows(table, "none", "corrected")["flag"]["WM"])
 
 
 def test_corrected_concentrations_are_the_true_ones_within_their_interval(tabulate, truth):

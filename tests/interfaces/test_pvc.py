@@ -80,7 +80,7 @@ def test_a_brain_that_may_be_wrong_is_told_to_table_and_quality_file(correct, he
 
 def test_every_method_that_is_asked_for_stands_beside_the_transfer_matrix(correct, measured):
     stored, _ = correct(methods=["labbe"])
-    assert list(stored) == ["gtm", "labbe"]
+    assert list(stored) == ["none", "gtm", "labbe"]
     own = stored["labbe"]
     np.testing.assert_allclose(own.values[:3], measured["signals"][:3], rtol=0.02)
     assert np.all(np.diag(own.covariance)[:3] > 0)
