@@ -32,8 +32,9 @@ def gaussian_psf(fwhm: Sequence[float], reach: float = 4.0) -> Array:
 def blur(volume: NDArray[np.floating], psf: Array) -> Array:
     """Convolve with a kernel whose centre is in the middle of its odd grid."""
     full = [n + k - 1 for n, k in zip(volume.shape, psf.shape, strict=True)]
-    product = np.fft.rfftn(np.asarray(volume, np.float64), full) * np.fft.rfftn(psf, full)
-    whole = np.fft.irfftn(product, full)
+    axes = (0, 1, 2)
+    spectrum = np.fft.rfftn(np.asarray(volume, np.float64), full, axes)
+    whole = np.fft.irfftn(spectrum * np.fft.rfftn(psf, full, axes), full, axes)
     start = [k // 2 for k in psf.shape]
     place = tuple(slice(s, s + n) for s, n in zip(start, volume.shape, strict=True))
     return whole[place]
@@ -96,17 +97,13 @@ def rbv(
 ) -> Array:
     """Region-based voxelwise correction: Thomas et al. 2011.
 
-    Where the regions show less than ``smallest`` of what they show at most, the image is not
-    divided by it: what it has beyond the regions is added to them.
+    That is what the regions hold, and the residual scaled by what they hold over what they show.
+    Where they show less than ``smallest`` of what they show at most, both are raised by what is
+    missing to that: nothing is divided by less.
     """
     composed, shown = combined(values, fractions), combined(values, blurred)
-    corrected = np.empty(image.shape)
-    for voxel in np.ndindex(*image.shape):
-        if shown[voxel] > smallest * np.abs(shown).max():
-            corrected[voxel] = image[voxel] * composed[voxel] / shown[voxel]
-        else:
-            corrected[voxel] = composed[voxel] + image[voxel] - shown[voxel]
-    return corrected
+    missing = np.maximum(smallest * np.abs(shown).max() - shown, 0)
+    return composed + (image - shown) * (composed + missing) / (shown + missing)
 
 
 def iterative_yang(
@@ -247,3 +244,29 @@ def reblurred_van_cittert(image: Array, psf: Array, alpha: float, iterations: in
     for _ in range(iterations):
         estimate = estimate + alpha * adjoint_blur(image - blur(estimate, psf), psf)
     return estimate
+
+
+def nested_head(shape: tuple[int, int, int], factor: int) -> dict[str, Array]:
+    """Return a ventricle in white matter in cortex in fluid, each 0 or 1 on a finer grid.
+
+    ``shape`` is that of the image, of whose 16 voxels the radii are 2.3, 4.4, 5.8 and 6.8; each
+    of its voxels has ``factor`` cubed fine ones.
+    """
+    scale = min(shape) / 16
+    middles = [(n * factor - 1) / 2 + 0.4 * factor for n in shape]
+    axes = np.ogrid[tuple(slice(n * factor) for n in shape)]
+    squares = [(axis - middle) ** 2 for axis, middle in zip(axes, middles, strict=True)]
+    radius = np.sqrt(squares[0] + squares[1] + squares[2]) / factor / scale
+    ventricle, inner, brain, skull = (1.0 * (radius < r) for r in (2.3, 4.4, 5.8, 6.8))
+    return {
+        "GM": brain - inner,
+        "WM": inner - ventricle,
+        "CSF": ventricle + skull - brain,
+        "background": 1 - skull,
+    }
+
+
+def block_means(fine: NDArray[np.floating], factor: int) -> Array:
+    """Return the mean over the fine voxels of each voxel."""
+    x, y, z = (n // factor for n in fine.shape)
+    return np.asarray(fine).reshape(x, factor, y, factor, z, factor).mean(axis=(1, 3, 5))
