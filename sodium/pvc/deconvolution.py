@@ -56,9 +56,9 @@ def richardson_lucy(
     the amount: the sum of the estimate, as far as it is seen, is that of the image. Negative side
     lobes of a kernel stand on the side of the data, with the estimate so far: ``x <- x H+'((P +
     H- x) / (H+ x)) / H+' 1`` rests where ``P = (H+ - H-) x``; the amount is then kept there, not
-    on the way. The stronger the lobes, the more iterations it takes: for a spherical coverage
-    without filter about 20 times as many as with a Hamming filter. Few iterations give a smooth
-    image, many a noisy one.
+    on the way. The stronger the lobes, the more iterations it takes: a spherical coverage without
+    filter needs more than ten times as many as one with a Hamming filter. Few iterations give a
+    smooth image, many a noisy one.
 
     Parameters
     ----------
