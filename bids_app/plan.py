@@ -24,6 +24,7 @@ from sodiumprep.bids_app.settings import DEFAULT_RECON, SESSIONWISE, Settings
 from sodiumprep.bids_app.spaces import plan_spaces, plan_templates, ready_transforms
 from sodiumprep.bids_app.templates import EMBEDDED
 from sodiumprep.sodium.acquisition import PROTON_GAMMA_BAR, SODIUM_GAMMA_BAR
+from sodiumprep.sodium.pvc import MAPS as PVC_MAPS
 from sodiumprep.sodium.relaxation import relaxation_of
 from sodiumprep.sodium.signal import Relaxation
 from sodiumprep.workflows.plans import (
@@ -275,8 +276,12 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         lesion_spaces=spaces,
         spaces=_spaces(job, run, settings),
         registration=registration,
-        pvc=settings.pvc,
-        sensitivity=settings.sensitivity,
+        pvc={
+            "methods": list(settings.pvc),
+            "sensitivity": settings.sensitivity,
+            "random_seed": settings.random_seed,
+        },
+        map_outputs=_map_outputs(_names(job, run, settings), settings) if anatomical else {},
         provenance={
             **_provenance(job, [p for p in inputs if p], settings, notes),
             "EchoTime": run.protocol.echo_time,
@@ -556,6 +561,22 @@ def _names(job: SubjectJob, run: SodiumRun, settings: Settings) -> DerivativeNam
 def _linear(settings: Settings) -> str:
     """Return the method whose image is quantified: always a linear one."""
     return DEFAULT_RECON if settings.recon in NONLINEAR else settings.recon
+
+
+def _map_outputs(names: DerivativeNames, settings: Settings) -> dict[str, str]:
+    """Return the paths of the maps of all partial-volume corrections that make one."""
+    kinds: dict[str, dict[str, Any]] = {
+        "apparent": {"desc": "apparent"},
+        "corrected": {"desc": "corrected"},
+        "uncertainty": {"desc": "corrected", "stat": "uncertainty"},
+    }
+    return {
+        f"{method}:{place}{kind}_file": str(names.tsc_map(**entities, space=space, pvc=method))
+        for method in settings.pvc
+        if method in PVC_MAPS
+        for place, space in (("", None), ("anat_", "T1w"))
+        for kind, entities in kinds.items()
+    }
 
 
 def _outputs(names: DerivativeNames) -> dict[str, str]:

@@ -72,7 +72,9 @@ COLUMNS = [
 ]
 
 
-class _QuantifyInput(BaseInterfaceInputSpec):
+class QuantifyInput(BaseInterfaceInputSpec):
+    """What every step needs that turns signal into concentration."""
+
     image_file = File(exists=True, mandatory=True, desc="sodium image, receive-corrected [signal]")
     noise_file = File(exists=True, mandatory=True, desc="its noise SD [signal]")
     regions_file = File(exists=True, mandatory=True, desc="regions (npz)")
@@ -91,7 +93,7 @@ class _MapOutput(TraitedSpec):
 class MapConcentration(SimpleInterface):
     """Turn the sodium image into concentration maps on its own grid."""
 
-    input_spec = _QuantifyInput
+    input_spec = QuantifyInput
     output_spec = _MapOutput
 
     def _run_interface(self, runtime: Any) -> Any:
@@ -141,7 +143,7 @@ def _of_regions(signals: StoredSignals, which: Floats) -> RegionalSignals:
     )
 
 
-class _TabulateInput(_QuantifyInput):
+class _TabulateInput(QuantifyInput):
     model_file = traits.Either(None, File(exists=True), desc="fitted receive field (npz), or None")
     properties = traits.Dict(mandatory=True, desc="of the image; flags are read")
     methods = traits.List(traits.Str, [FEED], usedefault=True, desc="corrections with rows")

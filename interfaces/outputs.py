@@ -324,6 +324,40 @@ class SaveSpace(SimpleInterface):
         return runtime
 
 
+class _SaveCorrectedInput(BaseInterfaceInputSpec):
+    outputs = traits.Dict(mandatory=True, desc="output path by method and port")
+    provenance = traits.Dict(mandatory=True, desc="entries of every sidecar")
+    tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue and vial [s]")
+    properties = traits.Dict(mandatory=True, desc="of the image")
+    calibration_file = File(exists=True, mandatory=True, desc="calibration lines (JSON)")
+    map_files = traits.Dict(mandatory=True, desc="maps, as 'rbv:corrected_file' [mmol/L]")
+
+
+class SaveCorrected(SimpleInterface):
+    """Save the maps of partial-volume corrections."""
+
+    input_spec = _SaveCorrectedInput
+    output_spec = _SavedOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        used = _numbers_used(self.inputs)
+        written = []
+        for key, source in self.inputs.map_files.items():
+            method, port = key.split(":")
+            target = self.inputs.outputs[key]
+            save_as(source, target)
+            units, description = SODIUM_FILES[port]
+            head = {
+                "Description": f"{description}; corrected for partial volume: "
+                f"{PVC_METHODS[method]}",
+                "Units": units,
+            }
+            write_json(_sidecar(target), {**head, **used, "PartialVolumeCorrection": method})
+            written.append(target)
+        self._results["out_files"] = written
+        return runtime
+
+
 class _SaveTransformsInput(BaseInterfaceInputSpec):
     outputs = traits.Dict(mandatory=True, desc="output path by port")
     provenance = traits.Dict(mandatory=True, desc="entries of every sidecar")

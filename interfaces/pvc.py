@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,32 +17,29 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from sodiumprep.interfaces.image import load_finite_image, load_image
+from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
 from sodiumprep.interfaces.reconstruct import load_response
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.noise import ImageNoise
-from sodiumprep.sodium.pvc.regional import (
-    Method,
-    RegionalEstimate,
-    entangled_pairs,
-    gtm,
-    labbe,
-    uncorrected,
-)
+from sodiumprep.sodium.pvc import METHODS
+from sodiumprep.sodium.pvc.local import MOST_LOCAL
+from sodiumprep.sodium.pvc.methods import DECONVOLUTIONS, Correction, Setup, correct, noise_of
+from sodiumprep.sodium.pvc.regional import entangled, residual_sd, unmixed_values
 from sodiumprep.sodium.pvc.sensitivity import (
     MovedBorder,
     Values,
     kernel_change,
     segmentation_changes,
     shift_changes,
+    widening,
 )
 from sodiumprep.sodium.pvc.shown import SampledRegions
 
-METHODS: dict[str, Method] = {"none": uncorrected, "gtm": gtm, "labbe": labbe}
 UNCORRECTED = "none"
 POSITION_ERROR = 1.0  # mm
 PSF_ERROR = 0.1  # of the width of every kernel
 SEGMENTATION_ERROR = 0.5  # mm
+NEIGHBOURHOOD = 12.0  # mm; full width at half maximum of that of the local regression
 FEED = "gtm"  # whose values calibrate by CSF, and tell what a mixed voxel is made of
 
 
@@ -124,53 +121,77 @@ def load_signals(path: Path | str) -> dict[str, StoredSignals]:
     return {method: StoredSignals(**known) for method, known in fields.items()}
 
 
-def _with_changes(
-    estimate: RegionalEstimate,
-    method: Callable[..., RegionalEstimate],
-    image: Floats,
-    regions: SampledRegions,
-    known: Mapping[str, Any],
-    voxel: Floats,
-    borders: Sequence[MovedBorder] | None,
-) -> StoredSignals:
-    """Join an estimate with what another kernel and another place of the image would change."""
+@dataclass(frozen=True)
+class _Case:
+    """An image with all that the methods and their changes need."""
 
-    def values(image: Floats, regions: SampledRegions) -> Floats:
-        return method(image, regions, with_covariance=False).values
+    image: Floats
+    regions: SampledRegions
+    noise: ImageNoise | None
+    setup: Setup
+    fwhm: Floats  # of the kernel of grey matter [voxels]
+    width_uncertainty: float
+    shift: Floats  # uncertainty of the position along each axis [voxels]
+    voxel: Floats  # [mm]
+    borders: Sequence[Sequence[MovedBorder]] | None  # None: not asked for
 
-    fwhm = np.asarray(known["PointSpreadFWHM"]["GM"]) / voxel
-    spread = known.get("RegistrationSpread")
-    errors = np.zeros((0, len(regions.names)))
-    if borders is not None:
-        errors = _effects(values, image, regions, borders, fwhm, voxel)
-    shift = (np.nan if spread is None else spread) / np.sqrt(3) / voxel
-    entangled = np.zeros(len(regions.names), bool)
-    entangled[[i for pair in entangled_pairs(estimate) for i in pair]] = True
-    return StoredSignals(
-        values=estimate.values,
-        covariance=estimate.covariance,
-        kernel_change=kernel_change(values, image, regions, fwhm, known["PointSpreadUncertainty"]),
-        registration_changes=shift_changes(partial(values, regions=regions), image, shift),
-        residual_sd=estimate.residual_sd,
-        entangled=entangled,
-        sensitivity=errors,
-    )
+    def signals(self, method: str) -> tuple[StoredSignals, Correction, Floats | None]:
+        """Return the signals by a method, what it made, and the noise of its map."""
+        made = correct(method, self.image, self.regions, self.noise, self.setup)
+        n = len(self.regions.names)
+        covariance, map_noise = np.full((n, n), np.nan), None
+        if self.noise is not None:
+            told = noise_of(method, made, self.image, self.regions, self.noise, self.setup)
+            covariance, map_noise = told.covariance, told.image
+        shifted = partial(self._shifted, method, made)
+        wider = partial(self._wider, method, made)
+        stored = StoredSignals(
+            values=made.values,
+            covariance=covariance,
+            kernel_change=wider(self.width_uncertainty),
+            registration_changes=shifted(self.shift),
+            residual_sd=residual_sd(self.image, self.regions, made.values),
+            entangled=entangled(covariance),
+            sensitivity=np.zeros((0, n)),
+        )
+        if self.borders is None:
+            return stored, made, map_noise
+        values, image = self._values(method, made)
+        errors = [
+            shifted(POSITION_ERROR / self.voxel),
+            np.nan_to_num(wider(PSF_ERROR))[None],
+            segmentation_changes(values, image, self.regions, self.borders),
+        ]
+        return replace(stored, sensitivity=np.concatenate(errors)), made, map_noise
 
+    def _values(self, method: str, made: Correction) -> tuple[Values, Floats]:
+        """Return from what image and how regional values come.
 
-def _effects(
-    values: Values,
-    image: Floats,
-    regions: SampledRegions,
-    borders: Sequence[MovedBorder],
-    fwhm: Floats,
-    voxel: Floats,
-) -> Floats:
-    """Return ``StoredSignals.sensitivity``."""
-    return np.concatenate([
-        shift_changes(partial(values, regions=regions), image, POSITION_ERROR / voxel),
-        kernel_change(values, image, regions, fwhm, PSF_ERROR)[None],
-        segmentation_changes(values, image, regions, borders),
-    ])  # fmt: skip
+        A deconvolution does not know the regions, and moves with its image: only what is read
+        from the map that it made depends on them.
+        """
+        if method in DECONVOLUTIONS:
+            return unmixed_values, made.image
+
+        def values(image: Floats, regions: SampledRegions) -> Floats:
+            return correct(method, image, regions, self.noise, self.setup).values
+
+        return values, self.image
+
+    def _wider(self, method: str, made: Correction, relative: float) -> Floats:
+        if method == UNCORRECTED:
+            return np.full(len(self.regions.names), np.nan)  # it uses no kernel
+        if method not in DECONVOLUTIONS:
+            values, image = self._values(method, made)
+            return kernel_change(values, image, self.regions, self.fwhm, relative)
+        x, y, z = self.image.shape
+        wide = self.setup.transfer * widening((x, y, z), self.fwhm, relative)
+        setup = replace(self.setup, transfer=wide)
+        return correct(method, self.image, self.regions, None, setup).values - made.values
+
+    def _shifted(self, method: str, made: Correction, shift: Floats) -> Floats:
+        values, image = self._values(method, made)
+        return shift_changes(partial(values, regions=self.regions), image, shift)
 
 
 class _RegionalSignalsInput(BaseInterfaceInputSpec):
@@ -182,12 +203,14 @@ class _RegionalSignalsInput(BaseInterfaceInputSpec):
     methods = traits.List(
         traits.Enum(*METHODS), [FEED], usedefault=True, desc="beside none and gtm"
     )
+    random_seed = traits.Int(0, usedefault=True, desc="of draws of the noise")
     sensitivity = traits.Bool(False, usedefault=True, desc="tell what errors would change")
     brain_warning = traits.Str("", usedefault=True, desc="why the anatomy may be wrong, or empty")
 
 
 class _RegionalSignalsOutput(TraitedSpec):
     signals_file = File(exists=True, desc="regional signals with covariance and changes (npz)")
+    map_files = traits.Dict(desc="image_file and noise_file by method that makes a map [signal]")
     properties = traits.Dict(desc="input properties and the condition number")
 
 
@@ -207,38 +230,94 @@ class CorrectPartialVolume(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         image, affine = load_finite_image(self.inputs.image_file)
-        noise_sd, _ = load_image(self.inputs.noise_file)
-        spectrum = load_response(self.inputs.response_file).noise_spectrum
         with np.load(self.inputs.regions_file) as stored:
             names = stored["names"].tolist()
             regions = SampledRegions(stored["fractions"], stored["blurred"], names)
             remarks = stored["remarks"].tolist()
             borders = _borders(stored) if self.inputs.sensitivity else None
-        known = self.inputs.properties
-        voxel = np.linalg.norm(affine[:3, :3], axis=0)
-        noise = ImageNoise(noise_sd, spectrum) if np.isfinite(noise_sd).all() else None
-        signals = {}
+            kinds = stored["kinds"]
+        case = self._case(image, affine, regions, kinds, borders)
+        folder = Path(runtime.cwd)
+        signals, maps, remarks = {}, {}, list(remarks)
         for name in dict.fromkeys([UNCORRECTED, FEED, *self.inputs.methods]):
-            method = partial(METHODS[name], noise=noise)
-            estimate = method(image, regions)
-            signals[name] = _with_changes(estimate, method, image, regions, known, voxel, borders)
-            if name == FEED:
-                condition = estimate.condition_number
-        signals[UNCORRECTED] = replace(
-            signals[UNCORRECTED],
-            kernel_change=np.full(len(names), np.nan),  # it uses none
-        )
-        self._results["signals_file"] = save_signals(Path(runtime.cwd) / "signals.npz", signals)
+            signals[name], made, noise = case.signals(name)
+            remarks += made.remarks
+            if made.image is not None:
+                maps[name] = _save_map(folder, name, made, noise, affine)
+        condition = correct(FEED, image, regions, None, case.setup).made.condition_number
+        self._results["signals_file"] = save_signals(folder / "signals.npz", signals)
+        self._results["map_files"] = maps
         self._results["properties"] = {
-            **known,
+            **self.inputs.properties,
             "ConditionNumber": round(condition, 2),
-            **_told([*remarks], self.inputs.brain_warning, known),
+            **_told(remarks, self.inputs.brain_warning, self.inputs.properties),
         }
         return runtime
 
+    def _case(
+        self, image: Floats, affine: Floats, regions: SampledRegions, kinds: Floats,
+        borders: Sequence[Sequence[MovedBorder]] | None,
+    ) -> _Case:  # fmt: skip
+        noise_sd, _ = load_image(self.inputs.noise_file)
+        response = load_response(self.inputs.response_file)
+        known = self.inputs.properties
+        voxel = np.linalg.norm(affine[:3, :3], axis=0)
+        spread = known.get("RegistrationSpread")
+        x, y, z = NEIGHBOURHOOD / voxel
+        names = np.asarray(regions.names)
+        return _Case(
+            image=image,
+            regions=regions,
+            noise=ImageNoise(noise_sd, response.noise_spectrum)
+            if np.isfinite(noise_sd).all()
+            else None,
+            setup=Setup(
+                local=names[kinds == "tissue"][:MOST_LOCAL].tolist(),
+                neighbourhood=(x, y, z),
+                transfer=response.transfers["GM"],
+                seed=self.inputs.random_seed,
+            ),
+            fwhm=np.asarray(known["PointSpreadFWHM"]["GM"]) / voxel,
+            width_uncertainty=known["PointSpreadUncertainty"],
+            shift=(np.nan if spread is None else spread) / np.sqrt(3) / voxel,
+            voxel=voxel,
+            borders=borders,
+        )
 
-def _borders(stored: Mapping[str, Any]) -> list[MovedBorder]:
-    """Return the moved borders that were stored with the regions."""
+
+def _save_map(
+    folder: Path, method: str, made: Correction, noise: Floats | None, affine: Floats
+) -> dict[str, str]:
+    """Write a corrected map and its noise; the local regression's single maps as well."""
+    sd = np.full(made.image.shape, np.nan, np.float32) if noise is None else noise
+    files = {
+        "image_file": save_image(folder / f"{method}.nii.gz", made.image, affine),
+        "noise_file": save_image(folder / f"{method}_noise.nii.gz", sd, affine),
+    }
+    if hasattr(made.made, "by_image"):
+        gain = made.made.by_image
+        files["gain_file"] = save_image(folder / f"{method}_gain.nii.gz", gain, affine)
+    if made.local is not None:
+        single = zip(made.local.names, made.local.signals, strict=True)
+        files |= {
+            f"local:{name}": save_image(folder / f"{method}_{name}.nii.gz", values, affine)
+            for name, values in single
+        }
+    return files
+
+
+def _borders(stored: Mapping[str, Any]) -> list[list[MovedBorder]]:
+    """Return the moved borders that were stored with the regions.
+
+    Those of two regions of the brain move one by one; those of a region with all that lies
+    around the brain move together.
+    """
     fields = ("grown", "shrunk", "taken", "shown_grown", "shown_shrunk")
     columns = (stored[f"border_{name}"] for name in fields)
-    return [MovedBorder(int(i), int(j), *arrays) for i, j, *arrays in zip(*columns, strict=True)]
+    inside = stored["kinds"] == "tissue"
+    rows: dict[tuple[int, int], list[MovedBorder]] = {}
+    for grown, shrunk, *arrays in zip(*columns, strict=True):
+        border = MovedBorder(int(grown), int(shrunk), *arrays)
+        other = border.shrunk if inside[border.shrunk] else -1
+        rows.setdefault((border.grown, other), []).append(border)
+    return list(rows.values())

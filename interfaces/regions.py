@@ -35,6 +35,7 @@ from sodiumprep.sodium.regions import (
     voxel_means,
 )
 
+NOTHING_MOVED = 0.1  # fine voxels; a layer of less is no border
 TOUCHING_ML = 0.1  # of vials inside the brain, what resampling may make of them
 
 
@@ -54,15 +55,24 @@ class _SampleRegionsInput(BaseInterfaceInputSpec):
     static_response_file = File(
         exists=True, desc="those of the image that vials are read from (npz); the same without"
     )
+    keep_anatomy = traits.Bool(
+        False, usedefault=True, desc="also write the fractions on the grid of the anatomy"
+    )
     border_shift = traits.Float(
         0.0, usedefault=True, desc="also tell what borders moved by this would hand over [mm]"
     )
 
 
-class _SampleRegionsOutput(TraitedSpec):
+class _RegionsOutput(TraitedSpec):
     regions_file = File(
         exists=True,
         desc="names, kinds, fractions, blurred fractions, vials blurred in the static image (npz)",
+    )
+
+
+class _SampleRegionsOutput(_RegionsOutput):
+    anatomy_file = traits.Either(
+        None, File(exists=True), desc="fractions of tissues and lesions, anatomical grid (npz)"
     )
 
 
@@ -78,7 +88,9 @@ class SampleRegions(SimpleInterface):
         grid = _FineGrid(fine_affine(affine, factor), tuple(n * factor for n in sodium.shape))
         transform = read_transform(self.inputs.xfm_file)
         response = load_response(self.inputs.response_file)
-        regions, volumes, covered, remarks = _brain_regions(self.inputs, grid, transform)
+        carved, own_affine, remarks = _carved(self.inputs)
+        self._results["anatomy_file"] = self._kept(carved, Path(runtime.cwd))
+        regions, volumes, covered = _brain_regions(carved, own_affine, grid, transform)
         vials = _vials(self.inputs, grid, transform)
         regions = _beside(vials, regions, self.inputs, grid)
         background = _background(self.inputs, grid, transform, {**regions, **vials})
@@ -108,6 +120,13 @@ class SampleRegions(SimpleInterface):
         self._results["regions_file"] = str(Path(runtime.cwd) / "regions.npz")
         return runtime
 
+    def _kept(self, carved: dict[str, Floats], folder: Path) -> str | None:
+        if not self.inputs.keep_anatomy:
+            return None
+        path = folder / "anatomy.npz"
+        np.savez(path, names=list(carved), fractions=np.stack(list(carved.values())))
+        return str(path)
+
 
 def _moved_borders(
     fine: list[Floats], n_brain: int, shift: float, factor: int, transfers: list[Floats]
@@ -117,7 +136,7 @@ def _moved_borders(
     moved = []
     for grown, shrunk in pairs:
         layer = layer_at_border(fine[grown], fine[shrunk], shift)
-        if layer.any():
+        if layer.sum(dtype=np.float64) > NOTHING_MOVED:
             shown = [blur_to_grid(layer, factor, transfers[k]) for k in (grown, shrunk)]
             moved.append((grown, shrunk, voxel_means(layer, factor), *shown))
     fields = ("grown", "shrunk", "taken", "shown_grown", "shown_shrunk")
@@ -140,22 +159,27 @@ class _FineGrid:
         return resample(values, back, self.shape, order)
 
 
-def _brain_regions(
-    inputs: Any, grid: _FineGrid, transform: Floats
-) -> tuple[dict[str, Floats], list[float], list[float], list[str]]:
+def _carved(inputs: Any) -> tuple[dict[str, Floats], Floats, list[str]]:
+    """Return tissue and lesion fractions on the grid of the anatomy, its affine, and remarks."""
     paths = dict(zip(TISSUES, (inputs.gm_file, inputs.wm_file, inputs.csf_file), strict=True))
     loaded = {name: load_finite_image(path) for name, path in paths.items()}
     affine = loaded["GM"][1]
     own = {name: values for name, (values, _) in loaded.items()}
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
     lesions, remarks = _lesions(inputs, affine, own["GM"].shape, voxel_ml)
-    carved = carve_lesions(own, lesions)
+    return carve_lesions(own, lesions), affine, remarks
+
+
+def _brain_regions(
+    carved: dict[str, Floats], affine: Floats, grid: _FineGrid, transform: Floats
+) -> tuple[dict[str, Floats], list[float], list[float]]:
+    voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
     sampled = {name: grid.sample(values, affine, transform) for name, values in carved.items()}
     volumes = [float(values.sum(dtype=np.float64)) * voxel_ml for values in carved.values()]
     fine_ml = abs(np.linalg.det(grid.affine[:3, :3])) / 1e3
     inside = [float(values.sum(dtype=np.float64)) * fine_ml for values in sampled.values()]
     covered = [coverage(i, v) for i, v in zip(inside, volumes, strict=True)]
-    return sampled, volumes, covered, remarks
+    return sampled, volumes, covered
 
 
 def _lesions(
@@ -254,7 +278,7 @@ class SampleDrawnRegions(SimpleInterface):
     """Bring regions that were drawn in sodium space, and vials, to the grid of the image."""
 
     input_spec = _SampleDrawnInput
-    output_spec = _SampleRegionsOutput
+    output_spec = _RegionsOutput
 
     def _run_interface(self, runtime: Any) -> Any:
         sodium, affine = load_finite_image(self.inputs.sodium_file)

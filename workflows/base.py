@@ -20,6 +20,7 @@ from sodiumprep.workflows.nonlinear import init_nonlinear_wf
 from sodiumprep.workflows.outputs import init_anatomy_outputs_wf, init_sodium_outputs_wf
 from sodiumprep.workflows.plans import AnatomyPlan, ReferencePlan, SodiumPlan
 from sodiumprep.workflows.pvc import init_pvc_wf
+from sodiumprep.workflows.pvc_maps import init_pvc_maps_wf
 from sodiumprep.workflows.reconstruct import init_reconstruct_wf
 from sodiumprep.workflows.register import init_register_wf
 from sodiumprep.workflows.sessions import (
@@ -287,6 +288,7 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
         workflow.connect([(source, register, [(p, f"inputnode.{p}") for p in POSES])])
     move_regions(workflow, source, pvc, plan)
     rooms = {"register": register, "pvc": pvc, "concentration": concentration}
+    _add_corrected_maps(workflow, plan, source, {**rooms, "image": image})
     _add_nonlinear(workflow, plan, source, rooms)
     _add_spaces(workflow, plan, source, rooms)
     return workflow
@@ -314,6 +316,26 @@ def _turn_transform(workflow: Workflow, plan: SodiumPlan, register: Workflow) ->
     turn = Node(InvertTransform(in_file=plan.given_xfm), name="turn")
     taker = "place" if "sodium" in plan.moved else "register"
     workflow.connect(turn, "out_file", register, f"{taker}.given_xfm")
+
+
+def _add_corrected_maps(
+    workflow: Workflow, plan: SodiumPlan, source: Node, rooms: Mapping[str, Workflow]
+) -> None:
+    """Let partial-volume corrections that make maps, if there are any, have them saved."""
+    if not plan.map_outputs:
+        return
+    maps = init_pvc_maps_wf(plan)
+    taken = {
+        "image": ("image_file", "noise_file"),
+        "register": ("xfm_file",),
+        "pvc": ("regions_file", "signals_file", "map_files", "anatomy_file", "properties"),
+        "concentration": ("calibration_file",),
+    }
+    workflow.connect([
+        (source, maps, [("preproc_file", "inputnode.reference_file")]),
+        *((rooms[room], maps, [(f"outputnode.{p}", f"inputnode.{p}") for p in ports])
+          for room, ports in taken.items()),
+    ])  # fmt: skip
 
 
 def _add_nonlinear(

@@ -61,7 +61,7 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
         name="calibrate",
     )
     maps = Node(MapConcentration(**constants), name="maps")
-    table = Node(TabulateRegions(methods=list(plan.pvc), **constants), name="table")
+    table = Node(TabulateRegions(methods=plan.pvc["methods"], **constants), name="table")
     resample = {name: Node(ResampleToAnatomy(), name=f"anat_{name}") for name in MAPS}
     result = Node(IdentityInterface(OUTPUTS), name="outputnode")
     workflow.connect([

@@ -207,9 +207,11 @@ class SodiumPlan:
     registration
         ``method``, ``dof``, ``random_seed`` and ``coil_file``, as far as chosen.
     pvc
-        Partial-volume corrections that have rows in the table, beside none.
-    sensitivity
-        Whether the table tells what errors of given size would change.
+        ``methods`` that have rows in the table, beside none; ``sensitivity`` and ``random_seed``
+        of the interface, as far as chosen.
+    map_outputs
+        Output path of each corrected map, as ``rbv:corrected_file``; empty where no method
+        makes one.
     """
 
     name: str
@@ -231,5 +233,5 @@ class SodiumPlan:
     lesion_spaces: Mapping[str, int] = field(default_factory=dict)
     spaces: tuple[SpacePlan, ...] = ()
     registration: Mapping[str, Any] = field(default_factory=dict)
-    pvc: tuple[str, ...] = ("gtm",)
-    sensitivity: bool = False
+    pvc: Mapping[str, Any] = field(default_factory=lambda: {"methods": ["gtm"]})
+    map_outputs: Mapping[str, str] = field(default_factory=dict)

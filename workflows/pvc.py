@@ -13,10 +13,17 @@ FRACTIONS = ["gm_file", "wm_file", "csf_file"]
 ANATOMY = [*FRACTIONS, "inner_mask", "head_mask", "brain_warning"]
 INPUTS = ["image_file", "noise_file", "response_file", "static_response_file", "xfm_file",
           *ANATOMY, "properties"]  # fmt: skip
-OUTPUTS = ["regions_file", "signals_file", "properties"]
+OUTPUTS = ["regions_file", "anatomy_file", "signals_file", "map_files", "properties"]
 CITED = {
     "gtm": "the geometric transfer matrix (Rousset 1998)",
     "labbe": "weighted least squares on the blurred fractions (Labbé 1999)",
+    "rbv": "region-based voxelwise correction (Thomas 2011)",
+    "iy": "the iterative Yang method (Erlandsson 2012)",
+    "mtc": "multi-target correction (Erlandsson 2006)",
+    "mg": "the method of Müller-Gärtner (1992) with terms for CSF and background",
+    "regression": "regression in the neighbourhood of each voxel (Asllani 2008)",
+    "rl": "Richardson-Lucy deconvolution (Richardson 1972)",
+    "vc": "reblurred Van Cittert deconvolution (Tohka & Reilhac 2008)",
 }
 DESCRIPTION = (
     "Partial-volume effects were corrected by {methods}, with "
@@ -41,17 +48,23 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
         ``inputnode``: ``image_file`` and ``noise_file`` [signal], ``response_file``,
         ``static_response_file`` (of the image that vials are read from), ``xfm_file``, the
         fractions and masks of the anatomy, ``properties``. ``outputnode``: ``regions_file``,
-        ``signals_file`` (corrected regional signals with covariance), ``properties``.
+        ``signals_file`` (corrected regional signals with covariance), ``map_files`` (corrected
+        images by method), ``anatomy_file`` (where there are any: fractions on the grid of the
+        anatomy), ``properties``.
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = DESCRIPTION.format(
-        methods="; by ".join(CITED[method] for method in plan.pvc)
+        methods="; by ".join(CITED[method] for method in plan.pvc["methods"])
     )
     source = Node(IdentityInterface(INPUTS), name="inputnode")
-    shift = SEGMENTATION_ERROR if plan.sensitivity else 0.0
-    regions = Node(SampleRegions(**plan.regions, border_shift=shift), name="regions", mem_gb=2.5)
+    shift = SEGMENTATION_ERROR if plan.pvc.get("sensitivity") else 0.0
+    regions = Node(
+        SampleRegions(**plan.regions, border_shift=shift, keep_anatomy=bool(plan.map_outputs)),
+        name="regions",
+        mem_gb=2.5,
+    )
     correct = Node(
-        CorrectPartialVolume(methods=list(plan.pvc), sensitivity=plan.sensitivity),
+        CorrectPartialVolume(**plan.pvc),
         name="correct",
         mem_gb=1.0,
     )
@@ -69,7 +82,7 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
             )
         ]),
         (regions, correct, [("regions_file", "regions_file")]),
-        (regions, result, [("regions_file", "regions_file")]),
-        (correct, result, [("signals_file", "signals_file"), ("properties", "properties")]),
+        (regions, result, [(port, port) for port in ("regions_file", "anatomy_file")]),
+        (correct, result, [(port, port) for port in ("signals_file", "map_files", "properties")]),
     ])  # fmt: skip
     return workflow

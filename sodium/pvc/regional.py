@@ -53,12 +53,6 @@ class RegionalEstimate:
     condition_number: float
     residual_sd: Floats
 
-    @property
-    def correlation(self) -> Floats:
-        """Of the estimates, shape (regions, regions)."""
-        sd = np.sqrt(np.diag(self.covariance))
-        return np.asarray(self.covariance / np.outer(sd, sd))
-
 
 class Method(Protocol):
     """A regional method, as :func:`gtm`."""
@@ -327,23 +321,49 @@ def residual_sd(image: Floats, regions: Regions, values: Floats) -> Floats:
     return np.sqrt(np.maximum(region_means(residual**2, regions), 0.0))
 
 
-def entangled_pairs(estimate: RegionalEstimate) -> list[tuple[int, int]]:
+def entangled_pairs(covariance: Floats) -> list[tuple[int, int]]:
     """Return the pairs of regions between which noise shifts signal, the worst first.
 
     Parameters
     ----------
-    estimate
-        With a covariance.
+    covariance
+        Of the estimates, shape (regions, regions); nan counts as not correlated.
 
     Returns
     -------
     pairs
         Index of both, wherever the estimates' correlation is beyond -0.95 or 0.95.
     """
-    correlation = np.abs(np.triu(np.nan_to_num(estimate.correlation), 1))
+    sd = np.sqrt(np.diag(covariance))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlation = np.nan_to_num(np.abs(covariance / np.outer(sd, sd)))
+    correlation = np.triu(correlation, 1)
     order = np.argsort(-correlation, axis=None)
     pairs = zip(*np.unravel_index(order, correlation.shape), strict=True)
     return [(int(i), int(j)) for i, j in pairs if correlation[i, j] > ENTANGLED]
+
+
+def entangled(covariance: Floats) -> Floats:
+    """Tell of each region whether noise shifts signal between it and another one.
+
+    Parameters
+    ----------
+    covariance
+        Of the estimates, shape (regions, regions).
+
+    Returns
+    -------
+    entangled
+        Boolean, shape (regions,).
+
+    Examples
+    --------
+    >>> entangled(np.array([[1.0, -0.99, 0.0], [-0.99, 1.0, 0.0], [0.0, 0.0, 1.0]])).tolist()
+    [True, True, False]
+    """
+    found = np.zeros(len(covariance), bool)
+    found[[i for pair in entangled_pairs(covariance) for i in pair]] = True
+    return found
 
 
 def merge_entangled(
@@ -375,7 +395,7 @@ def merge_entangled(
         except IndistinctRegionsError as error:
             regions = merged(regions, *error.pair)
             continue
-        pairs = entangled_pairs(estimate)
+        pairs = entangled_pairs(estimate.covariance)
         if not pairs:
             return regions, estimate
         regions = merged(regions, *pairs[0])

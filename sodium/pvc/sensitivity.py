@@ -38,14 +38,34 @@ def kernel_change(
     change
         Shape (regions,).
     """
-    # in the frequency domain: a third of a voxel is too narrow for a kernel sampled at voxels
-    widening = np.sqrt((1 + relative) ** 2 - 1) * np.asarray(fwhm)
     x, y, z = image.shape
-    in_voxels = Geometry(np.zeros(3), np.eye(3), (x, y, z), (x, y, z))
-    transfer = gaussian_transfer(in_voxels, widening)
+    transfer = widening((x, y, z), fwhm, relative)
     wider = np.stack([blur(b, transfer) for b in regions.blurred])
     there = SampledRegions(regions.fractions, wider, regions.names)
     return values(image, there) - values(image, regions)
+
+
+def widening(shape: tuple[int, int, int], fwhm: Floats, relative: float) -> Floats:
+    """Return the transfer function that makes a kernel wider.
+
+    Parameters
+    ----------
+    shape
+        Of the image.
+    fwhm
+        Width of the kernel along each axis, shape (3,) [voxels].
+    relative
+        By which share of its width it becomes wider.
+
+    Returns
+    -------
+    transfer
+        Of a Gaussian, shape (2 nx, 2 ny, nz + 1).
+    """
+    # in the frequency domain: a third of a voxel is too narrow for a kernel sampled at voxels
+    added = np.sqrt((1 + relative) ** 2 - 1) * np.asarray(fwhm)
+    in_voxels = Geometry(np.zeros(3), np.eye(3), shape, shape)
+    return gaussian_transfer(in_voxels, added)
 
 
 def shift_changes(values: Callable[[Floats], Floats], image: Floats, shift: Floats) -> Floats:
@@ -113,7 +133,10 @@ class MovedBorder:
 
 
 def segmentation_changes(
-    values: Values, image: Floats, regions: SampledRegions, borders: Sequence[MovedBorder]
+    values: Values,
+    image: Floats,
+    regions: SampledRegions,
+    borders: Sequence[Sequence[MovedBorder]],
 ) -> Floats:
     """Return how regional values change where borders of regions lie elsewhere.
 
@@ -126,15 +149,20 @@ def segmentation_changes(
     regions
         What it is made of.
     borders
-        One at a time.
+        Those of each row move together.
 
     Returns
     -------
     changes
-        One row per border, shape (borders, regions).
+        Shape (rows, regions).
     """
     middle = values(image, regions)
-    changes = [values(image, border.applied(regions)) - middle for border in borders]
+    changes = []
+    for together in borders:
+        moved = regions
+        for border in together:
+            moved = border.applied(moved)
+        changes.append(values(image, moved) - middle)
     return np.reshape(changes, (len(borders), len(middle)))
 
 
@@ -157,14 +185,38 @@ def layer_at_border(grown: Floats, shrunk: Floats, shift: float) -> Floats:
     taken
         Share of each voxel that changes hands, same shape; at most what there is.
     """
-    squares = np.zeros(grown.shape, np.float64)
+    taken = np.zeros_like(grown)
+    box = _where_both_are(grown, shrunk)
+    if box is None:
+        return taken
+    g_here, s_here = grown[box], shrunk[box]
+    squares = np.zeros(g_here.shape, g_here.dtype)
     for axis in range(3):
-        g, s = (np.moveaxis(part.astype(np.float64), axis, 0) for part in (grown, shrunk))
+        g, s = (np.moveaxis(part, axis, 0) for part in (g_here, s_here))
         face = np.abs(g[1:] * s[:-1] - g[:-1] * s[1:])
         lower = s[:-1] / np.maximum(s[:-1] + s[1:], 1e-9)  # the layer is taken where there is any
-        along = np.zeros(g.shape)
+        along = np.zeros_like(g)
         along[:-1] += face * lower
         along[1:] += face * (1 - lower)
         squares += np.moveaxis(along, 0, axis) ** 2
-    taken = np.minimum(shift * np.sqrt(squares), shrunk)
-    return np.asarray(np.minimum(taken, 1 - grown), grown.dtype)
+    layer = np.minimum(shift * np.sqrt(squares), s_here)
+    taken[box] = np.minimum(layer, 1 - g_here)
+    return taken
+
+
+def _where_both_are(one: Floats, other: Floats) -> tuple[slice, ...] | None:
+    """Return the box in which two regions may touch; None where they cannot."""
+    sides = []
+    for axis in range(3):
+        rest = tuple(a for a in range(3) if a != axis)
+        ends = []
+        for part in (one, other):
+            here = np.flatnonzero(part.any(axis=rest))
+            if not here.size:
+                return None
+            ends.append((here[0] - 1, here[-1] + 2))
+        start, stop = max(0, *(e[0] for e in ends)), min(e[1] for e in ends)
+        if start >= stop:
+            return None
+        sides.append(slice(start, stop))
+    return tuple(sides)

@@ -11,6 +11,7 @@ from sodiumprep.interfaces.regions import (
     SampleRegions,
     UniteLesions,
     _brain_regions,
+    _carved,
     _FineGrid,
 )
 from sodiumprep.sodium.kernel import Response
@@ -148,7 +149,8 @@ def test_a_lesion_on_any_grid_gives_the_same_regional_volumes(head, tmp_path, ki
         path = lesion_drawn_on(tmp_path, name, affine, (n, n, n))
         inputs = SampleRegions(**{k: head[k] for k in PORTS}, lesion_files={"core": path}).inputs
         tiny = _FineGrid(np.diag([8.0, 8.0, 8.0, 1.0]), (4, 4, 4))
-        volumes.append(_brain_regions(inputs, tiny, np.eye(4))[1])
+        carved, own_affine, _ = _carved(inputs)
+        volumes.append(_brain_regions(carved, own_affine, tiny, np.eye(4))[1])
     assert volumes[0][3] == pytest.approx(4 / 3 * np.pi * 0.72, rel=0.05)
     np.testing.assert_allclose(volumes[1], volumes[0], rtol=0.01)
 

@@ -1,0 +1,330 @@
+"""Every method by its name: regional values with their noise, and a map where it makes one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sodiumprep.sodium.acquisition import Complexes, Floats
+from sodiumprep.sodium.noise import ImageNoise
+from sodiumprep.sodium.pvc.deconvolution import (
+    Deconvolved,
+    reblurred_van_cittert,
+    richardson_lucy,
+    van_cittert_noise,
+)
+from sodiumprep.sodium.pvc.local import LocalMaps, LocalRegression, gaussian_neighbourhood
+from sodiumprep.sodium.pvc.propagation import (
+    Weights,
+    gtm_weights,
+    labbe_weights,
+    map_sd,
+    purest_weights,
+    regional_covariance,
+    replica_sd,
+    target_weights,
+    unmixed_weights,
+    yang_weights,
+)
+from sodiumprep.sodium.pvc.regional import (
+    Method,
+    RegionalEstimate,
+    gtm,
+    labbe,
+    uncorrected,
+    unmixed_values,
+)
+from sodiumprep.sodium.pvc.shown import Regions
+from sodiumprep.sodium.pvc.voxelwise import (
+    CorrectedMap,
+    iterative_yang,
+    mtc,
+    mueller_gaertner,
+    rbv,
+    target_mean,
+)
+
+REGIONAL: dict[str, Method] = {"none": uncorrected, "gtm": gtm, "labbe": labbe}
+FEEDS = ("gtm", "labbe")  # whose values may feed a map
+LEAST_DRAWS, SLOWER = 8, 3  # Richardson-Lucy takes long: a third of the draws, but no fewer
+STEP = 1.5  # of Van Cittert, times the residual
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the methods need beside image, regions and noise.
+
+    Parameters
+    ----------
+    target, fluid
+        Names of the tissue that Müller-Gärtner maps, and of the fluid beside it.
+    local
+        Regions whose signal may differ from place to place, for the local regression.
+    neighbourhood
+        Its full width at half maximum along the three axes [voxels].
+    transfer
+        Of the one kernel that a deconvolution undoes, shape (2 nx, 2 ny, nz + 1).
+    feed
+        Method whose regional values a map rests on, one of ``FEEDS``.
+    draws
+        Of the noise, for methods whose uncertainty has no closed form.
+    seed
+        Of these draws.
+    """
+
+    target: str = "GM"
+    fluid: str = "CSF"
+    local: Sequence[str] = ("GM", "WM", "CSF")
+    neighbourhood: tuple[float, float, float] = (3.0, 3.0, 3.0)
+    transfer: Complexes | None = None
+    feed: str = "gtm"
+    draws: int = 30
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What a method makes of an image.
+
+    Parameters
+    ----------
+    values
+        Regional, shape (regions,).
+    image
+        Corrected map, shape (nx, ny, nz); None where the method makes none.
+    local
+        Maps of single regions, of the local regression.
+    made
+        What the method returned.
+    remarks
+        What a reader must know.
+    """
+
+    values: Floats
+    image: Floats | None = None
+    local: LocalMaps | None = None
+    made: Any = None
+    remarks: tuple[str, ...] = ()
+
+
+def correct(
+    method: str, image: Floats, regions: Regions, noise: ImageNoise | None, setup: Setup
+) -> Correction:
+    """Correct an image by a method.
+
+    Parameters
+    ----------
+    method
+        A key of ``sodiumprep.sodium.pvc.METHODS``, or "none".
+    image
+        Signal, shape (nx, ny, nz).
+    regions
+        What the image is made of.
+    noise
+        Of the image, for weights; None where it is not known.
+    setup
+        The rest.
+
+    Returns
+    -------
+    correction
+        Without its noise: see :func:`noise_of`.
+
+    Raises
+    ------
+    ValueError
+        If the method is not known, or refuses the image or the regions.
+    """
+    if method in REGIONAL:
+        estimate = REGIONAL[method](image, regions, noise, with_covariance=False)
+        return Correction(estimate.values, made=estimate)
+    if method in DECONVOLUTIONS:
+        return _deconvolved(method, image, regions, setup)
+    if method == "mg":
+        made = mueller_gaertner(image, regions, setup.target, setup.fluid)
+        values = made.values.copy()
+        values[list(regions.names).index(setup.target)] = target_mean(made, regions, setup.target)
+        return Correction(values, made.image, made=made)
+    if method not in FED:
+        raise ValueError(f"there is no method '{method}'")
+    fed = REGIONAL[setup.feed](image, regions, noise, with_covariance=False).values
+    return FED[method](image, regions, fed, setup)
+
+
+def _simple(make: Callable[[Floats, Regions, Floats], CorrectedMap]) -> Callable[..., Correction]:
+    def corrected(image: Floats, regions: Regions, fed: Floats, setup: Setup) -> Correction:
+        made = make(image, regions, fed)
+        return Correction(unmixed_values(made.image, regions), made.image, made=made)
+
+    return corrected
+
+
+def _yang(image: Floats, regions: Regions, fed: Floats, setup: Setup) -> Correction:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", RuntimeWarning)
+        made = iterative_yang(image, regions, fed)
+    return Correction(
+        made.values, made.image, made=made, remarks=tuple(str(w.message) for w in told)
+    )
+
+
+def _local(image: Floats, regions: Regions, fed: Floats, setup: Setup) -> Correction:
+    regression = _regression(regions, setup)
+    maps = regression(image, fed)
+    return Correction(unmixed_values(maps.image, regions), maps.image, local=maps)
+
+
+def _regression(regions: Regions, setup: Setup) -> LocalRegression:
+    return LocalRegression(regions, setup.local, gaussian_neighbourhood(setup.neighbourhood))
+
+
+def _deconvolved(method: str, image: Floats, regions: Regions, setup: Setup) -> Correction:
+    made = DECONVOLUTIONS[method](image, _one_kernel(setup))
+    remarks = ()
+    if made.n_negative:
+        remarks = (f"{method}: {made.n_negative} voxels of the image below 0 were taken as 0",)
+    return Correction(unmixed_values(made.image, regions), made.image, made=made, remarks=remarks)
+
+
+def _one_kernel(setup: Setup) -> Complexes:
+    if setup.transfer is None:
+        raise ValueError("a deconvolution needs one kernel for the whole image")
+    return setup.transfer
+
+
+FED: dict[str, Callable[..., Correction]] = {
+    "rbv": _simple(rbv),
+    "iy": _yang,
+    "mtc": _simple(mtc),
+    "regression": _local,
+}
+DECONVOLUTIONS: dict[str, Callable[[Floats, Complexes], Deconvolved]] = {
+    "rl": lambda image, transfer: richardson_lucy(image, transfer, negative_as_zero=True),
+    "vc": lambda image, transfer: reblurred_van_cittert(image, transfer, STEP),
+}
+
+
+@dataclass(frozen=True)
+class CorrectionNoise:
+    """What the noise of an image becomes in a correction.
+
+    Parameters
+    ----------
+    covariance
+        Of the regional values, shape (regions, regions).
+    image
+        Standard deviation of each voxel of the map, shape (nx, ny, nz); None without a map.
+    """
+
+    covariance: Floats
+    image: Floats | None = field(default=None)
+
+
+def noise_of(
+    method: str,
+    correction: Correction,
+    image: Floats,
+    regions: Regions,
+    noise: ImageNoise,
+    setup: Setup,
+) -> CorrectionNoise:
+    """Return what the noise of an image becomes in a correction.
+
+    Parameters
+    ----------
+    method
+        As for :func:`correct`.
+    correction
+        What that returned.
+    image, regions, noise, setup
+        As they were given to it.
+
+    Returns
+    -------
+    noise
+        To first order and exact in the noise correlation. That of "regression" and "rl" is from
+        ``setup.draws`` draws (of "rl" a third), with a relative error of ``1 / sqrt(2 draws)``.
+    """
+    if method in REGIONAL:
+        estimate: RegionalEstimate = REGIONAL[method](image, regions, noise)
+        return CorrectionNoise(estimate.covariance)
+    if method in ("regression", "rl"):
+        return _drawn(method, image, regions, noise, setup)
+    if method == "vc":
+        after = van_cittert_noise(noise, _one_kernel(setup), STEP, correction.made.iterations)
+        unmix = np.linalg.inv(regions.overlap())
+        covariance = regional_covariance(
+            lambda u: regions.composed(u @ unmix), len(correction.values), after
+        )
+        return CorrectionNoise(covariance, after.noise_sd)
+    made: CorrectedMap = correction.made
+    weights, regional = _weights(method, made, regions, noise, setup)
+    covariance = regional_covariance(regional, len(correction.values), noise)
+    return CorrectionNoise(covariance, map_sd(made, regions, weights, noise))
+
+
+def feed_weights(regions: Regions, noise: ImageNoise, setup: Setup) -> Weights:
+    """Return the voxel weights behind the regional values that feed a map.
+
+    Parameters
+    ----------
+    regions, noise, setup
+        As for :func:`correct`.
+
+    Returns
+    -------
+    weights
+        Of any combination of the values.
+    """
+    return gtm_weights(regions) if setup.feed == "gtm" else labbe_weights(regions, noise)
+
+
+def _weights(
+    method: str, made: CorrectedMap, regions: Regions, noise: ImageNoise, setup: Setup
+) -> tuple[Weights, Weights]:
+    """Return the weights behind the values that a map rests on, and behind its regional values."""
+    if method == "iy":
+        weights = yang_weights(made, regions)
+        return weights, weights
+    if method == "mg":
+        weights = purest_weights(regions, setup.target)
+        return weights, _of_target(made, regions, weights, setup.target)
+    weights = feed_weights(regions, noise, setup)
+    return weights, unmixed_weights(made, regions, weights)
+
+
+def _of_target(made: CorrectedMap, regions: Regions, weights: Weights, target: str) -> Weights:
+    """Return the weights of the mean of the target, and of the pure voxels of all others."""
+    index = list(regions.names).index(target)
+    mean = target_weights(made, regions, weights, target)
+
+    def combined(coefficients: Floats) -> Floats:
+        others = np.array(coefficients, float)
+        others[index] = 0
+        return mean(np.atleast_1d(coefficients[index])) + weights(others)
+
+    return combined
+
+
+def _drawn(
+    method: str, image: Floats, regions: Regions, noise: ImageNoise, setup: Setup
+) -> CorrectionNoise:
+    """Return the noise of a map and of its regional values from seeded draws."""
+    n_voxels = image.size
+    regression = _regression(regions, setup) if method == "regression" else None
+
+    def all_of(drawn: Floats) -> Floats:
+        if regression is None:
+            again = correct(method, drawn, regions, noise, setup)
+            return np.concatenate([np.ravel(again.image), again.values])
+        fed = REGIONAL[setup.feed](drawn, regions, noise, with_covariance=False).values
+        made = regression(drawn, fed).image
+        return np.concatenate([made.ravel(), unmixed_values(made, regions)])
+
+    draws = setup.draws if regression else max(LEAST_DRAWS, setup.draws // SLOWER)
+    sd = replica_sd(all_of, image, noise, draws, np.random.default_rng(setup.seed))
+    return CorrectionNoise(np.diag(sd[n_voxels:] ** 2), sd[:n_voxels].reshape(image.shape))
