@@ -3,8 +3,14 @@
 The samples of coil ``c`` are taken for ``sum_i v_i E_ic m_i + noise``: ``m_i`` is the fraction of
 region i on a fine grid, ``E_ic`` what the acquisition makes of it: the sensitivity of the coil,
 the encoding, the decay of the region's tissue along the readout, off-resonance. The few ``v_i``
-are found by least squares in which all samples count alike, since their noise is white, so that
-the covariance is exact and no unbiased linear estimate has a smaller one.
+are found by weighted least squares. The noise is white, so that the covariance is exact whatever
+the weights.
+
+With equal weights no unbiased linear estimate has a smaller covariance. But tissue is not
+uniform within a region, nor is scalp within a sector, and where readouts crowd, near the centre
+of k-space, samples repeat each other's share of that misfit as if it were signal. What counts
+there is the sum of noise and misfit; a sample counts for ``d / (d + median d)``, with ``d`` the
+volume of k-space that it stands for (:func:`robust_weights`).
 
 The ``v_i`` are real. The phase of the object is in the coil sensitivities that were estimated
 from the same data, as it is where coil images are combined to a real one; the imaginary part of
@@ -15,7 +21,7 @@ phase is off by ``a`` in the sensitivities is seen smaller by ``cos a``, as in t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -66,11 +72,14 @@ class WhiteSamples:
         Voxel grid of ``maps``.
     segments
         Change along the readout that is not a region's own (off-resonance), or None.
+    weights
+        How much each sample counts, shape (readouts, n); None for all alike.
 
     Raises
     ------
     ValueError
-        If shapes do not fit, something is not finite, or the noise variance is not positive.
+        If shapes do not fit, something is not finite, the noise variance is not positive, or a
+        weight is negative.
     """
 
     samples: Complexes
@@ -79,6 +88,7 @@ class WhiteSamples:
     trajectory: Floats
     geometry: Geometry
     segments: Segments | None = None
+    weights: Floats | None = None
 
     def __post_init__(self) -> None:
         """Refuse what would give numbers without meaning."""
@@ -95,6 +105,13 @@ class WhiteSamples:
                 raise ValueError(f"the {name} hold {bad} values that are not finite")
         if not self.noise_variance > 0:
             raise ValueError(f"the noise variance is {self.noise_variance}; it must be above 0")
+        if self.weights is None:
+            return
+        if self.weights.shape != expected[1:] or not self.weights.min() >= 0:
+            raise ValueError(
+                f"weights of shape {self.weights.shape}, the least {self.weights.min():g}, came; "
+                f"accepted: shape {expected[1:]}, none below 0"
+            )
 
 
 def white_samples(model: MeasurementModel, profile: Floats | None = None) -> WhiteSamples:
@@ -117,8 +134,44 @@ def white_samples(model: MeasurementModel, profile: Floats | None = None) -> Whi
     maps = model.maps if profile is None else model.maps * profile.astype(np.float32)
     return WhiteSamples(
         model.samples, maps, model.noise_variance, acquisition.trajectory, acquisition.geometry,
-        model.segments,
+        model.segments, robust_weights(model.measurement.weights),
     )  # fmt: skip
+
+
+def robust_weights(density: Floats) -> Floats:
+    """Return how much samples count where regions are not quite uniform.
+
+    The variance of a sample is that of its noise and that of the misfit, of which the samples
+    of one cell of k-space all have the same. Together they count for ``1 / (noise + misfit
+    times samples in the cell)`` each. Both are taken to be equal where the density of samples
+    has its median.
+
+    Parameters
+    ----------
+    density
+        Volume of k-space that each sample stands for, shape (readouts, n) [1/m^3].
+
+    Returns
+    -------
+    weights
+        In [0, 1), float32, same shape.
+
+    Raises
+    ------
+    ValueError
+        If the median is not positive.
+
+    Examples
+    --------
+    >>> robust_weights(np.array([[0.0, 1.0, 3.0]])).tolist()
+    [[0.0, 0.5, 0.75]]
+    """
+    typical = float(np.median(density))
+    if not typical > 0:
+        raise ValueError(
+            f"the median of the density compensation is {typical}; it must be above 0"
+        )
+    return np.asarray(density / (density + typical), np.float32)
 
 
 def decay_after_echo_time(
@@ -159,10 +212,12 @@ class KspaceEstimate:
     names
         Of the regions.
     normals
-        Real part of ``A^H A`` over each group of readouts, shape (groups, regions, regions);
+        Real part of ``A^H W A`` over each group of readouts, shape (groups, regions, regions);
         readout r is in group ``r % groups``.
+    noise_normals
+        Real part of ``A^H W^2 A``, same shape: the noise of the projections.
     projections
-        Real part of ``A^H y`` over each group, shape (groups, regions).
+        Real part of ``A^H W y`` over each group, shape (groups, regions).
     noise_variance
         Of a complex sample.
     residual
@@ -178,6 +233,7 @@ class KspaceEstimate:
 
     names: tuple[str, ...]
     normals: Floats
+    noise_normals: Floats
     projections: Floats
     noise_variance: float
     residual: Floats
@@ -235,16 +291,18 @@ class KspaceEstimate:
         ValueError
             If the number does not divide that of the groups.
         """
-        groups, regions = self.projections.shape
+        groups = len(self.projections)
         if parts < 1 or groups % parts:
             raise ValueError(f"{parts} parts of {groups} groups of readouts; accepted: divisors")
-        normals = self.normals.reshape(groups // parts, parts, regions, regions).sum(axis=0)
-        right = self.projections.reshape(groups // parts, parts, regions).sum(axis=0)
+        normals, noise, right = (
+            each.reshape(groups // parts, parts, *each.shape[1:]).sum(axis=0)
+            for each in (self.normals, self.noise_normals, self.projections)
+        )
         size = np.sqrt(np.einsum("pii->pi", normals))
         inverse = np.linalg.inv(normals / (size[:, :, None] * size[:, None]))
         inverse /= size[:, :, None] * size[:, None]
         values = np.einsum("pij,pj->pi", inverse, right)
-        return values, inverse * (self.noise_variance / 2)
+        return values, inverse @ noise @ inverse * (self.noise_variance / 2)
 
 
 def kspace_regression(
@@ -294,17 +352,16 @@ def kspace_regression(
             f"came; decays of shape {expected} and as many names are accepted"
         )
     scan = _Scan(white, grid, len(images))
-    normals, projections = _equations(scan, images, decays)
-    _check_condition(normals.sum(axis=0), names)
-    found = KspaceEstimate(
-        tuple(names), normals, projections, white.noise_variance, np.empty(0), 0
-    )
+    equations = _equations(scan, images, decays)
+    _check_condition(equations[0].sum(axis=0), names)
+    found = KspaceEstimate(tuple(names), *equations, white.noise_variance, np.empty(0), 0)
     residual = _residual(scan, images, decays, found.values)
-    coils, readouts, n = white.samples.shape
-    return KspaceEstimate(
-        tuple(names), normals, projections, white.noise_variance,
-        residual / (coils * n * white.noise_variance), coils * n,
-    )  # fmt: skip
+    per_readout = white.samples.shape[0] * white.samples.shape[2]
+    return replace(
+        found,
+        residual=residual / (per_readout * white.noise_variance),
+        samples_per_readout=per_readout,
+    )
 
 
 def scan_time_curve(estimate: KspaceEstimate) -> dict[str, Any]:
@@ -357,7 +414,9 @@ def _scaled(matrix: Floats) -> Floats:
 def _check_condition(matrix: Floats, names: Sequence[str]) -> None:
     empty = np.flatnonzero(~(np.diag(matrix) > 0))
     if len(empty):
-        raise ValueError(f"region '{names[empty[0]]}' gives no signal: no share, or no coil sees it")
+        raise ValueError(
+            f"region '{names[empty[0]]}' gives no signal: no share, or no coil sees it"
+        )
     vectors, power, _ = np.linalg.svd(_scaled(matrix))
     if power[-1] * LARGEST_CONDITION <= power[0]:
         one, other = np.argsort(-np.abs(vectors[:, -1]))[:2]
@@ -525,9 +584,7 @@ def _pieces(white: WhiteSamples, grid: _WorkGrid) -> Iterator[_Piece]:
     supports = [slice(0, n)] if segments is None else segments.supports
     for index, own in enumerate(supports):
         interpolator = readout_interpolator(white.trajectory[:, own], grid.geometry)
-        nodes = (
-            np.arange(own.stop - own.start) if interpolator is None else interpolator.nodes
-        )
+        nodes = np.arange(own.stop - own.start) if interpolator is None else interpolator.nodes
         if segments is None:
             one = np.ones(1, np.float32)
             yield _Piece(own, one, one, nodes, interpolator)
@@ -538,23 +595,30 @@ def _pieces(white: WhiteSamples, grid: _WorkGrid) -> Iterator[_Piece]:
 
 def _equations(
     scan: _Scan, images: Sequence[Floats], decays: Floats
-) -> tuple[Floats, Floats]:
-    """Return the normal matrix and the projected samples of each group of readouts."""
-    normals = np.zeros((len(scan.groups), len(images), len(images)))
-    projections = np.zeros((len(scan.groups), len(images)))
+) -> tuple[Floats, Floats, Floats]:
+    """Return ``A^H W A``, ``A^H W^2 A`` and ``A^H W y`` of each group of readouts, real parts."""
+    groups, regions = len(scan.groups), len(images)
+    normals, noise_normals = np.zeros((2, groups, regions, regions))
+    projections = np.zeros((groups, regions))
     course = decays.astype(np.float32)[:, None]
     for group, coil, readouts, samples in scan.blocks(images):
         samples *= course
-        rows = samples.reshape(len(images), -1).view(np.float32)
-        measured = np.ascontiguousarray(scan.white.samples[coil, readouts], np.complex64)
-        normals[group] += rows @ rows.T
-        projections[group] += rows @ measured.reshape(-1).view(np.float32)
-    return normals, projections
+        rows = _as_reals(samples)
+        weighted = rows
+        if scan.white.weights is not None:
+            weighted = _as_reals(samples * scan.white.weights[readouts].astype(np.float32))
+        measured = np.asarray(scan.white.samples[coil, readouts], np.complex64)
+        normals[group] += rows @ weighted.T
+        noise_normals[group] += weighted @ weighted.T
+        projections[group] += weighted @ _as_reals(measured[None])[0]
+    return normals, noise_normals, projections
 
 
-def _residual(
-    scan: _Scan, images: Sequence[Floats], decays: Floats, values: Floats
-) -> Floats:
+def _as_reals(samples: Complexes) -> Floats:
+    return np.asarray(samples.reshape(len(samples), -1).view(np.float32))
+
+
+def _residual(scan: _Scan, images: Sequence[Floats], decays: Floats, values: Floats) -> Floats:
     """Return the energy that the regions leave of each readout, one image for each decay."""
     kinds, kind_of = np.unique(decays.astype(np.float32), axis=0, return_inverse=True)
     joint = [np.zeros_like(images[0]) for _ in kinds]
