@@ -6,11 +6,11 @@ the encoding, the decay of the region's tissue along the readout, off-resonance.
 are found by weighted least squares. The noise is white, so that the covariance is exact whatever
 the weights.
 
-With equal weights no unbiased linear estimate has a smaller covariance. But tissue is not
-uniform within a region, nor is scalp within a sector, and where readouts crowd, near the centre
-of k-space, samples repeat each other's share of that misfit as if it were signal. What counts
-there is the sum of noise and misfit; a sample counts for ``d / (d + median d)``, with ``d`` the
-volume of k-space that it stands for (:func:`robust_weights`).
+With equal weights no unbiased linear estimate has a smaller covariance. But an eye or a muscle
+that no region accounts for reaches far then: readouts crowd near the centre of k-space, and what
+crowds blurs, as a back-projection does without its filter. With weights that follow the volume
+``d`` of k-space that a sample stands for, misfit stays where it is, as in an image. A sample
+counts for ``d / (d + median d)`` (:func:`robust_weights`), which costs little of the precision.
 
 The ``v_i`` are real. The phase of the object is in the coil sensitivities that were estimated
 from the same data, as it is where coil images are combined to a real one; the imaginary part of
@@ -139,12 +139,11 @@ def white_samples(model: MeasurementModel, profile: Floats | None = None) -> Whi
 
 
 def robust_weights(density: Floats) -> Floats:
-    """Return how much samples count where regions are not quite uniform.
+    """Return how much samples count where the regions do not account for everything.
 
-    The variance of a sample is that of its noise and that of the misfit, of which the samples
-    of one cell of k-space all have the same. Together they count for ``1 / (noise + misfit
-    times samples in the cell)`` each. Both are taken to be equal where the density of samples
-    has its median.
+    A sample's variance is that of its noise and that of the misfit; of the latter all samples of
+    one cell of k-space have the same. Together they count for ``1 / (noise + misfit times samples
+    in the cell)`` each. Both are taken to be equal at the median density of samples.
 
     Parameters
     ----------
@@ -197,7 +196,7 @@ def decay_after_echo_time(
     --------
     >>> tissue = Relaxation(t1=0.037, t2_short=0.003, t2_long=0.025, short_fraction=0.6)
     >>> decay_after_echo_time(tissue, 0.0005, np.array([0.0, 0.005])).round(3).tolist()
-    [1.0, 0.466]
+    [1.0, 0.463]
     """
     left = biexponential_decay(echo_time, relaxation)
     return np.asarray(biexponential_decay(sample_times + echo_time, relaxation) / left)
@@ -420,8 +419,9 @@ def _check_condition(matrix: Floats, names: Sequence[str]) -> None:
     vectors, power, _ = np.linalg.svd(_scaled(matrix))
     if power[-1] * LARGEST_CONDITION <= power[0]:
         one, other = np.argsort(-np.abs(vectors[:, -1]))[:2]
+        condition = power[0] / max(power[-1], np.finfo(float).tiny)
         raise ValueError(
-            f"the regions cannot be told apart: condition number {power[0] / power[-1]:.3g}, "
+            f"the regions cannot be told apart: condition number {condition:.3g}, "
             f"accepted: below {LARGEST_CONDITION:g}; the hardest to tell apart are "
             f"'{names[one]}' and '{names[other]}': merge them"
         )
