@@ -572,7 +572,7 @@ class _Scan:
             (len(seen[0]), rows.stop - rows.start, self.white.trajectory.shape[1]), np.complex64
         )
         for piece, nodes in zip(self.pieces, seen, strict=True):
-            values = nodes[:, rows]
+            values: Numbers = nodes[:, rows]
             if piece.interpolator is not None:
                 values = piece.interpolator.spread(values)
             total[..., piece.own] += values * piece.course

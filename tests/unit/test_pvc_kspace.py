@@ -148,19 +148,27 @@ def test_the_projection_is_the_adjoint_of_the_encoding():
     np.testing.assert_allclose(found / scale, asked / scale, atol=1e-6)
 
 
+def solution(weights):
+    """Return the dense matrix from real samples to estimates."""
+    rows, wide = dense(weights)
+    return np.linalg.inv((rows * wide) @ rows.T) @ (rows * wide)
+
+
 @pytest.mark.parametrize("weights", [None, robust()])
-def test_the_covariance_is_that_of_draws(weights):
-    stated = estimate(scanned(exact(), weights))
-    rows, wide = dense(np.ones((SPOKES, SAMPLES)) if weights is None else weights)
-    solve = np.linalg.inv((rows * wide) @ rows.T) @ (rows * wide)
-    rng = np.random.default_rng(1)
-    noise = rng.standard_normal((solve.shape[1], 400), np.float32) * np.sqrt(VARIANCE / 2)
-    drawn = np.cov(solve.astype(np.float32) @ noise)
-    np.testing.assert_allclose(
-        np.sqrt(np.diag(drawn) / np.diag(stated.covariance)), 1, atol=4 / np.sqrt(800)
-    )
-    corr = drawn[0, 1] / np.sqrt(drawn[0, 0] * drawn[1, 1])
-    assert corr == pytest.approx(stated.correlation[0, 1], abs=0.15)
+def test_the_covariance_is_that_of_white_noise_through_the_dense_solution(weights):
+    stated = estimate(scanned(exact(), weights)).covariance
+    solve = solution(np.ones((SPOKES, SAMPLES)) if weights is None else weights)
+    np.testing.assert_allclose(stated, solve @ solve.T * VARIANCE / 2, rtol=1e-3)
+
+
+def test_estimates_of_noisy_scans_scatter_as_stated():
+    rng, stated = np.random.default_rng(1), of_exact()
+    solve = solution(robust()).reshape(3, 2, -1)
+    noise = noise_samples(VARIANCE * np.eye(3), (SPOKES, SAMPLES * 200), rng)
+    noise = noise.reshape(3, SPOKES, 200, SAMPLES).swapaxes(1, 2).swapaxes(0, 1).reshape(200, -1)
+    drawn = solve[:, 0] @ noise.real.T + solve[:, 1] @ noise.imag.T
+    ratio = drawn.std(axis=1, ddof=1) / np.sqrt(np.diag(stated.covariance))
+    np.testing.assert_allclose(ratio, 1, atol=4 / np.sqrt(400))
 
 
 def test_equal_weights_have_the_smallest_covariance():
@@ -228,7 +236,7 @@ def test_a_spoilt_readout_stands_out():
 
 
 def test_off_resonance_in_the_model_is_undone():
-    gradient = 3000.0  # Hz/m: acts like a shift of k that grows with time
+    gradient = 2000.0  # Hz/m: acts like a shift of k that grows with time
     shifted = TRAJECTORY.copy()
     shifted[..., 1] += gradient * (TIMES + ECHO_TIME)
     seen = sensitivities(places(FACTOR))
@@ -238,11 +246,11 @@ def test_off_resonance_in_the_model_is_undone():
     ], axis=0)  # fmt: skip
     hertz = (gradient * places(1)[1]).astype(np.float32)
     turning = Evolution(TIMES, off_resonance=hertz, echo_time=ECHO_TIME)
-    segments = time_segments(turning, n_segments=24)
+    segments = time_segments(turning, n_segments=16)
     known = estimate(scanned(samples, robust(), segments)).values
-    np.testing.assert_allclose(known, TRUTH, rtol=2e-3)
+    np.testing.assert_allclose(known, TRUTH, rtol=3e-3)
     ignored = estimate(scanned(samples, robust())).values
-    assert np.abs(ignored / TRUTH - 1).max() > 0.03
+    assert np.abs(ignored / TRUTH - 1).max() > 0.015
 
 
 def test_shorter_scans_scatter_as_their_covariance_says():
