@@ -36,6 +36,7 @@ from sodiumprep.workflows.plans import (
 )
 
 NONLINEAR = ("tv", "agr")  # maps beside those of the default one, never quantified
+FROM_KSPACE = "kspace"  # the partial-volume correction that needs raw data
 SODIUM_OVER_PROTON = SODIUM_GAMMA_BAR / PROTON_GAMMA_BAR  # frequencies in the same field
 TEMPLATE_PORTS = ("to_template", "from_template")
 FIELDS = {  # key of the relaxation file -> field
@@ -250,6 +251,8 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
     registration = _registration(job, run, settings)
     inputs += [run.coil_image] if "coil_file" in registration else []
     warnings += _unused_transform(run, settings)
+    if len(_pvc_methods(run, settings)) < len(settings.pvc):
+        warnings = (*warnings, "--pvc kspace needs raw k-space, this is an image: not made")
     inputs += [] if anatomical else list(dict.fromkeys(path for path, _ in run.regions.values()))
     lesions, spaces, said = _lesions(job, run)
     notes = (*job.anatomy.warnings, *run.warnings, *warnings, *([said] if said else []))
@@ -277,7 +280,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         spaces=_spaces(job, run, settings),
         registration=registration,
         pvc={
-            "methods": list(settings.pvc),
+            "methods": _pvc_methods(run, settings),
             "sensitivity": settings.sensitivity,
             "random_seed": settings.random_seed,
         },
@@ -290,6 +293,11 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
             "MagneticFieldStrength": run.protocol.field_strength,
         },
     )
+
+
+def _pvc_methods(run: SodiumRun, settings: Settings) -> list[str]:
+    """Return the partial-volume corrections that the input of a run allows."""
+    return [name for name in settings.pvc if run.is_kspace or name != FROM_KSPACE]
 
 
 def _without_anatomy(run: SodiumRun, settings: Settings) -> list[str]:

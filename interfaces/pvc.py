@@ -14,6 +14,7 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
@@ -36,6 +37,7 @@ from sodiumprep.sodium.pvc.sensitivity import (
 from sodiumprep.sodium.pvc.shown import SampledRegions
 
 UNCORRECTED = "none"
+FROM_KSPACE = "kspace"  # the one method that does not start from the image
 POSITION_ERROR = 1.0  # mm
 PSF_ERROR = 0.1  # of the width of every kernel
 SEGMENTATION_ERROR = 0.5  # mm
@@ -111,7 +113,7 @@ def load_signals(path: Path | str) -> dict[str, StoredSignals]:
     Returns
     -------
     signals
-        By method, :data:`FEED` among them.
+        By method.
     """
     fields: dict[str, dict[str, Floats]] = {}
     with np.load(path) as stored:
@@ -203,6 +205,8 @@ class _RegionalSignalsInput(BaseInterfaceInputSpec):
     methods = traits.List(
         traits.Enum(*METHODS), [FEED], usedefault=True, desc="beside none and gtm"
     )
+    kspace_signals_file = File(exists=True, desc="signals from raw k-space (npz)")
+    kspace_told = traits.Dict(desc="what is known of that regression, for the QC file")
     random_seed = traits.Int(0, usedefault=True, desc="of draws of the noise")
     sensitivity = traits.Bool(False, usedefault=True, desc="tell what errors would change")
     brain_warning = traits.Str("", usedefault=True, desc="why the anatomy may be wrong, or empty")
@@ -239,17 +243,23 @@ class CorrectPartialVolume(SimpleInterface):
         case = self._case(image, affine, regions, kinds, borders)
         folder = Path(runtime.cwd)
         signals, maps, remarks = {}, {}, list(remarks)
-        for name in dict.fromkeys([UNCORRECTED, FEED, *self.inputs.methods]):
+        asked = [name for name in self.inputs.methods if name != FROM_KSPACE]
+        for name in dict.fromkeys([UNCORRECTED, FEED, *asked]):
             signals[name], made, noise = case.signals(name)
             remarks += made.remarks
             if made.image is not None:
                 maps[name] = _save_map(folder, name, made, noise, affine)
         condition = correct(FEED, image, regions, None, case.setup).made.condition_number
+        told = {}
+        if isdefined(self.inputs.kspace_signals_file):
+            signals |= load_signals(self.inputs.kspace_signals_file)
+            told = dict(self.inputs.kspace_told)
         self._results["signals_file"] = save_signals(folder / "signals.npz", signals)
         self._results["map_files"] = maps
         self._results["properties"] = {
             **self.inputs.properties,
             "ConditionNumber": round(condition, 2),
+            **told,
             **_told(remarks, self.inputs.brain_warning, self.inputs.properties),
         }
         return runtime
@@ -275,6 +285,7 @@ class CorrectPartialVolume(SimpleInterface):
                 local=names[kinds == "tissue"][:MOST_LOCAL].tolist(),
                 neighbourhood=(x, y, z),
                 transfer=response.transfers["GM"],
+                fixed=names[kinds == "background"].tolist(),
                 seed=self.inputs.random_seed,
             ),
             fwhm=np.asarray(known["PointSpreadFWHM"]["GM"]) / voxel,

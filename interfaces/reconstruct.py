@@ -183,20 +183,25 @@ class _ReconstructOutput(TraitedSpec):
     properties = traits.Dict(desc="what is known of the image, for the QC file")
 
 
-class _ReconstructKspaceInput(BaseInterfaceInputSpec):
+class MeasurementInput(BaseInterfaceInputSpec):
+    """Raw data, and what is to be corrected in them."""
+
     kspace_file = File(exists=True, mandatory=True, desc="raw data (ISMRMRD)")
     stated = traits.Dict(desc="what the sidecar states where the file is silent [s, rad, T]")
     tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue [s]")
-    recon = traits.Enum(*METHODS, usedefault=True, desc="method")
-    kspace_filter = traits.Enum("none", "hamming", usedefault=True, desc="window, gridding only")
     sensitivities = traits.Enum(
-        *SENSITIVITIES, usedefault=True, desc="how cg and tv find coil sensitivities"
+        *SENSITIVITIES, usedefault=True, desc="how coil sensitivities are found, if they are used"
     )
     gradient_delay = traits.List(traits.Float, desc="of the three axes [s]; absent: none")
     estimate_delay = traits.Bool(False, usedefault=True, desc="correct the estimated delay")
     fieldmap_file = File(exists=True, desc="field map [Hz], any grid in scanner space")
     fieldmap_scale = traits.Float(1.0, usedefault=True, desc="Hz of 23Na per Hz of the map")
     low_mem = traits.Bool(False, usedefault=True, desc="slower with less memory")
+
+
+class _ReconstructKspaceInput(MeasurementInput):
+    recon = traits.Enum(*METHODS, usedefault=True, desc="method")
+    kspace_filter = traits.Enum("none", "hamming", usedefault=True, desc="window, gridding only")
     random_seed = traits.Int(0, usedefault=True, desc="of the probes and replicas of the noise")
     psf_fwhm = traits.List(traits.Float, desc="Gaussian kernel instead of the computed one [mm]")
 
@@ -222,13 +227,7 @@ class ReconstructKspace(SimpleInterface):
         return runtime
 
     def _reconstruct(self, acquisition: Acquisition, folder: Path) -> dict[str, Any]:
-        delays, told = gradient_delays(
-            acquisition, _given(self.inputs.gradient_delay), self.inputs.estimate_delay
-        )
-        measurement = measurement_of(acquisition, delays)
-        segments, field = off_resonance_segments(
-            acquisition, _given(self.inputs.fieldmap_file), self.inputs.fieldmap_scale
-        )
+        measurement, segments, told = measured(acquisition, self.inputs)
         constants = tissue_constants(self.inputs.tissues)
         done = METHODS[self.inputs.recon](measurement, constants, segments, self.inputs)
         properties = {
@@ -237,7 +236,6 @@ class ReconstructKspace(SimpleInterface):
             "KspaceFilter": self.inputs.kspace_filter,
             **measurement.describe(),
             **told,
-            **field,
         }
         saved = (acquisition, properties, _given(self.inputs.psf_fwhm))
         results = save_reconstruction(folder, done, *saved)
@@ -248,6 +246,36 @@ class ReconstructKspace(SimpleInterface):
         unaligned = METHODS[self.inputs.recon](static, constants, segments, self.inputs)
         (folder / "static").mkdir(exist_ok=True)
         return {**results, **_as_static(save_reconstruction(folder / "static", unaligned, *saved))}
+
+
+def measured(
+    acquisition: Acquisition, inputs: Any
+) -> tuple[Measurement, Segments | None, dict[str, Any]]:
+    """Return raw data made ready, the segments of their field map, and what the QC file says.
+
+    Parameters
+    ----------
+    acquisition
+        As read.
+    inputs
+        :class:`MeasurementInput`.
+
+    Returns
+    -------
+    measurement
+        With gradient delays and motion corrected.
+    segments
+        Of off-resonance, or None without a field map.
+    told
+        Entries ``GradientDelay``, ``OffResonance``, ``Warnings``.
+    """
+    delays, told = gradient_delays(
+        acquisition, _given(inputs.gradient_delay), inputs.estimate_delay
+    )
+    segments, field = off_resonance_segments(
+        acquisition, _given(inputs.fieldmap_file), inputs.fieldmap_scale
+    )
+    return measurement_of(acquisition, delays), segments, {**told, **field}
 
 
 def _as_static(results: Mapping[str, Any]) -> dict[str, Any]:

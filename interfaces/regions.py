@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ NOTHING_MOVED = 0.1  # fine voxels; a layer of less is no border
 TOUCHING_ML = 0.1  # of vials inside the brain, what resampling may make of them
 
 
-class _SampleRegionsInput(BaseInterfaceInputSpec):
+class SampleRegionsInput(BaseInterfaceInputSpec):
+    """What regions are sampled from."""
+
     sodium_file = File(exists=True, mandatory=True, desc="sodium image; its grid is taken")
     xfm_file = File(exists=True, mandatory=True, desc="points of the anatomy to points of sodium")
     gm_file = File(exists=True, mandatory=True, desc="grey-matter fraction")
@@ -51,6 +54,9 @@ class _SampleRegionsInput(BaseInterfaceInputSpec):
     vial_labels = File(exists=True, desc="label image of the vials")
     vial_space = traits.Enum("sodium", "T1w", usedefault=True, desc="space of the vial labels")
     vial_names = traits.List(traits.Str, usedefault=True, desc="vial n carries label n")
+
+
+class _BlurRegionsInput(SampleRegionsInput):
     response_file = File(exists=True, mandatory=True, desc="transfer functions (npz)")
     static_response_file = File(
         exists=True, desc="those of the image that vials are read from (npz); the same without"
@@ -79,38 +85,29 @@ class _SampleRegionsOutput(_RegionsOutput):
 class SampleRegions(SimpleInterface):
     """Bring tissues, lesions, vials and background to the sodium grid, and blur them."""
 
-    input_spec = _SampleRegionsInput
+    input_spec = _BlurRegionsInput
     output_spec = _SampleRegionsOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        sodium, affine = load_finite_image(self.inputs.sodium_file)
-        factor = subdivision(np.linalg.norm(affine[:3, :3], axis=0))
-        grid = _FineGrid(fine_affine(affine, factor), tuple(n * factor for n in sodium.shape))
-        transform = read_transform(self.inputs.xfm_file)
+        sampled = sample_all(self.inputs)
+        factor, grid, everything = sampled.factor, sampled.grid, sampled.regions
         response = load_response(self.inputs.response_file)
-        carved, own_affine, remarks = _carved(self.inputs)
-        self._results["anatomy_file"] = self._kept(carved, Path(runtime.cwd))
-        regions, volumes, covered = _brain_regions(carved, own_affine, grid, transform)
-        vials = _vials(self.inputs, grid, transform)
-        regions = _beside(vials, regions, self.inputs, grid)
-        background = _background(self.inputs, grid, transform, {**regions, **vials})
-        everything = {**regions, **vials, **background}
-        kinds = (
-            ["tissue"] * len(regions) + ["vial"] * len(vials) + ["background"] * len(background)
-        )
+        self._results["anatomy_file"] = self._kept(sampled.carved, Path(runtime.cwd))
+        vials = {n: f for n, f in everything.items() if sampled.kinds[n] == "vial"}
+        n_brain = list(sampled.kinds.values()).count("tissue")
         kernels = [n if n in response.transfers else "muscle" for n in everything]
         kernels[-1] = "CSF"  # air holds no signal: any kernel will do
         transfers = [response.transfers[kernel] for kernel in kernels]
         shift = self.inputs.border_shift / float(np.mean(grid.spacing))
         np.savez(
             Path(runtime.cwd) / "regions.npz",
-            **_moved_borders(list(everything.values()), len(regions), shift, factor, transfers),
+            **_moved_borders(list(everything.values()), n_brain, shift, factor, transfers),
             static_blurred=_static_blurred(self.inputs, vials, factor),
             names=list(everything),
-            kinds=kinds,
-            volumes_ml=volumes,
-            coverage=covered,
-            remarks=remarks,
+            kinds=list(sampled.kinds.values()),
+            volumes_ml=sampled.volumes_ml,
+            coverage=sampled.coverage,
+            remarks=sampled.remarks,
             fractions=np.stack([voxel_means(f, factor) for f in everything.values()]),
             blurred=np.stack([
                 blur_to_grid(fine, factor, transfer)
@@ -157,6 +154,69 @@ class _FineGrid:
         """Resample an image whose points ``transform`` maps to sodium space."""
         back = index_map(self.affine, own_affine, np.linalg.inv(transform))
         return resample(values, back, self.shape, order)
+
+
+@dataclass(frozen=True)
+class SampledAnatomy:
+    """All regions on the fine sodium grid.
+
+    Parameters
+    ----------
+    regions
+        Fraction by name: tissues, lesions, vials, background; air comes last.
+    kinds
+        ``tissue``, ``vial`` or ``background``, by name.
+    volumes_ml, coverage
+        Of tissues and lesions.
+    remarks
+        What a reader must know of the lesions.
+    carved
+        Tissues and lesions on the grid of the anatomy.
+    factor
+        Fine voxels along the edge of a sodium voxel.
+    grid
+        The fine grid.
+    """
+
+    regions: dict[str, Floats]
+    kinds: dict[str, str]
+    volumes_ml: list[float]
+    coverage: list[float]
+    remarks: list[str]
+    carved: dict[str, Floats]
+    factor: int
+    grid: _FineGrid
+
+
+def sample_all(inputs: Any) -> SampledAnatomy:
+    """Bring tissues, lesions, vials and background to the fine sodium grid.
+
+    Parameters
+    ----------
+    inputs
+        Of :class:`SampleRegions`.
+
+    Returns
+    -------
+    sampled
+        Not blurred.
+    """
+    sodium, affine = load_finite_image(inputs.sodium_file)
+    factor = subdivision(np.linalg.norm(affine[:3, :3], axis=0))
+    grid = _FineGrid(fine_affine(affine, factor), tuple(n * factor for n in sodium.shape))
+    transform = read_transform(inputs.xfm_file)
+    carved, own_affine, remarks = _carved(inputs)
+    brain, volumes, covered = _brain_regions(carved, own_affine, grid, transform)
+    vials = _vials(inputs, grid, transform)
+    brain = _beside(vials, brain, inputs, grid)
+    background = _background(inputs, grid, transform, {**brain, **vials})
+    kinds = {
+        name: kind
+        for kind, some in (("tissue", brain), ("vial", vials), ("background", background))
+        for name in some
+    }
+    everything = {**brain, **vials, **background}
+    return SampledAnatomy(everything, kinds, volumes, covered, remarks, carved, factor, grid)
 
 
 def _carved(inputs: Any) -> tuple[dict[str, Floats], Floats, list[str]]:

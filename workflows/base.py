@@ -19,7 +19,7 @@ from sodiumprep.workflows.concentration import init_concentration_wf
 from sodiumprep.workflows.nonlinear import init_nonlinear_wf
 from sodiumprep.workflows.outputs import init_anatomy_outputs_wf, init_sodium_outputs_wf
 from sodiumprep.workflows.plans import AnatomyPlan, ReferencePlan, SodiumPlan
-from sodiumprep.workflows.pvc import init_pvc_wf
+from sodiumprep.workflows.pvc import from_kspace, init_pvc_wf
 from sodiumprep.workflows.pvc_maps import init_pvc_maps_wf
 from sodiumprep.workflows.reconstruct import init_reconstruct_wf
 from sodiumprep.workflows.register import init_register_wf
@@ -258,7 +258,8 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
         (source, concentration, [("preproc_file", "inputnode.reference_file")]),
         (image, register, [("outputnode.image_file", "inputnode.sodium_file"), *properties]),
         (image, pvc, corrected + response
-         + [("outputnode.static_response_file", "inputnode.static_response_file")]),
+         + [(f"outputnode.{p}", f"inputnode.{p}") for p in (
+             "static_response_file", *(["field_file"] if from_kspace(plan) else []))]),
         (image, concentration,
          list(corrected)
          + [(f"outputnode.{p}", f"inputnode.{p}")

@@ -5,10 +5,13 @@ from __future__ import annotations
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
-from sodiumprep.interfaces.pvc import SEGMENTATION_ERROR, CorrectPartialVolume
+from sodiumprep.interfaces.pvc import FROM_KSPACE, SEGMENTATION_ERROR, CorrectPartialVolume
+from sodiumprep.interfaces.pvc_kspace import RegressKspace
 from sodiumprep.interfaces.regions import SampleRegions
 from sodiumprep.workflows.plans import SodiumPlan
 
+OF_MEASUREMENT = {"kspace_file", "stated", "sensitivities", "gradient_delay", "estimate_delay",
+                  "fieldmap_file", "fieldmap_scale", "low_mem"}  # fmt: skip
 FRACTIONS = ["gm_file", "wm_file", "csf_file"]
 ANATOMY = [*FRACTIONS, "inner_mask", "head_mask", "brain_warning"]
 INPUTS = ["image_file", "noise_file", "response_file", "static_response_file", "xfm_file",
@@ -24,6 +27,7 @@ CITED = {
     "regression": "regression in the neighbourhood of each voxel (Asllani 2008)",
     "rl": "Richardson-Lucy deconvolution (Richardson 1972)",
     "vc": "reblurred Van Cittert deconvolution (Tohka & Reilhac 2008)",
+    "kspace": "regression of raw k-space on the regions (Hu 1988)",
 }
 DESCRIPTION = (
     "Partial-volume effects were corrected by {methods}, with "
@@ -45,7 +49,8 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
     Returns
     -------
     workflow
-        ``inputnode``: ``image_file`` and ``noise_file`` [signal], ``response_file``,
+        ``inputnode``: ``image_file`` and ``noise_file`` [signal], ``field_file`` (what they were
+        multiplied by to correct the receive profile; where k-space is used), ``response_file``,
         ``static_response_file`` (of the image that vials are read from), ``xfm_file``, the
         fractions and masks of the anatomy, ``properties``. ``outputnode``: ``regions_file``,
         ``signals_file`` (corrected regional signals with covariance), ``map_files`` (corrected
@@ -56,7 +61,8 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
     workflow.__desc__ = DESCRIPTION.format(
         methods="; by ".join(CITED[method] for method in plan.pvc["methods"])
     )
-    source = Node(IdentityInterface(INPUTS), name="inputnode")
+    ports = [*INPUTS, *(["field_file"] if from_kspace(plan) else [])]
+    source = Node(IdentityInterface(ports), name="inputnode")
     shift = SEGMENTATION_ERROR if plan.pvc.get("sensitivity") else 0.0
     regions = Node(
         SampleRegions(**plan.regions, border_shift=shift, keep_anatomy=bool(plan.map_outputs)),
@@ -85,4 +91,36 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
         (regions, result, [(port, port) for port in ("regions_file", "anatomy_file")]),
         (correct, result, [(port, port) for port in ("signals_file", "map_files", "properties")]),
     ])  # fmt: skip
+    if from_kspace(plan):
+        _add_kspace(workflow, plan)
     return workflow
+
+
+def from_kspace(plan: SodiumPlan) -> bool:
+    """Tell whether regional signals are to be estimated from raw k-space as well.
+
+    Parameters
+    ----------
+    plan
+        What is known of the run.
+    """
+    return FROM_KSPACE in plan.pvc["methods"]
+
+
+def _add_kspace(workflow: Workflow, plan: SodiumPlan) -> None:
+    """Let regional signals be estimated from raw k-space as well."""
+    source, correct = workflow.get_node("inputnode"), workflow.get_node("correct")
+    known = {name: value for name, value in plan.source.items() if name in OF_MEASUREMENT}
+    kspace = Node(
+        RegressKspace(tissues=dict(plan.tissues), **known, **plan.regions),
+        name="kspace",
+        mem_gb=4.0,
+    )
+    workflow.connect([
+        (source, kspace, [
+            ("image_file", "sodium_file"),
+            ("inner_mask", "brain_mask"),
+            *((p, p) for p in ("field_file", "xfm_file", *FRACTIONS, "head_mask", "properties")),
+        ]),
+        (kspace, correct, [("signals_file", "kspace_signals_file"), ("told", "kspace_told")]),
+    ])  # fmt: skip

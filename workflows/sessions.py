@@ -187,20 +187,23 @@ def move_regions(workflow: Workflow, source: Node, pvc: Workflow, plan: SodiumPl
     source
         Gives ``xfm_files``.
     pvc
-        Has the node ``regions`` that takes masks and labels.
+        Its nodes ``regions`` and ``kspace``, if there is one, take masks and labels.
     plan
         Of the run.
     """
+    takers = [name for name in ("regions", "kspace") if pvc.get_node(name) is not None]
     if any(index >= 0 for index in plan.lesion_spaces.values()):
         masks = {"in_files": plan.regions["lesion_files"], "spaces": dict(plan.lesion_spaces)}
         move = Node(MoveMasks(**masks), name="move_lesions")
         workflow.connect(source, "xfm_files", move, "xfm_files")
-        workflow.connect(move, "out_files", pvc, "regions.lesion_files")
+        for taker in takers:
+            workflow.connect(move, "out_files", pvc, f"{taker}.lesion_files")
     if "vials" in plan.moved and "vial_labels" in plan.regions:
         labels = {"in_file": plan.regions["vial_labels"], "index": plan.moved["vials"]}
         shift = Node(MoveLabels(**labels), name="move_vials")
         workflow.connect(source, "xfm_files", shift, "xfm_files")
-        workflow.connect(shift, "out_file", pvc, "regions.vial_labels")
+        for taker in takers:
+            workflow.connect(shift, "out_file", pvc, f"{taker}.vial_labels")
 
 
 TEMPLATE_DESCRIPTION = (

@@ -17,5 +17,6 @@ METHODS = {  # by the names of options and tables
     "regression": "local regression",
     "rl": "Richardson-Lucy",
     "vc": "reblurred Van Cittert",
+    "kspace": "regression in k-space, from raw data",
 }
 MAPS = ("rbv", "iy", "mtc", "mg", "regression", "rl", "vc")  # of these, those that make a map

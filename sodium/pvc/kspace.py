@@ -217,6 +217,9 @@ class KspaceEstimate:
         Real part of ``A^H W^2 A``, same shape: the noise of the projections.
     projections
         Real part of ``A^H W y`` over each group, shape (groups, regions).
+    shifted_projections
+        First and second derivative of their sum by the head's place along each axis of the grid,
+        shape (2, 3, regions) [1/m and 1/m^2].
     noise_variance
         Of a complex sample.
     residual
@@ -234,6 +237,7 @@ class KspaceEstimate:
     normals: Floats
     noise_normals: Floats
     projections: Floats
+    shifted_projections: Floats
     noise_variance: float
     residual: Floats
     samples_per_readout: int
@@ -253,6 +257,27 @@ class KspaceEstimate:
         """Of the estimates, shape (regions, regions)."""
         sd = np.sqrt(np.diag(self.covariance))
         return np.asarray(self.covariance / np.outer(sd, sd))
+
+    def shift_changes(self, shift: Floats) -> Floats:
+        """Return how the values change where the head lies elsewhere.
+
+        Parameters
+        ----------
+        shift
+            Along each axis of the grid, shape (3,) [m].
+
+        Returns
+        -------
+        changes
+            Shape (3, regions): the linear change, joined by what both ways have in common, to
+            second order.
+        """
+        derivatives = np.linalg.solve(
+            self.normals.sum(axis=0), self.shifted_projections[..., None]
+        )
+        step = np.reshape(shift, (3, 1))
+        first, second = derivatives[..., 0]
+        return np.hypot(first * step, second * step**2 / 2)
 
     @property
     def condition_number(self) -> float:
@@ -595,11 +620,16 @@ def _pieces(white: WhiteSamples, grid: _WorkGrid) -> Iterator[_Piece]:
 
 def _equations(
     scan: _Scan, images: Sequence[Floats], decays: Floats
-) -> tuple[Floats, Floats, Floats]:
-    """Return ``A^H W A``, ``A^H W^2 A`` and ``A^H W y`` of each group of readouts, real parts."""
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return ``A^H W A``, ``A^H W^2 A`` and ``A^H W y`` of each group of readouts, real parts.
+
+    The last is how ``A^H W y`` of all readouts changes where the head is shifted.
+    """
     groups, regions = len(scan.groups), len(images)
     normals, noise_normals = np.zeros((2, groups, regions, regions))
     projections = np.zeros((groups, regions))
+    shifted = np.zeros((2, 3, regions))
+    turning = np.moveaxis(-2j * np.pi * scan.white.trajectory, -1, 0).astype(np.complex64)
     course = decays.astype(np.float32)[:, None]
     for group, coil, readouts, samples in scan.blocks(images):
         samples *= course
@@ -611,11 +641,14 @@ def _equations(
         normals[group] += rows @ weighted.T
         noise_normals[group] += weighted @ weighted.T
         projections[group] += weighted @ _as_reals(measured[None])[0]
-    return normals, noise_normals, projections
+        for order in (1, 2):
+            turned = turning[:, readouts] ** order * measured
+            shifted[order - 1] += _as_reals(turned) @ weighted.T
+    return normals, noise_normals, projections, shifted
 
 
 def _as_reals(samples: Complexes) -> Floats:
-    return np.asarray(samples.reshape(len(samples), -1).view(np.float32))
+    return np.ascontiguousarray(samples.reshape(len(samples), -1)).view(np.float32)
 
 
 def _residual(scan: _Scan, images: Sequence[Floats], decays: Floats, values: Floats) -> Floats:

@@ -68,6 +68,8 @@ class Setup:
         Its full width at half maximum along the three axes [voxels].
     transfer
         Of the one kernel that a deconvolution undoes, shape (2 nx, 2 ny, nz + 1).
+    fixed
+        Regions whose signals iterative Yang does not change, as a background that is not uniform.
     feed
         Method whose regional values a map rests on, one of ``FEEDS``.
     draws
@@ -81,6 +83,7 @@ class Setup:
     local: Sequence[str] = ("GM", "WM", "CSF")
     neighbourhood: tuple[float, float, float] = (3.0, 3.0, 3.0)
     transfer: Complexes | None = None
+    fixed: Sequence[str] = ()
     feed: str = "gtm"
     draws: int = 30
     seed: int = 0
@@ -166,7 +169,7 @@ def _simple(make: Callable[[Floats, Regions, Floats], CorrectedMap]) -> Callable
 def _yang(image: Floats, regions: Regions, fed: Floats, setup: Setup) -> Correction:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", RuntimeWarning)
-        made = iterative_yang(image, regions, fed)
+        made = iterative_yang(image, regions, fed, fixed=setup.fixed)
     return Correction(
         made.values, made.image, made=made, remarks=tuple(str(w.message) for w in told)
     )
@@ -288,7 +291,8 @@ def _weights(
 ) -> tuple[Weights, Weights]:
     """Return the weights behind the values that a map rests on, and behind its regional values."""
     if method == "iy":
-        weights = yang_weights(made, regions)
+        fed = feed_weights(regions, noise, setup) if setup.fixed else None
+        weights = yang_weights(made, regions, setup.fixed, fed)
         return weights, weights
     if method == "mg":
         weights = purest_weights(regions, setup.target)

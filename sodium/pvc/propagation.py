@@ -8,7 +8,7 @@ correlation; for others, seeded draws of the noise run through the method.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.fft
@@ -18,7 +18,7 @@ from sodiumprep.sodium.kernel import blur
 from sodiumprep.sodium.noise import ImageNoise, weighted_covariance
 from sodiumprep.sodium.pvc.regional import mixing_matrix
 from sodiumprep.sodium.pvc.shown import Regions
-from sodiumprep.sodium.pvc.voxelwise import CorrectedMap, purest_voxels
+from sodiumprep.sodium.pvc.voxelwise import CorrectedMap, free_regions, purest_voxels
 
 # From coefficients u, shape (regions,), to the voxel weights w, shape (nx, ny, nz), for which
 # the sum of w times the image is the sum of u times the regional values.
@@ -95,7 +95,12 @@ def purest_weights(regions: Regions, target: str) -> Weights:
     return weights
 
 
-def yang_weights(corrected: CorrectedMap, regions: Regions) -> Weights:
+def yang_weights(
+    corrected: CorrectedMap,
+    regions: Regions,
+    fixed: Sequence[str] = (),
+    fed: Weights | None = None,
+) -> Weights:
     """Return the voxel weights, to first order, behind the values of iterative Yang.
 
     Parameters
@@ -104,17 +109,42 @@ def yang_weights(corrected: CorrectedMap, regions: Regions) -> Weights:
         From :func:`sodiumprep.sodium.pvc.voxelwise.iterative_yang`, at rest.
     regions
         What the image is made of.
+    fixed
+        Names of regions that kept their signals.
+    fed
+        Weights behind these signals; needed where there are any.
 
     Returns
     -------
     weights
         Of any combination of the values. The values shape the map from which they come: the
         fixed point is solved for.
+
+    Raises
+    ------
+    ValueError
+        If there are fixed regions without weights.
     """
-    unmixing = np.linalg.inv(regions.overlap())
-    feedback = unmixing @ _response(corrected, regions)
+    free = free_regions(regions, fixed)
+    if not free.all() and fed is None:
+        raise ValueError("regions keep their signals; give the weights behind those")
+    overlap, response = regions.overlap(), _response(corrected, regions)
+    unmixing = np.linalg.inv(overlap[np.ix_(free, free)])
+    feedback = unmixing @ response[np.ix_(free, free)]
     resting = np.linalg.solve(np.eye(len(feedback)) - feedback, unmixing)
-    return lambda coefficients: corrected.by_image * regions.composed(coefficients @ resting)
+    from_fixed = (response - overlap)[np.ix_(free, ~free)]
+
+    def weights(coefficients: Floats) -> Floats:
+        rows = np.zeros(len(free))
+        rows[free] = coefficients[free] @ resting
+        own = corrected.by_image * regions.composed(rows)
+        if fed is None:
+            return own
+        held = np.zeros(len(free))
+        held[~free] = coefficients[~free] + rows[free] @ from_fixed
+        return own + fed(held)
+
+    return weights
 
 
 def unmixed_weights(corrected: CorrectedMap, regions: Regions, weights: Weights) -> Weights:

@@ -162,7 +162,7 @@ def check_finite(name: str, values: Floats) -> None:
     """
     bad = values.size - int(np.isfinite(values).sum())
     if bad:
-        raise ValueError(f"the {name} hold {bad} values that are not finite")
+        raise ValueError(f"{bad} values of the {name} are not finite")
 
 
 def check_fractions(fractions: Floats, names: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ tell its uncertainty. Nothing is clipped: a corrected voxel may be negative.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,6 +122,7 @@ def iterative_yang(
     start: Floats,
     tolerance: float = 1e-4,
     max_iterations: int = 100,
+    fixed: Sequence[str] = (),
 ) -> CorrectedMap:
     """Return the correction of Thomas with regional signals from the corrected map itself.
 
@@ -140,6 +142,10 @@ def iterative_yang(
         steps, at which they count as at rest; a share of the largest signal.
     max_iterations
         After which a warning tells that they are not at rest.
+
+    fixed
+        Names of regions that keep their signals of ``start``: a background that is dark, or not
+        uniform, may otherwise take long to come to rest, or never.
 
     Returns
     -------
@@ -164,14 +170,18 @@ def iterative_yang(
     _check(image, regions, start)
     if max_iterations < 1:
         raise ValueError(f"{max_iterations} iterations of Yang's correction; at least 1 is needed")
-    unmixing = _inverted(regions.overlap(), "unblurred fractions")
-    values, last_step = np.asarray(start, np.float64), 0.0
+    free = free_regions(regions, fixed)
+    values, last_step = np.array(start, np.float64), 0.0
+    overlap = regions.overlap()
+    unmixing = _inverted(overlap[np.ix_(free, free)], "unblurred fractions")
+    held = overlap @ np.where(free, 0, values)
     iteration, converged = 0, False
     while iteration < max_iterations and not converged:
         iteration += 1
         composed, shown = regions.composed(values), regions.shown(values)
         mapped = composed + _gain(composed, shown)[0] * (image - shown)
-        before, values = values, unmixing @ regions.totals(mapped)
+        before, values = values, values.copy()
+        values[free] = unmixing @ (regions.totals(mapped) - held)[free]
         step = float(np.abs(values - before).max())
         rate = step / last_step if last_step > 0 else 1.0
         # the steps to come are a geometric series; a rate near 1 is that of rounding
@@ -195,6 +205,37 @@ def iterative_yang(
         iteration,
         converged,
     )
+
+
+def free_regions(regions: Regions, fixed: Sequence[str]) -> NDArray[np.bool_]:
+    """Tell of each region whether its signal is free.
+
+    Parameters
+    ----------
+    regions
+        All of them.
+    fixed
+        Names of those that are not.
+
+    Returns
+    -------
+    free
+        Shape (regions,).
+
+    Raises
+    ------
+    ValueError
+        If there is no such region, or none is free.
+    """
+    unknown = [name for name in fixed if name not in regions.names]
+    if unknown:
+        raise ValueError(
+            f"there is no region '{unknown[0]}'; accepted: {', '.join(regions.names)}"
+        )
+    free = np.array([name not in fixed for name in regions.names])
+    if not free.any():
+        raise ValueError("the signals of all regions are fixed; at least one must be free")
+    return free
 
 
 def mtc(image: Floats, regions: Regions, values: Floats) -> CorrectedMap:

@@ -221,7 +221,7 @@ def test_an_image_with_holes_and_no_iterations_are_refused(method):
     with pytest.raises(ValueError, match="0 iterations of a deconvolution"):
         method(image, transfer(), iterations=0)
     image[0, 0, 0] = np.inf
-    with pytest.raises(ValueError, match="the image holds 1 values that are not finite"):
+    with pytest.raises(ValueError, match="1 values of the image are not finite"):
         method(image, transfer())
 
 

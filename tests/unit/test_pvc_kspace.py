@@ -349,3 +349,17 @@ def test_samples_without_meaning_are_refused(change, message):
 def test_weights_need_a_density():
     with pytest.raises(ValueError, match="median of the density"):
         robust_weights(np.zeros((3, 4)))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_what_another_position_changes_is_known_to_second_order(axis):
+    shift = 5e-4 * np.eye(3)[axis]
+    forth, back = (
+        estimate(scanned(exact() * np.exp(-2j * np.pi * TRAJECTORY @ s), robust())).values
+        for s in (shift, -shift)
+    )
+    middle = of_exact().values
+    expected = np.hypot((forth - back) / 2, (forth + back) / 2 - middle)
+    stated = of_exact().shift_changes(np.full(3, 5e-4))[axis]
+    np.testing.assert_allclose(stated, expected, rtol=0.05, atol=2e-3)
+    assert expected.max() > 0.05

@@ -190,7 +190,7 @@ def test_the_deviation_of_local_maps_is_that_of_draws():
 def test_an_image_with_holes_is_refused():
     image = exact_image()
     image[1, 2, 3] = np.nan
-    with pytest.raises(ValueError, match="the image holds 1 values that are not finite"):
+    with pytest.raises(ValueError, match="1 values of the image are not finite"):
         LocalRegression(head_regions(), TISSUES, SMALL)(image, TRUTH)
 
 

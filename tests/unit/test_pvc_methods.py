@@ -18,6 +18,7 @@ GRID = Geometry(np.zeros(3), np.eye(3), (0.072,) * 3, SHAPE)
 KERNEL = gaussian_transfer(GRID, np.full(3, 7e-3)).astype(np.complex64)
 SETUP = Setup(transfer=KERNEL, draws=8)
 TRUTH = np.array([42.0, 37.0, 145.0, 5.0])
+OF_IMAGES = [name for name in METHODS if name != "kspace"]
 SHARP = ("rl", "vc")  # deconvolve without regions: nearer to the truth, not at it
 
 
@@ -43,7 +44,7 @@ def seen():
     return regions().shown(TRUTH)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_IMAGES)
 def test_every_method_comes_nearer_to_the_truth_than_none(method):
     before = correct("none", seen(), regions(), None, SETUP).values
     found = correct(method, seen(), regions(), None, SETUP).values
@@ -52,13 +53,13 @@ def test_every_method_comes_nearer_to_the_truth_than_none(method):
     assert np.all(error[[0, 2]] < np.abs(before / TRUTH - 1)[[0, 2]])
 
 
-@pytest.mark.parametrize("method", ["none", *METHODS])
+@pytest.mark.parametrize("method", ["none", *OF_IMAGES])
 def test_a_map_is_made_by_the_methods_that_make_one(method):
     found = correct(method, seen(), regions(), None, SETUP)
     assert (found.image is not None) == (method in MAPS)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_IMAGES)
 def test_the_noise_of_values_and_map_is_told(method):
     image = seen() + drawn_noise(noise(), np.random.default_rng(1))
     found = correct(method, image, regions(), noise(), SETUP)

@@ -354,8 +354,8 @@ def spoiled(what):
     [
         ("shape", "shapes differ"),
         ("3D", "shapes differ"),
-        ("nan", "the fractions hold 1 values that are not finite"),
-        ("blurred", "the blurred fractions hold 1 values that are not finite"),
+        ("nan", "1 values of the fractions are not finite"),
+        ("blurred", "1 values of the blurred fractions are not finite"),
         ("range", r"fractions from -0.2"),
         ("sum", "must sum to 1"),
         ("empty", r"region '5' holds 0.00 voxels"),
@@ -370,7 +370,7 @@ def test_regions_without_meaning_are_refused(what, message):
 def test_an_image_that_is_not_finite_is_refused(method):
     image = phantom().copy()
     image[1, 2, 3] = np.nan
-    with pytest.raises(ValueError, match="the image hold 1 values that are not finite"):
+    with pytest.raises(ValueError, match="1 values of the image are not finite"):
         method(image, regions(), noise_of())
 
 

@@ -323,6 +323,44 @@ def test_the_values_of_iterative_yang_have_the_noise_of_what_is_unmixed_from_its
     np.testing.assert_allclose(again(TRUTH), weights(TRUTH), rtol=1e-3, atol=1e-6)
 
 
+def test_regions_that_are_fixed_keep_their_signal_and_the_others_find_theirs():
+    regions, last = head_regions(), head_regions().names[-1]
+    start = gtm(exact_image(), regions, None).values
+    found = iterative_yang(exact_image(), regions, start, 1e-7, fixed=[last])
+    assert found.values[-1] == start[-1]
+    np.testing.assert_allclose(found.values, TRUTH, rtol=1e-3)
+    wrong = iterative_yang(exact_image(), regions, start + 3.0 * np.eye(4)[3], 1e-7, fixed=[last])
+    assert wrong.values[-1] == pytest.approx(start[-1] + 3)
+
+
+def test_the_weights_behind_partly_fixed_signals_follow_the_image():
+    regions, fixed = head_regions(), [head_regions().names[-1]]
+
+    def values(image):
+        start = gtm(image, regions, None).values
+        return iterative_yang(image, regions, start, 1e-9, 400, fixed).values
+
+    image = exact_image()
+    start = gtm(image, regions, None).values
+    found = iterative_yang(image, regions, start, 1e-9, 400, fixed)
+    weights = yang_weights(found, regions, fixed, gtm_weights(regions))
+    step = 0.02 * noise_draws()[0]
+    change = (values(image + step) - values(image - step)) / 2
+    stated = [np.sum(weights(one) * step) for one in np.eye(4)]
+    np.testing.assert_allclose(stated, change, rtol=0.02, atol=0.02 * np.abs(change).max())
+
+
+def test_fixed_regions_must_exist_leave_one_free_and_have_weights():
+    regions = head_regions()
+    with pytest.raises(ValueError, match="there is no region 'x'"):
+        iterative_yang(exact_image(), regions, TRUTH, fixed=["x"])
+    with pytest.raises(ValueError, match="at least one must be free"):
+        iterative_yang(exact_image(), regions, TRUTH, fixed=regions.names)
+    found = iterative_yang(exact_image(), regions, TRUTH, fixed=regions.names[-1:])
+    with pytest.raises(ValueError, match="give the weights"):
+        yang_weights(found, regions, regions.names[-1:])
+
+
 def test_drawn_noise_has_the_level_and_the_correlation_that_are_stated():
     rng = np.random.default_rng(11)
     drawn = np.stack([drawn_noise(noise(2.0), rng) for _ in range(150)]) / noise(2.0).noise_sd
@@ -344,7 +382,7 @@ def test_replicas_find_the_deviation_of_a_linear_map():
 def test_an_image_with_holes_is_refused(method):
     image = exact_image()
     image[3, 4, 5] = np.nan
-    with pytest.raises(ValueError, match="the image holds 1 values that are not finite"):
+    with pytest.raises(ValueError, match="1 values of the image are not finite"):
         corrected(method, image, head_regions(), TRUTH)
 
 
@@ -352,7 +390,7 @@ def test_an_image_with_holes_is_refused(method):
 def test_values_that_do_not_belong_to_the_regions_are_refused(method):
     with pytest.raises(ValueError, match=r"values of shape \(3,\) for 4 regions"):
         corrected(method, exact_image(), head_regions(), TRUTH[:3])
-    with pytest.raises(ValueError, match="regional values holds 1 values that are not finite"):
+    with pytest.raises(ValueError, match="1 values of the regional values are not finite"):
         corrected(method, exact_image(), head_regions(), TRUTH * [1, 1, np.nan, 1])
 
 
