@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, NullFormatter
 
 from sodiumprep.bids_app.results import RunResults, SessionResults
 from sodiumprep.interfaces.image import load_image
@@ -512,6 +512,34 @@ def regions_figure(run: RunResults, plausible: Mapping[str, tuple[float, float]]
     axes.set_xlim(left=0)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("tissue sodium concentration [mmol/L], 95 % interval")
+    return figure
+
+
+def scan_time_figure(curve: Mapping[str, Any]) -> Figure:
+    """Draw how uncertain each region would be, had the scan been shorter.
+
+    Parameters
+    ----------
+    curve
+        ``ScanTime`` of the table's sidecar.
+    """
+    share = 100 * np.asarray(curve["Share"], float)
+    figure = Figure(figsize=(8.6, 3.0), layout="constrained")
+    axes = figure.subplots()
+    for k, name in enumerate(curve["Names"]):
+        theory = np.asarray(curve["Uncertainty"], float)[:, k]
+        seen = [np.nan if s is None else s[k] for s in curve["Scatter"]]
+        (line,) = axes.plot(share, theory, "-", lw=1.4, label=name)
+        axes.plot(share, seen, "o", color=line.get_color(), ms=4, mfc="none")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(share, [f"{s:g} %" for s in share])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+    axes.set_xlabel("share of the readouts")
+    axes.set_ylabel("uncertainty from noise [mmol/L]")
+    axes.legend(frameon=False, fontsize=8)
     return figure
 
 

@@ -246,6 +246,9 @@ def _run_figures(
     if len(run.table):
         path = names.sodium_figure("regions")
         drawn["regions"] = _saved(lambda: figures.regions_figure(run, PLAUSIBLE), path)
+    if run.scan_time:
+        path = names.sodium_figure("scantime")
+        drawn["scan_time"] = _saved(lambda: figures.scan_time_figure(run.scan_time), path)
     return drawn
 
 

@@ -92,6 +92,11 @@ class RunResults:
         table = read_table(self.names.tsc_table())
         return read_table(self.names.tsc_table("drawn")) if table.empty else table
 
+    @cached_property
+    def scan_time(self) -> dict[str, Any]:
+        """What shorter scans would cost, empty where raw data were not evaluated by themselves."""
+        return dict(read_json(self.names.tsc_dictionary()).get("ScanTime") or {})
+
     @property
     def warnings(self) -> list[str]:
         """What the run wants to be known."""

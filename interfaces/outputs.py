@@ -244,7 +244,8 @@ class SaveSodium(SimpleInterface):
             save_as(getattr(self.inputs, port), target)
             head = {"Description": description, "Units": units}
             columns = _explained(table) if port == "table_file" else {}
-            write_json(_sidecar(target), {**columns, **head, **used})
+            curve = scan_time(table, self.inputs.properties) if port == "table_file" else {}
+            write_json(_sidecar(target), {**columns, **head, **used, **curve})
             written.append(target)
         write_json(Path(self.inputs.outputs["qc"]), {**self._quality(table, lines), **used})
         self._results["out_files"] = [*written, self.inputs.outputs["qc"]]
@@ -491,6 +492,48 @@ class SaveSodiumOnly(SimpleInterface):
         write_json(Path(self.inputs.outputs["qc"]), {**known, **used, "Warnings": told})
         self._results["out_files"] = [*written, self.inputs.outputs["qc"]]
         return runtime
+
+
+def scan_time(table: pd.DataFrame, properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the table's sidecar says of shorter scans.
+
+    Parameters
+    ----------
+    table
+        With rows of ``kspace``, or without.
+    properties
+        ``KspaceRegression`` with its ``ScanTime`` in units of the signal.
+
+    Returns
+    -------
+    told
+        ``ScanTime`` in mmol/L of corrected concentration, regions of the table only: ``Share`` of
+        the readouts; ``Uncertainty`` from noise by theory and ``Scatter`` of the parts, a row for
+        each share; empty without raw data.
+    """
+    curve = properties.get("KspaceRegression", {}).get("ScanTime")
+    rows = table[(table.pvc == "kspace") & (table.desc == "corrected")].set_index("name")
+    if curve is None or not len(rows):
+        return {}
+    used = [k for k, name in enumerate(curve["Names"]) if name in rows.index]
+    names = [curve["Names"][k] for k in used]
+    theory = np.array(curve["Uncertainty"])[:, used]
+    whole = int(np.argmax(curve["Share"]))
+    gain = rows.loc[names, "u_noise"].to_numpy() / theory[whole]
+    scatter = [None if s is None else np.array(s)[used] * gain for s in curve["Scatter"]]
+    return {
+        "ScanTime": {
+            "Description": "Uncertainty of regional concentrations from noise, were the scan "
+            "shorter: by theory, and as seen in interleaved parts of this scan (pvc kspace)",
+            "Units": TSC,
+            "Names": names,
+            "Share": curve["Share"],
+            "Uncertainty": theory * gain,
+            "Scatter": scatter,
+            "ScatterOverUncertainty": curve["ScatterOverUncertainty"],
+            "ChanceOfRatio": curve["ChanceOfRatio"],
+        }
+    }
 
 
 def _explained(table: pd.DataFrame) -> dict[str, dict[str, str]]:

@@ -20,6 +20,7 @@ from sodiumprep.interfaces.outputs import (
     SaveSpace,
     SaveTransforms,
     save_as,
+    scan_time,
     write_json,
 )
 
@@ -202,3 +203,30 @@ def test_numbers_that_json_does_not_know_become_null(tmp_path):
     }
     write_json(tmp_path / "deep" / "x.json", content)
     assert read(tmp_path / "deep" / "x.json") == {"a": None, "b": [1.0, None], "c": 3, "d": [0.5]}
+
+
+def curve_table():
+    rows = [("GM", "kspace", "corrected", 2.0), ("WM", "kspace", "corrected", 4.0),
+            ("GM", "gtm", "corrected", 9.0), ("GM", "kspace", "apparent", 7.0)]  # fmt: skip
+    return pd.DataFrame(rows, columns=["name", "pvc", "desc", "u_noise"])
+
+
+CURVE = {
+    "Names": ["GM", "air", "WM"], "Share": [0.25, 1.0],
+    "Uncertainty": [[0.2, 9.0, 0.4], [0.1, 8.0, 0.2]], "Scatter": [[0.21, 9.0, 0.38], None],
+    "ScatterOverUncertainty": [1.0, None], "ChanceOfRatio": [0.2, None],
+}  # fmt: skip
+
+
+def test_the_scan_time_curve_is_told_in_concentration_for_the_regions_of_the_table():
+    told = scan_time(curve_table(), {"KspaceRegression": {"ScanTime": CURVE}})["ScanTime"]
+    assert told["Names"] == ["GM", "WM"]
+    np.testing.assert_allclose(told["Uncertainty"], [[4.0, 8.0], [2.0, 4.0]])
+    np.testing.assert_allclose(told["Scatter"][0], [4.2, 7.6])
+    assert told["Scatter"][1] is None
+
+
+@pytest.mark.parametrize("properties", [{}, {"KspaceRegression": {"ScanTime": CURVE}}])
+def test_without_raw_data_there_is_no_scan_time_curve(properties):
+    table = curve_table()
+    assert scan_time(table[table.pvc == "gtm"] if properties else table, properties) == {}

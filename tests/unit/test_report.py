@@ -601,3 +601,20 @@ def test_the_centre_of_a_transform_counts(tmp_path):
 def test_classes_of_lesions_are_told_apart_without_colour():
     styles = [str(style) for style in figures.LESION_LOOKS.values()]
     assert len(set(styles)) == len(styles)
+
+
+SCAN_TIME = {
+    "Names": ["GM", "WM"], "Share": [0.1, 0.5, 1.0],
+    "Uncertainty": [[3.2, 6.4], [1.4, 2.8], [1.0, 2.0]],
+    "Scatter": [[3.0, 6.0], [1.5, 2.5], None],
+}  # fmt: skip
+
+
+def test_each_region_has_a_line_of_theory_and_circles_of_what_was_seen():
+    axes = figures.scan_time_figure(SCAN_TIME).axes[0]
+    lines = [line for line in axes.lines if line.get_linestyle() == "-"]
+    circles = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [line.get_label() for line in lines] == ["GM", "WM"]
+    np.testing.assert_allclose(lines[1].get_ydata(), [6.4, 2.8, 2.0])
+    assert np.isnan(circles[0].get_ydata()[-1])  # the whole scan does not scatter
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["10 %", "50 %", "100 %"]
