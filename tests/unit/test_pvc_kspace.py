@@ -236,7 +236,7 @@ def test_a_spoilt_readout_stands_out():
 
 
 def test_off_resonance_in_the_model_is_undone():
-    gradient = 2000.0  # Hz/m: acts like a shift of k that grows with time
+    gradient = 1200.0  # Hz/m: acts like a shift of k that grows with time
     shifted = TRAJECTORY.copy()
     shifted[..., 1] += gradient * (TIMES + ECHO_TIME)
     seen = sensitivities(places(FACTOR))
@@ -246,11 +246,11 @@ def test_off_resonance_in_the_model_is_undone():
     ], axis=0)  # fmt: skip
     hertz = (gradient * np.clip(places(1)[1], -0.025, 0.025)).astype(np.float32)
     turning = Evolution(TIMES, off_resonance=hertz, echo_time=ECHO_TIME)
-    segments = time_segments(turning, n_segments=14)
+    segments = time_segments(turning, n_segments=12)
     known = estimate(scanned(samples, robust(), segments)).values
-    np.testing.assert_allclose(known, TRUTH, rtol=3e-3)
+    np.testing.assert_allclose(known, TRUTH, rtol=2e-3)
     ignored = estimate(scanned(samples, robust())).values
-    assert np.abs(ignored / TRUTH - 1).max() > 0.015
+    assert np.abs(ignored / TRUTH - 1).max() > 0.006
 
 
 def test_shorter_scans_scatter_as_their_covariance_says():
