@@ -26,7 +26,7 @@ from sodiumprep.sodium.signal import Relaxation, biexponential_decay
 from sodiumprep.sodium.trajectory import density_adapted_radial
 
 N, FACTOR, VOXEL = 16, 3, 4e-3
-SPOKES, SAMPLES = 200, 40
+SPOKES, SAMPLES, COILS = 200, 40, 2
 GRID = Geometry(np.zeros(3), np.eye(3), (N * VOXEL,) * 3, (N,) * 3)
 FINE = Geometry(np.zeros(3), np.eye(3), (N * VOXEL,) * 3, (N * FACTOR,) * 3)
 TRAJECTORY = density_adapted_radial(SPOKES, SAMPLES, 0.5 / VOXEL).astype(np.float64)
@@ -57,10 +57,10 @@ def fractions():
 
 
 def sensitivities(place):
-    """Return three smooth coils with a phase."""
+    """Return two smooth coils with a phase."""
     return np.stack([
         np.exp(-((place[0] - x) ** 2 + (place[1] - y) ** 2) / 0.02 + 5j * (place[2] + x))
-        for x, y in ((0.05, 0.0), (0.0, 0.05), (-0.05, -0.03))
+        for x, y in ((0.05, 0.0), (-0.03, 0.04))
     ])  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def test_the_normal_matrices_are_the_dense_ones(weights):
 
 def test_the_projection_is_the_adjoint_of_the_encoding():
     rng = np.random.default_rng(0)
-    any_samples = rng.standard_normal((2, 3, SPOKES, SAMPLES)) * 1e-4
+    any_samples = rng.standard_normal((2, COILS, SPOKES, SAMPLES)) * 1e-4
     found = estimate(scanned(any_samples[0] + 1j * any_samples[1])).projections.sum(axis=0)
     asked = np.sum(columns().conj() * (any_samples[0] + 1j * any_samples[1]), axis=(1, 2, 3)).real
     scale = np.sqrt(np.sum(np.abs(columns()) ** 2, axis=(1, 2, 3))) * np.linalg.norm(any_samples)
@@ -164,8 +164,8 @@ def test_the_covariance_is_that_of_white_noise_through_the_dense_solution(weight
 def test_estimates_of_noisy_scans_scatter_as_stated():
     rng, stated = np.random.default_rng(1), of_exact()
     solve = solution(robust()).reshape(3, 2, -1)
-    noise = noise_samples(VARIANCE * np.eye(3), (SPOKES, SAMPLES * 200), rng)
-    noise = noise.reshape(3, SPOKES, 200, SAMPLES).swapaxes(1, 2).swapaxes(0, 1).reshape(200, -1)
+    noise = noise_samples(VARIANCE * np.eye(COILS), (SPOKES, SAMPLES * 200), rng)
+    noise = noise.reshape(COILS, SPOKES, 200, SAMPLES).swapaxes(1, 2).swapaxes(0, 1).reshape(200, -1)
     drawn = solve[:, 0] @ noise.real.T + solve[:, 1] @ noise.imag.T
     ratio = drawn.std(axis=1, ddof=1) / np.sqrt(np.diag(stated.covariance))
     np.testing.assert_allclose(ratio, 1, atol=4 / np.sqrt(400))
@@ -211,15 +211,15 @@ def test_the_decay_starts_from_what_the_echo_time_has_left():
 
 def noisy(seed=2):
     rng = np.random.default_rng(seed)
-    return exact() + noise_samples(VARIANCE * np.eye(3), (SPOKES, SAMPLES), rng)
+    return exact() + noise_samples(VARIANCE * np.eye(COILS), (SPOKES, SAMPLES), rng)
 
 
 def test_the_residual_of_each_readout_is_noise_where_the_model_holds():
     found = estimate(scanned(noisy(), robust()))
     assert found.residual.shape == (SPOKES,)
     assert found.residual.mean() == pytest.approx(1, abs=0.02)
-    assert found.residual.std() == pytest.approx(1 / np.sqrt(3 * SAMPLES), rel=0.2)
-    assert found.degrees_of_freedom == 2 * 3 * SPOKES * SAMPLES - 3
+    assert found.residual.std() == pytest.approx(1 / np.sqrt(COILS * SAMPLES), rel=0.2)
+    assert found.degrees_of_freedom == 2 * COILS * SPOKES * SAMPLES - 3
 
 
 def test_a_region_that_is_missing_shows_in_every_readout():
@@ -236,7 +236,7 @@ def test_a_spoilt_readout_stands_out():
 
 
 def test_off_resonance_in_the_model_is_undone():
-    gradient = 2000.0  # Hz/m: acts like a shift of k that grows with time
+    gradient = 1200.0  # Hz/m: acts like a shift of k that grows with time
     shifted = TRAJECTORY.copy()
     shifted[..., 1] += gradient * (TIMES + ECHO_TIME)
     seen = sensitivities(places(FACTOR))
@@ -246,11 +246,11 @@ def test_off_resonance_in_the_model_is_undone():
     ], axis=0)  # fmt: skip
     hertz = (gradient * np.clip(places(1)[1], -0.025, 0.025)).astype(np.float32)
     turning = Evolution(TIMES, off_resonance=hertz, echo_time=ECHO_TIME)
-    segments = time_segments(turning, n_segments=14)
+    segments = time_segments(turning, n_segments=12)
     known = estimate(scanned(samples, robust(), segments)).values
-    np.testing.assert_allclose(known, TRUTH, rtol=3e-3)
+    np.testing.assert_allclose(known, TRUTH, rtol=2e-3)
     ignored = estimate(scanned(samples, robust())).values
-    assert np.abs(ignored / TRUTH - 1).max() > 0.015
+    assert np.abs(ignored / TRUTH - 1).max() > 0.006
 
 
 def test_shorter_scans_scatter_as_their_covariance_says():
@@ -287,7 +287,7 @@ def acquisition(samples):
 
 
 def test_sensitivities_from_the_data_and_the_profile_give_the_unit_of_the_image():
-    covariance = VARIANCE * np.array([[2, 0.5j, 0], [-0.5j, 1, 0], [0, 0, 1]])
+    covariance = VARIANCE * np.array([[2, 0.5j], [-0.5j, 1]])
     measured = Measurement(
         acquisition(exact()), radial_weights(TRAJECTORY).astype(np.float32), "", covariance, ""
     )
@@ -336,8 +336,8 @@ def test_fractions_on_another_grid_or_not_finite_are_refused():
     ("change", "message"),
     [
         ({"noise_variance": 0.0}, "must be above 0"),
-        ({"samples": np.zeros((3, 5, SAMPLES), np.complex64)}, "the grid ask for"),
-        ({"samples": np.full((3, SPOKES, SAMPLES), np.nan + 0j)}, "not finite"),
+        ({"samples": np.zeros((COILS, 5, SAMPLES), np.complex64)}, "the grid ask for"),
+        ({"samples": np.full((COILS, SPOKES, SAMPLES), np.nan + 0j)}, "not finite"),
         ({"weights": np.full((SPOKES, SAMPLES), -1.0)}, "none below 0"),
     ],
 )
