@@ -165,7 +165,9 @@ def test_estimates_of_noisy_scans_scatter_as_stated():
     rng, stated = np.random.default_rng(1), of_exact()
     solve = solution(robust()).reshape(3, 2, -1)
     noise = noise_samples(VARIANCE * np.eye(COILS), (SPOKES, SAMPLES * 200), rng)
-    noise = noise.reshape(COILS, SPOKES, 200, SAMPLES).swapaxes(1, 2).swapaxes(0, 1).reshape(200, -1)
+    noise = (
+        noise.reshape(COILS, SPOKES, 200, SAMPLES).swapaxes(1, 2).swapaxes(0, 1).reshape(200, -1)
+    )
     drawn = solve[:, 0] @ noise.real.T + solve[:, 1] @ noise.imag.T
     ratio = drawn.std(axis=1, ddof=1) / np.sqrt(np.diag(stated.covariance))
     np.testing.assert_allclose(ratio, 1, atol=4 / np.sqrt(400))
