@@ -123,7 +123,7 @@ class ImageKernel:
         self.values, self._start = _held_box(np.asarray(values, np.float64))
 
     @classmethod
-    def of_transfer(cls, transfer: Complexes, spacing: Floats) -> ImageKernel:
+    def of_transfer(cls, transfer: Numbers, spacing: Floats) -> ImageKernel:
         """Return the kernel of a transfer function.
 
         Parameters
@@ -133,7 +133,7 @@ class ImageKernel:
         spacing
             Voxels of the image, shape (3,) [mm].
         """
-        return cls(to_psf(transfer), spacing)
+        return cls(to_psf(np.asarray(transfer, np.complex64)), spacing)
 
     @property
     def reach(self) -> Floats:

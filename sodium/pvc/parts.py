@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -79,9 +79,7 @@ class Normalization:
     clipped_values: int
 
 
-def parts_of_labels(
-    labels: Integers, numbers: Sequence[int], names: Sequence[str]
-) -> list[Part]:
+def parts_of_labels(labels: Integers, numbers: Sequence[int], names: Sequence[str]) -> list[Part]:
     """Return the voxels of each label.
 
     Parameters
@@ -151,13 +149,13 @@ def parts_of_fractions(
     >>> parts[0].share.tolist(), change.largest_sum, change.scaled_voxels
     ([0.5, 0.5], 1.04, 2)
     """
-    parts, clipped, summed = [], 0, np.zeros(0, np.float64)
+    parts, clipped, summed = [], 0, np.zeros(0, np.float32)
     for volume, name in zip(volumes, names, strict=True):
-        part, changed = _part(np.ascontiguousarray(volume), name)
-        parts.append(part)
+        index, share, changed = _held(np.ascontiguousarray(volume), name)
+        parts.append(Part(index, share))
         clipped += changed
         summed = summed if summed.size else np.zeros(volume.size, np.float32)
-        summed[part.index] += part.share
+        summed[index] += share
     _check_sizes(parts, names)
     largest = float(summed.max())
     if largest > LARGEST_SUM:
@@ -168,11 +166,12 @@ def parts_of_fractions(
     above = summed > 1 + NOTHING
     if above.any():
         scale = 1 / np.maximum(summed, 1)
-        parts = [replace(p, share=p.share * scale[p.index]) for p in parts]  # type: ignore[operator]
+        parts = [_scaled(p, scale) for p in parts]
     return parts, Normalization(round(largest, 6), int(above.sum()), clipped)
 
 
-def _part(volume: Floats, name: str) -> tuple[Part, int]:
+def _held(volume: Floats, name: str) -> tuple[Integers, Floats, int]:
+    """Return which voxels hold something of a region, how much, and how many were rounded."""
     check_finite(f"fraction of region '{name}'", volume)
     low, high = float(volume.min()), float(volume.max())
     if low < -SMALL_EXCESS or high > 1 + SMALL_EXCESS:
@@ -182,7 +181,12 @@ def _part(volume: Floats, name: str) -> tuple[Part, int]:
     changed = int(((volume < 0) | (volume > 1)).sum()) if low < 0 or high > 1 else 0
     flat = volume.ravel()
     index = np.flatnonzero(flat > NOTHING).astype(np.int32)
-    return Part(index, np.minimum(flat[index].astype(np.float32), 1)), changed
+    return index, np.minimum(flat[index].astype(np.float32), 1), changed
+
+
+def _scaled(part: Part, scale: Floats) -> Part:
+    factors = scale[part.index]
+    return Part(part.index, factors if part.share is None else part.share * factors)
 
 
 def _check_sizes(parts: Sequence[Part], names: Sequence[str]) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import scipy.fft
 
 from sodiumprep.sodium.acquisition import Floats, Integers
-from sodiumprep.sodium.kernel import to_psf
 from sodiumprep.sodium.noise import ImageNoise, normalized_spectrum
 from sodiumprep.sodium.pvc.kernels import ImageKernel, Kernel
 from sodiumprep.sodium.pvc.parts import (
@@ -144,9 +143,7 @@ class ReducedRegions:
             fine = part.block(self.shape)
             summed = self.grid.summed(fine.values, fine.box)
             if self.grid.inside(fine.box):
-                low = Block(
-                    summed.box, summed.values * np.float32(1 / self.grid.voxels_each)
-                )
+                low = Block(summed.box, summed.values * np.float32(1 / self.grid.voxels_each))
             else:
                 low = self.grid.lowered(fine.values, fine.box)
             self._summed.append(summed)
@@ -305,11 +302,15 @@ class ReducedRegions:
         rows = [*self._summed, self._everything()]
         return self._from_parts @ self._covariance(rows, noise) @ self._from_parts.T
 
-    def shown_totals_covariance(self, noise: ImageNoise, weights: Floats) -> Floats:
-        """Return the covariance of :meth:`shown_totals` of weights times noise."""
+    def shown_totals_covariance(self, noise: ImageNoise, weights: Floats | None = None) -> Floats:
+        """Return the covariance of :meth:`shown_totals` of noise times weights."""
         everything = self._everything(weights)
         rows = [_times(block, everything) for block in [*self._shown, self._others]]
         return self._from_shown @ self._covariance([*rows, everything], noise) @ self._from_shown.T
+
+    def covariance(self, weights: Iterable[Floats], noise: ImageNoise) -> Floats:
+        """Return the covariance of the sums over voxels of noise times each of some weights."""
+        return self._covariance([self.reduced(w) for w in weights], noise)
 
     def _covariance(self, rows: Sequence[Block], noise: ImageNoise) -> Floats:
         sd = self._everything(noise.noise_sd)
@@ -317,7 +318,7 @@ class ReducedRegions:
         level = np.divide(sd.values, flat.values, out=np.zeros_like(sd.values),
                           where=flat.values > 1e-3)  # fmt: skip
         scaled = [_times(row, Block(sd.box, level)) for row in rows]
-        correlation = ImageKernel(to_psf(noise.spectrum), self.grid.spacing)
+        correlation = ImageKernel.of_transfer(noise.spectrum, self.grid.spacing)
         spread = [self.grid.blurred(row, correlation) for row in scaled]
         table = _products(scaled, spread, self.grid.shape)
         return (table + table.T) / 2
@@ -490,7 +491,7 @@ def residual_correlation(residual: Floats, mask: Floats, lag: Floats) -> tuple[f
     seen = (window > 0) & (pairs > 1e-3 * pairs[0, 0, 0])
     correlation = np.divide(products * window, pairs, out=np.zeros(doubled), where=seen)
     power = scipy.fft.rfftn(correlation).real
-    return float(np.sqrt(square)), normalized_spectrum(np.maximum(power, 0), doubled)  # type: ignore[arg-type]
+    return float(np.sqrt(square)), normalized_spectrum(np.maximum(power, 0), doubled)
 
 
 def _together(blocks: Sequence[Block], weights: Sequence[float] | None = None) -> Block:

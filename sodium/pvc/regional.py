@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from sodiumprep.sodium.acquisition import Floats
-from sodiumprep.sodium.noise import ImageNoise, weighted_covariance
-from sodiumprep.sodium.pvc.shown import Regions, SampledRegions, check_finite
+from sodiumprep.sodium.noise import ImageNoise
+from sodiumprep.sodium.pvc.shown import Regions, check_finite
 
 LARGEST_CONDITION = 1e6  # of a matrix that is inverted
 ENTANGLED = 0.95  # correlation of two estimates above which noise shifts signal between them
@@ -44,7 +45,8 @@ class RegionalEstimate:
         return np.asarray(self.covariance / np.outer(sd, sd))
 
 
-Method = Callable[[Floats, SampledRegions, ImageNoise | None], RegionalEstimate]
+Method = Callable[[Floats, Regions, ImageNoise | None], RegionalEstimate]
+R = TypeVar("R", bound=Regions)
 
 
 def gtm(image: Floats, regions: Regions, noise: ImageNoise | None) -> RegionalEstimate:
@@ -78,9 +80,8 @@ def gtm(image: Floats, regions: Regions, noise: ImageNoise | None) -> RegionalEs
     condition = _condition(matrix, regions)
     inverse = np.linalg.inv(matrix)
     values = inverse @ region_means(image, regions)
-    covariance = _covariance(
-        lambda: inverse / regions.sizes, [m for m, _ in regions.each()] if noise else [], noise
-    )
+    of_totals = None if noise is None else regions.totals_covariance(noise)
+    covariance = _covariance(inverse / regions.sizes, of_totals)
     return RegionalEstimate(values, covariance, condition, residual_sd(image, regions, values))
 
 
@@ -118,8 +119,8 @@ def labbe(image: Floats, regions: Regions, noise: ImageNoise | None) -> Regional
     inverse = np.linalg.inv(matrix)
     weighted = image if weights is None else weights * image
     values = inverse @ regions.shown_totals(weighted)
-    shown = [weights * b for _, b in regions.each()] if noise and weights is not None else []
-    covariance = _covariance(lambda: inverse, shown, noise)
+    of_totals = None if noise is None else regions.shown_totals_covariance(noise, weights)
+    covariance = _covariance(inverse, of_totals)
     return RegionalEstimate(values, covariance, condition, residual_sd(image, regions, values))
 
 
@@ -134,16 +135,11 @@ def _inverse_variance(noise_sd: Floats) -> Floats:
     return np.asarray(weights / weights.mean(), np.float32)
 
 
-def _covariance(
-    unmix: Callable[[], Floats], weights: list[Floats], noise: ImageNoise | None
-) -> Floats:
-    """Return the covariance of ``unmix() @ sum(weights * image)``."""
-    matrix = unmix()
-    if noise is None:
-        return np.full(matrix.shape, np.nan)
-    stacked = np.stack(weights)
-    mixed = weighted_covariance(stacked, noise.noise_sd, noise.spectrum)
-    return np.asarray(matrix @ mixed @ matrix.T)
+def _covariance(unmixing: Floats, of_totals: Floats | None) -> Floats:
+    """Return the covariance of what is unmixed from totals, nan where theirs is not known."""
+    if of_totals is None:
+        return np.full(unmixing.shape, np.nan)
+    return np.asarray(unmixing @ of_totals @ unmixing.T)
 
 
 def _condition(matrix: Floats, regions: Regions) -> float:
@@ -230,6 +226,7 @@ def unmixed_values(image: Floats, regions: Regions) -> Floats:
 
     Examples
     --------
+    >>> from sodiumprep.sodium.pvc.shown import SampledRegions
     >>> shares = np.array([[1, 0.5, 0], [0, 0.5, 1]]).reshape(2, 3, 1, 1)
     >>> regions = SampledRegions(shares, shares)
     >>> mixed = regions.composed(np.array([40.0, 140.0]))
@@ -280,8 +277,8 @@ def entangled_pairs(estimate: RegionalEstimate) -> list[tuple[int, int]]:
 
 
 def merge_entangled(
-    image: Floats, regions: SampledRegions, noise: ImageNoise, method: Method
-) -> tuple[SampledRegions, RegionalEstimate]:
+    image: Floats, regions: R, noise: ImageNoise, method: Method
+) -> tuple[R, RegionalEstimate]:
     """Merge regions that the image cannot tell apart, the most entangled pair first.
 
     Parameters
@@ -305,31 +302,7 @@ def merge_entangled(
     estimate = method(image, regions, noise)
     pairs = entangled_pairs(estimate)
     while pairs:
-        regions = merged(regions, *pairs[0])
+        regions = regions.merged(*pairs[0])
         estimate = method(image, regions, noise)
         pairs = entangled_pairs(estimate)
     return regions, estimate
-
-
-def merged(regions: SampledRegions, one: int, other: int) -> SampledRegions:
-    """Return regions of which two have become one.
-
-    Parameters
-    ----------
-    regions
-        Before.
-    one, other
-        Index of both.
-
-    Returns
-    -------
-    regions
-        The merged one stands where ``one`` stood.
-    """
-    kept = [i for i in range(len(regions.names)) if i != other]
-    fractions, blurred = regions.fractions.copy(), regions.blurred.copy()
-    fractions[one] += fractions[other]
-    blurred[one] += blurred[other]
-    names = list(regions.names)
-    names[one] = f"{names[one]}+{names[other]}"
-    return SampledRegions(fractions[kept], blurred[kept], [names[i] for i in kept])

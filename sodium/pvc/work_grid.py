@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.fft
+from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, toeplitz
 
 from sodiumprep.sodium.acquisition import Floats
@@ -23,7 +24,7 @@ TAPS = 5  # neighbours on either side from which a voxel is interpolated
 LEAST_RATIO = 1.25  # work voxel over voxel; below it nothing is gained
 # Frequencies are kept up to ROOM times the last at which the kernel passes PASSED, so that a
 # Gaussian is sampled at a third of its FWHM; a kernel that ends steeply needs room beyond HALF
-PASSED, ROOM = 4e-3, 1.3
+PASSED, ROOM = 4e-3, 1.4
 HALF, STEEP_ROOM = 0.3, 1.5
 RIDGE = 1e-9  # of the normal equations of the interpolation
 EDGES = 0.01  # cycles per sample below which regions hold no more power
@@ -200,7 +201,7 @@ def along(matrix: Floats, values: Floats, axis: int) -> Floats:
     out = np.empty(shape, np.float32)
     for start in range(0, len(matrix), CHUNK):
         rows = matrix[start : start + CHUNK]
-        used = held_range(rows.any(axis=0))
+        used = held_range((rows != 0).any(axis=0))
         taken = rows[:, used]
         to = slice(start, start + len(rows))
         if axis == 0:
@@ -213,7 +214,7 @@ def along(matrix: Floats, values: Floats, axis: int) -> Floats:
     return out
 
 
-def held_range(held: Floats) -> slice:
+def held_range(held: NDArray[np.bool_]) -> slice:
     """Return the range in which something is held, an empty one if nothing is.
 
     Parameters
@@ -291,9 +292,7 @@ class WorkGrid:
         All that are in use.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...], spacing: Floats, kernels: Sequence[Kernel]
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], spacing: Floats, kernels: Sequence[Kernel]) -> None:
         self.image_shape = shape
         self.axes = [
             work_axis(n, float(s), kernels, axis)
@@ -348,7 +347,7 @@ class WorkGrid:
             Of the work grid.
         """
         ups = [a.up[:, b] for a, b in zip(self.axes, block.box, strict=True)]
-        boxes = [held_range(u.any(axis=1)) for u in ups]
+        boxes = [held_range((u != 0).any(axis=1)) for u in ups]
         found = np.ascontiguousarray(block.values, np.float32)
         for axis in range(3):
             found = along(np.ascontiguousarray(ups[axis][boxes[axis]]), found, axis)
@@ -396,7 +395,7 @@ class WorkGrid:
 
 
 def _reduced(matrices: Sequence[Floats], values: Floats) -> Block:
-    boxes = [held_range(m.any(axis=1)) for m in matrices]
+    boxes = [held_range((m != 0).any(axis=1)) for m in matrices]
     rows = [np.ascontiguousarray(m[b]) for m, b in zip(matrices, boxes, strict=True)]
     return Block((boxes[0], boxes[1], boxes[2]), to_work(rows, values))
 
