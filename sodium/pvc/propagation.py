@@ -82,12 +82,14 @@ def purest_weights(regions: Regions, target: str) -> Weights:
         Of any combination of the values.
     """
     cores, unmixing = purest_voxels(regions)
+    shape = next(iter(regions.each()))[0].shape
     used = np.array([name != target for name in regions.names])
 
     def weights(coefficients: Floats) -> Floats:
-        spread = regions.composed(np.zeros(len(used)))
+        spread = np.zeros(shape, np.float32)
+        flat = spread.reshape(-1)
         for core, share in zip(cores, (coefficients * used) @ unmixing, strict=True):
-            spread.ravel()[core] += share / len(core)
+            flat[core] += share / len(core)
         return spread
 
     return weights

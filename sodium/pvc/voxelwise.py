@@ -149,7 +149,8 @@ def iterative_yang(
     Raises
     ------
     ValueError
-        If image or start are not finite, their shapes do not fit, or there is no iteration.
+        If image or start are not finite, their shapes do not fit, there is no iteration, or the
+        fractions do not tell the regions apart.
 
     Warns
     -----
@@ -163,7 +164,7 @@ def iterative_yang(
     _check(image, regions, start)
     if max_iterations < 1:
         raise ValueError(f"{max_iterations} iterations of Yang's correction; at least 1 is needed")
-    unmixing = np.linalg.inv(regions.overlap())
+    unmixing = _inverted(regions.overlap(), "unblurred fractions")
     values, last_step = np.asarray(start, np.float64), 0.0
     iteration, converged = 0, False
     while iteration < max_iterations and not converged:
@@ -336,14 +337,18 @@ def purest_voxels(regions: Regions) -> tuple[list[NDArray[np.intp]], Floats]:
         [float(np.mean(b.ravel()[core], dtype=np.float64)) for core in cores]
         for _, b in regions.each()
     ]
-    matrix = np.transpose(columns)
-    condition = float(np.linalg.cond(matrix))
+    return cores, _inverted(np.transpose(columns), "purest voxels")
+
+
+def _inverted(matrix: Floats, what: str) -> Floats:
+    size = np.sqrt(np.abs(np.diag(matrix)))
+    condition = float(np.linalg.cond(matrix / np.outer(size, size))) if size.all() else np.inf
     if not condition < LARGEST_CONDITION:
         raise ValueError(
-            f"the purest voxels do not tell the regions apart: condition number {condition:.3g}, "
+            f"the {what} do not tell the regions apart: condition number {condition:.3g}, "
             f"accepted: below {LARGEST_CONDITION:g}; merge regions that lie in the same voxels"
         )
-    return cores, np.linalg.inv(matrix)
+    return np.asarray(np.linalg.inv(matrix))
 
 
 def target_mean(corrected: CorrectedMap, regions: Regions, target: str = "GM") -> float:

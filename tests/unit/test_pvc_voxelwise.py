@@ -92,6 +92,17 @@ def expected(method, image):
     return getattr(reference, method)(image, *parts(), values)
 
 
+def test_the_regional_values_behind_the_maps_are_those_of_the_slow_reference():
+    image, regions = uneven_image(), head_regions(dtype=np.float32)
+    fast = gtm(image.astype(np.float32), regions, None).values
+    np.testing.assert_allclose(fast, reference.gtm(image, *parts()), rtol=1e-3)
+    for level, weights in ((None, None), (noise(), noise().noise_sd ** -2)):
+        found = labbe(image.astype(np.float32), regions, level).values
+        np.testing.assert_allclose(found, reference.labbe(image, parts()[1], weights), rtol=1e-3)
+    slow = reference.unmixed(image, parts()[0])
+    np.testing.assert_allclose(unmixed_values(image, regions), slow, rtol=1e-3)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_map_is_that_of_the_slow_reference(method):
     image = uneven_image()
@@ -375,3 +386,5 @@ def test_regions_without_a_pure_voxel_of_their_own_are_refused():
     regions = SampledRegions(fractions, shown, ["left", "GM", "WM", "CSF", "background"])
     with pytest.raises(ValueError, match="purest voxels do not tell the regions apart"):
         mueller_gaertner(exact_image(), regions)
+    with pytest.raises(ValueError, match="unblurred fractions do not tell the regions apart"):
+        iterative_yang(exact_image(), regions, np.ones(5))
