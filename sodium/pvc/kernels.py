@@ -111,14 +111,12 @@ class ImageKernel:
     Raises
     ------
     ValueError
-        If a value is not finite or the sum is not positive.
+        If a value is not finite.
     """
 
     def __init__(self, values: Floats, spacing: Floats | Sequence[float]) -> None:
         check_finite("kernel", values)
         self.gain = float(values.sum(dtype=np.float64))
-        if not self.gain > 0:
-            raise ValueError(f"the kernel sums to {self.gain:.3g}; it must be positive")
         self.spacing = np.asarray(spacing, float)
         self.values, self._start = _held_box(np.asarray(values, np.float64))
 
@@ -159,7 +157,7 @@ class ImageKernel:
         for axis, n in enumerate(shape):
             other = tuple(a for a in range(3) if a != axis)
             half = magnitude.max(axis=other)[: n // 2 + 1]
-            found.append((np.arange(n // 2 + 1) / (n * self.spacing[axis]), half / self.gain))
+            found.append((np.arange(n // 2 + 1) / (n * self.spacing[axis]), half))
         return found
 
     def profile(self, axis: int, frequencies: Floats) -> Floats:

@@ -194,6 +194,29 @@ class ReducedRegions:
             flat[part.index] += change if part.share is None else change * part.share
         return out
 
+    def composed_of(self, signals: Floats) -> Floats:
+        """Return the sum over regions of ``m_i`` times a smooth map of its own.
+
+        Parameters
+        ----------
+        signals
+            On the grid of :meth:`sampled`, one for each region but the background, shape (parts,
+            mx, my, mz); 0 where that grid does not reach.
+        """
+        out = np.zeros(self.shape, np.float32)
+        box = self._sampled_box
+        for part, signal in zip(self.parts, signals, strict=True):
+            raised = self.grid.raised(Block(box, signal.astype(np.float32)))
+            fine = np.zeros(self.shape, np.float32)
+            fine[raised.box] = raised.values
+            share = 1 if part.share is None else part.share
+            out.ravel()[part.index] += share * fine.ravel()[part.index]
+        return out
+
+    @property
+    def _sampled_box(self) -> Box:
+        return _box_inside(self._others.box, self.grid.axes)
+
     def shown(self, values: Floats) -> Floats:
         """Return ``sum_i values_i b_i``, shape (nx, ny, nz)."""
         base = values[-1] if self.has_background else 0.0
@@ -313,10 +336,9 @@ class ReducedRegions:
         return self._covariance([self.reduced(w) for w in weights], noise)
 
     def _covariance(self, rows: Sequence[Block], noise: ImageNoise) -> Floats:
-        sd = self._everything(noise.noise_sd)
-        flat = self._everything()
-        level = np.divide(sd.values, flat.values, out=np.zeros_like(sd.values),
-                          where=flat.values > 1e-3)  # fmt: skip
+        sd = self.reduced(noise.noise_sd)
+        voxels = self._everything().values[sd.box]
+        level = np.divide(sd.values, voxels, out=np.zeros_like(voxels), where=voxels > 1e-3)
         scaled = [_times(row, Block(sd.box, level)) for row in rows]
         correlation = ImageKernel.of_transfer(noise.spectrum, self.grid.spacing)
         spread = [self.grid.blurred(row, correlation) for row in scaled]
@@ -370,7 +392,7 @@ class ReducedRegions:
         image
             Shape (nx, ny, nz).
         """
-        box = _box_inside(self._others.box, self.grid.axes)
+        box = self._sampled_box
         cells = [_cells(a, n)[b] for a, n, b in zip(self.grid.axes, self.shape, box, strict=True)]
         means = []
         for part in self.parts:
@@ -430,7 +452,7 @@ def kernels_of_all(kernels: Sequence[Kernel], n_parts: int) -> list[Kernel]:
 
 
 def check_kernels(kernels: Sequence[Kernel], fov: Floats) -> None:
-    """Refuse kernels of which the image cannot show the half.
+    """Refuse kernels without a sum, and those wider than the field of view.
 
     Parameters
     ----------
@@ -444,6 +466,9 @@ def check_kernels(kernels: Sequence[Kernel], fov: Floats) -> None:
     ValueError
         With the width and the field of view.
     """
+    for kernel in kernels:
+        if not kernel.gain > 0:
+            raise ValueError(f"a kernel sums to {kernel.gain:.3g}; accepted: above 0")
     widths = np.max([k.fwhm for k in kernels], axis=0)
     if (widths > fov).any():
         axis = int(np.argmax(widths / fov))
