@@ -37,6 +37,7 @@ from sodiumprep.sodium.pvc.regional import (
     gtm,
     labbe,
     merge_entangled,
+    mixing_matrix,
     region_means,
     unmixed_values,
 )
@@ -421,7 +422,8 @@ class _Correction:
     def _uncorrected(self) -> _Result:
         sd = self._nothing()
         if self.noise is not None:
-            sd = _sd(self.regions.totals_covariance(self.noise)) / self.regions.sizes
+            mixing = mixing_matrix(self.regions)
+            sd = _sd(mixing @ self.estimate("gtm").covariance @ mixing.T)
         return _Result(region_means(self.problem.image, self.regions), sd)
 
     def _corrected(self, method: str) -> _Result:

@@ -10,6 +10,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 
 from sodiumprep.interfaces.image import load_image
 from sodiumprep.sodium.acquisition import Floats, Integers
@@ -40,7 +41,7 @@ class RegionImage:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._image: Any = nib.load(path, keep_file_open=True)
+            self._image: Any = nib.load(path)
         except UNREADABLE as error:
             raise self._unreadable(error) from None
         self.affine = np.asarray(self._image.affine, np.float64)
@@ -86,17 +87,30 @@ class RegionImage:
     def volumes(self) -> Iterator[Floats]:
         """Yield the fractions one after the other, each of shape (nx, ny, nz), float32.
 
+        They lie in memory as in the file.
+
         Raises
         ------
         ValueError
             If the file is truncated.
         """
-        for i in range(self._image.shape[3]):
-            try:
-                values = np.asarray(self._image.dataobj[..., i], np.float32)
-            except UNREADABLE as error:
-                raise self._unreadable(error) from None
-            yield np.ascontiguousarray(values)
+        stored = self._image.dataobj
+        try:
+            slope, intercept = np.float32(stored.slope), np.float32(stored.inter)
+            # scaled here in single precision: the library would make doubles of a whole volume
+            raw = ArrayProxy(
+                self._image.file_map["image"].filename,
+                (stored.shape, stored.dtype, stored.offset),
+                keep_file_open=True,
+            )
+            for i in range(stored.shape[3]):
+                values = np.array(raw[..., i], np.float32)
+                if (slope, intercept) != (1, 0):
+                    values *= slope
+                    values += intercept
+                yield values
+        except UNREADABLE as error:
+            raise self._unreadable(error) from None
 
     def on_grid(self, affine: Floats, shape: tuple[int, ...]) -> bool:
         """Tell whether the file has the grid of an image."""

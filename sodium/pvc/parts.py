@@ -151,7 +151,7 @@ def parts_of_fractions(
     """
     parts, clipped, summed = [], 0, np.zeros(0, np.float32)
     for volume, name in zip(volumes, names, strict=True):
-        index, share, changed = _held(np.ascontiguousarray(volume), name)
+        index, share, changed = _held(volume, name)
         parts.append(Part(index, share))
         clipped += changed
         summed = summed if summed.size else np.zeros(volume.size, np.float32)
@@ -163,25 +163,40 @@ def parts_of_fractions(
             f"fractions sum to {largest:.3f} in {int((summed > LARGEST_SUM).sum())} voxels; "
             f"accepted: at most 1, or up to {LARGEST_SUM:g}, which is scaled down to 1"
         )
-    above = summed > 1 + NOTHING
-    if above.any():
-        scale = 1 / np.maximum(summed, 1)
+    above = int((summed > 1 + NOTHING).sum())
+    if above:
+        scale = np.divide(1, np.maximum(summed, 1, out=summed), out=summed)
         parts = [_scaled(p, scale) for p in parts]
-    return parts, Normalization(round(largest, 6), int(above.sum()), clipped)
+    return parts, Normalization(round(largest, 6), above, clipped)
 
 
 def _held(volume: Floats, name: str) -> tuple[Integers, Floats, int]:
     """Return which voxels hold something of a region, how much, and how many were rounded."""
-    check_finite(f"fraction of region '{name}'", volume)
     low, high = float(volume.min()), float(volume.max())
+    if not np.isfinite([low, high]).all():
+        check_finite(f"fraction of region '{name}'", volume)
     if low < -SMALL_EXCESS or high > 1 + SMALL_EXCESS:
         raise ValueError(
             f"the fraction of region '{name}' goes from {low:.4g} to {high:.4g}; accepted: 0 to 1"
         )
     changed = int(((volume < 0) | (volume > 1)).sum()) if low < 0 or high > 1 else 0
-    flat = volume.ravel()
-    index = np.flatnonzero(flat > NOTHING).astype(np.int32)
-    return index, np.minimum(flat[index].astype(np.float32), 1), changed
+    index, share = _above(volume, NOTHING)
+    return index, np.minimum(share.astype(np.float32), 1), changed
+
+
+def _above(volume: Floats, least: float) -> tuple[Integers, Floats]:
+    """Return the voxels above a value, in C order, whatever the order of the volume in memory."""
+    if volume.flags.c_contiguous or not volume.T.flags.c_contiguous:
+        flat = volume.ravel()
+        index = np.flatnonzero(flat > least)
+        return index.astype(np.int32), flat[index]
+    # the order of a file: a few indices are turned sooner than all voxels
+    flat = volume.T.ravel()
+    found = np.flatnonzero(flat > least)
+    places = np.unravel_index(found, volume.T.shape)
+    index = np.ravel_multi_index(places[::-1], volume.shape).astype(np.int32)
+    order = np.argsort(index, kind="stable")
+    return index[order], flat[found[order]]
 
 
 def _scaled(part: Part, scale: Floats) -> Part:

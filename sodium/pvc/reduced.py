@@ -70,6 +70,7 @@ class ReducedRegions:
         self._names = [str(n) for n in names or range(1, len(parts) + 1)]
         self._gain = kernels[-1].gain
         self._reduce(kernels)
+        self._crossed: Floats | None = None  # kept, since several methods ask for it
         self._part_sizes = np.array([p.size for p in parts])
         self.has_background = self._n_voxels - self._part_sizes.sum() >= SMALLEST_REGION
 
@@ -190,8 +191,10 @@ class ReducedRegions:
         out = np.full(self.shape, base, np.float32)
         flat = out.ravel()
         for part, value in zip(self.parts, values, strict=False):
-            change = np.float32(value - base)
-            flat[part.index] += change if part.share is None else change * part.share
+            if part.share is None:
+                flat[part.index] = np.float32(value)  # nothing else lies there
+            else:
+                flat[part.index] += np.float32(value - base) * part.share
         return out
 
     def composed_of(self, signals: Floats) -> Floats:
@@ -206,9 +209,8 @@ class ReducedRegions:
         out = np.zeros(self.shape, np.float32)
         box = self._sampled_box
         for part, signal in zip(self.parts, signals, strict=True):
-            raised = self.grid.raised(Block(box, signal.astype(np.float32)))
             fine = np.zeros(self.shape, np.float32)
-            fine[raised.box] = raised.values
+            self.grid.add_raised(fine, Block(box, signal.astype(np.float32)))
             share = 1 if part.share is None else part.share
             out.ravel()[part.index] += share * fine.ravel()[part.index]
         return out
@@ -222,12 +224,8 @@ class ReducedRegions:
         base = values[-1] if self.has_background else 0.0
         out = np.full(self.shape, base * self._gain, np.float32)
         weights = [*values[: len(self.parts)], -base]
-        self._add(out, _together([*self._shown, self._others], weights))
+        self.grid.add_raised(out, _together([*self._shown, self._others], weights))
         return out
-
-    def _add(self, out: Floats, block: Block) -> None:
-        raised = self.grid.raised(block)
-        out[raised.box] += raised.values
 
     def totals(self, image: Floats) -> Floats:
         """Return the sum over voxels of ``m_i`` times an image, shape (regions,)."""
@@ -256,10 +254,11 @@ class ReducedRegions:
 
     def crossing(self) -> Floats:
         """Return the sum over voxels of ``m_i b_j``, shape (regions, regions)."""
-        rows = [*self._summed, self._everything()]
-        table = _products(rows, [*self._shown, self._others], self.grid.shape)
+        if self._crossed is None:
+            rows = [*self._summed, self._everything()]
+            self._crossed = _products(rows, [*self._shown, self._others], self.grid.shape)
         ones = np.array([*self._part_sizes, self._n_voxels])
-        return self._from_parts @ np.column_stack([table, ones]) @ self._from_shown.T
+        return self._from_parts @ np.column_stack([self._crossed, ones]) @ self._from_shown.T
 
     def _everything(self, weights: Floats | None = None) -> Block:
         """Return the sums over voxels of weights, or of 1."""
@@ -270,10 +269,14 @@ class ReducedRegions:
 
     def shown_overlap(self, weights: Floats | None = None) -> Floats:
         """Return the sum over voxels of ``b_i b_j``, weighted, shape (regions, regions)."""
-        everything = self._everything(weights)
         columns = [*self._shown, self._others]
-        rows = [_times(block, everything) for block in columns]
-        sums = [float(row.values.sum(dtype=np.float64)) for row in rows]
+        everything = self._everything(weights)
+        if weights is None:
+            rows = [self.grid.normal(block) for block in columns]
+            sums = [_dot(block, everything) for block in columns]
+        else:  # what is shown is smooth: a sum over the work grid is that over all voxels
+            rows = [_times(block, everything) for block in columns]
+            sums = [float(row.values.sum(dtype=np.float64)) for row in rows]
         table = np.zeros([len(columns) + 1] * 2)
         table[:-1, :-1] = _products(rows, columns, self.grid.shape)
         table[-1, :-1] = table[:-1, -1] = sums
@@ -284,7 +287,7 @@ class ReducedRegions:
         """Yield ``m_i`` and ``b_i`` one region after the other, each of shape (nx, ny, nz)."""
         for part, block in zip(self.parts, self._shown, strict=True):
             shown = np.zeros(self.shape, np.float32)
-            self._add(shown, block)
+            self.grid.add_raised(shown, block)
             yield part.dense(self.shape), shown
         if self.has_background:
             last = np.eye(len(self.names))[-1]
@@ -305,6 +308,7 @@ class ReducedRegions:
             )
         kept = [i for i in range(len(self.parts)) if i != other]
         new = copy.copy(self)
+        new._crossed = None
         new._names = [self._names[i] for i in kept]
         new.parts = [self.parts[i] for i in kept]
         new._summed = [self._summed[i] for i in kept]

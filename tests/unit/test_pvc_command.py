@@ -1,4 +1,4 @@
-"""``sodiumprep-pvc`` corrects files as the methods do, and leaves nothing behind when it refuses."""
+"""``sodiumprep-pvc`` corrects files, and leaves nothing behind when it refuses."""
 
 import csv
 import json
