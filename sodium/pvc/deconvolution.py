@@ -57,8 +57,8 @@ def richardson_lucy(
     lobes of a kernel stand on the side of the data, with the estimate so far: ``x <- x H+'((P +
     H- x) / (H+ x)) / H+' 1`` rests where ``P = (H+ - H-) x``; the amount is then kept there, not
     on the way. The stronger the lobes, the more iterations it takes: a spherical coverage without
-    filter needs more than ten times as many as one with a Hamming filter. Few iterations give a
-    smooth image, many a noisy one.
+    filter needs about ten times as many as one with a Hamming filter. Few iterations give a smooth
+    image, many a noisy one.
 
     Parameters
     ----------
