@@ -215,8 +215,9 @@ def times(folder: Path, counts: tuple[int, ...]) -> None:
                 "rbv", "iy"}) + f", {run['iterations']} iterations" * (method == "iy")
             ] * (method != "gtm")  # fmt: skip
             asked += [f"asked <= {1e-3 if method == 'iy' else 1e-4:g}"]
+            error = error_of(run["values"], truth)
             print(f"  {n:7} {method:6} {run['cpu']:10.2f} {run['build']:14.2f} {run['peak']:10.0f}"
-                  f" {error_of(run['values'], truth):14.1e}  {'; '.join(asked)}", flush=True)  # fmt: skip
+                  f" {error:14.1e}  {'; '.join(asked)}", flush=True)  # fmt: skip
     few, many = counts[0], counts[-1]
     for method in ("gtm", "labbe", "mtc"):
         power = np.log(cpu[method, many] / cpu[method, few]) / np.log(many / few)
@@ -325,17 +326,27 @@ def side_lobes(folder: Path, n: int) -> None:
         spent = time.process_time() - start
         width = float(np.mean([k.fwhm for k in kernels]))
         one = ReducedRegions.of_labels(labels, SPACING, [GaussianKernel(width)])
-        print(f"  {'Hamming' if hamming else 'no filter'}, FWHM {width:.2f} mm: gtm "
-              f"{error_of(found, truth):.1e} ({spent:.1f} s), labbe "
-              f"{error_of(labbe(ours, regions, None).values, truth):.1e}, asked <= 1e-4; iy "
-              f"{error_of(iterative_yang(ours, regions, found).values, truth):.1e}, asked <= 1e-3")  # fmt: skip
+        errors = [
+            error_of(values, truth)
+            for values in (
+                found,
+                labbe(ours, regions, None).values,
+                iterative_yang(ours, regions, found).values,
+            )
+        ]
+        name = "Hamming" if hamming else "no filter"
+        print(f"  {name}, FWHM {width:.2f} mm: gtm {errors[0]:.1e} ({spent:.1f} s), labbe "
+              f"{errors[1]:.1e}, asked <= 1e-4; iy {errors[2]:.1e}, asked <= 1e-3")  # fmt: skip
         wrong = gtm(ours, one, None)
         off = 100 * np.abs(wrong.values[:-1] / truth[:-1] - 1)
         mean = np.average(off, weights=one.sizes[:-1])
-        print(f"    one Gaussian of that width instead: bias {mean:.1f} % by volume, up to "
-              f"{off.max():.1f} %, expected 1 to 10 %; residual SD "
-              f"{residual_sd(ours, one, wrong.values)[:-1].mean():.2f} "
-              f"against {residual_sd(ours, regions, found)[:-1].mean():.3f}", flush=True)  # fmt: skip
+        left = [residual_sd(ours, *pair)[:-1].mean() for pair in
+                ((one, wrong.values), (regions, found))]  # fmt: skip
+        print(
+            f"    one Gaussian of that width instead: bias {mean:.1f} % by volume, up to "
+            f"{off.max():.1f} %, expected 1 to 10 %; residual SD {left[0]:.2f} against "
+            f"{left[1]:.3f}", flush=True
+        )  # fmt: skip
 
 
 def main() -> None:

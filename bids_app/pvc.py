@@ -340,7 +340,7 @@ def estimate_noise(problem: _Problem, values: Floats, given: Floats | None) -> I
         ours = np.array([float(n != BACKGROUND) for n in regions.names])
         residual = image - regions.shown(values)
         lag = LONGEST_LAG * problem.fwhm / problem.spacing
-        level, spectrum = residual_correlation(residual, regions.composed(ours), lag)
+        level, spectrum = residual_correlation(residual, regions.composed(ours), lag, image.shape)
     except ValueError:
         return None
     return ImageNoise(np.full_like(image, level) if given is None else given, spectrum)

@@ -340,14 +340,18 @@ class ReducedRegions:
         return self._covariance([self.reduced(w) for w in weights], noise)
 
     def _covariance(self, rows: Sequence[Block], noise: ImageNoise) -> Floats:
-        sd = self.reduced(noise.noise_sd)
-        voxels = self._everything().values[sd.box]
-        level = np.divide(sd.values, voxels, out=np.zeros_like(voxels), where=voxels > 1e-3)
-        scaled = [_times(row, Block(sd.box, level)) for row in rows]
         correlation = ImageKernel.of_transfer(noise.spectrum, self.grid.spacing)
-        spread = [self.grid.blurred(row, correlation) for row in scaled]
-        table = _products(scaled, spread, self.grid.shape)
-        return (table + table.T) / 2
+        lowest, highest = float(noise.noise_sd.min()), float(noise.noise_sd.max())
+        square = highest**2
+        if lowest < highest:
+            square = 1.0
+            sd = self.reduced(noise.noise_sd)
+            voxels = self._everything().values[sd.box]
+            level = np.divide(sd.values, voxels, out=np.zeros_like(voxels), where=voxels > 1e-3)
+            rows = [_times(row, Block(sd.box, level)) for row in rows]
+        spread = [self.grid.blurred(row, correlation) for row in rows]
+        table = _products(rows, spread, self.grid.shape)
+        return square * (table + table.T) / 2
 
     def residual_noise(
         self, image: Floats, values: Floats, noise_sd: Floats | None = None
@@ -371,7 +375,7 @@ class ReducedRegions:
         -------
         noise
             Its SD is that of what the work grid holds of the noise, on the grid of the image; its
-            spectrum is on twice the box of the regions.
+            spectrum is on twice a box of the work grid.
         """
         residual = image - self.shown(values)
         low, where = self.reduced(residual), _together(self._summed)
@@ -482,7 +486,9 @@ def check_kernels(kernels: Sequence[Kernel], fov: Floats) -> None:
         )
 
 
-def residual_correlation(residual: Floats, mask: Floats, lag: Floats) -> tuple[float, Floats]:
+def residual_correlation(
+    residual: Floats, mask: Floats, lag: Floats, shape: Sequence[int] | None = None
+) -> tuple[float, Floats]:
     """Return level and power spectrum of a residual inside a mask.
 
     Parameters
@@ -493,34 +499,47 @@ def residual_correlation(residual: Floats, mask: Floats, lag: Floats) -> tuple[f
         Weight of each voxel, in [0, 1], same shape.
     lag
         Beyond which nothing is correlated, along each axis, shape (3,) [voxels].
+    shape
+        Of the box on twice which the spectrum is wanted; just large enough for the lags if not
+        given.
 
     Returns
     -------
     sd
         Root of the weighted mean square.
     spectrum
-        Shape (2 nx, 2 ny, nz + 1), correlation 1 at lag 0.
+        Shape (2 nx, 2 ny, nz + 1) of that box, correlation 1 at lag 0.
 
     Raises
     ------
     ValueError
         If the residual is 0 everywhere.
     """
-    doubled = tuple(2 * n for n in mask.shape)
+    far = [int(np.ceil(min(f, n - 1))) for f, n in zip(lag, mask.shape, strict=True)]
+    sizes = [
+        scipy.fft.next_fast_len(n + f, real=True) for n, f in zip(mask.shape, far, strict=True)
+    ]
+    steps = [np.arange(-f, f + 1) for f in far]
     products, pairs = (
-        scipy.fft.irfftn(np.abs(scipy.fft.rfftn(v.astype(np.float32), doubled)) ** 2, doubled)
+        scipy.fft.irfftn(np.abs(scipy.fft.rfftn(v.astype(np.float32), sizes)) ** 2, sizes)[
+            np.ix_(*steps)
+        ].astype(np.float64)
         for v in (residual * mask, mask)
     )
-    square = float(products[0, 0, 0] / pairs[0, 0, 0])
+    centre = (far[0], far[1], far[2])
+    square = float(products[centre] / pairs[centre])
     if not square > 0:
         raise ValueError("the residual is 0 everywhere: no noise can be read from it")
-    steps = np.meshgrid(*[np.fft.fftfreq(n, 1 / n) for n in doubled], indexing="ij", sparse=True)
-    distance = np.sqrt(sum((s / max(far, 1.0)) ** 2 for s, far in zip(steps, lag, strict=True)))
+    grid = np.meshgrid(*steps, indexing="ij", sparse=True)
+    distance = np.sqrt(sum((s / max(f, 1.0)) ** 2 for s, f in zip(grid, lag, strict=True)))
     window = np.where(distance < 1, np.cos(np.pi / 2 * np.minimum(distance, 1)) ** 2, 0)
-    seen = (window > 0) & (pairs > 1e-3 * pairs[0, 0, 0])
-    correlation = np.divide(products * window, pairs, out=np.zeros(doubled), where=seen)
-    power = scipy.fft.rfftn(correlation).real
-    return float(np.sqrt(square)), normalized_spectrum(np.maximum(power, 0), doubled)
+    seen = (window > 0) & (pairs > 1e-3 * pairs[centre])
+    held = np.divide(products * window, pairs, out=np.zeros_like(products), where=seen)
+    x, y, z = (2 * n for n in (shape or [f + 1 for f in far]))
+    correlation = np.zeros((x, y, z))
+    correlation[np.ix_(*steps)] = held
+    power = np.maximum(scipy.fft.rfftn(correlation).real, 0)
+    return float(np.sqrt(square)), normalized_spectrum(power, (x, y, z))
 
 
 def _together(blocks: Sequence[Block], weights: Sequence[float] | None = None) -> Block:

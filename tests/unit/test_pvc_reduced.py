@@ -238,6 +238,15 @@ def test_the_covariance_of_any_weights_is_that_of_the_regions():
     close(ours.covariance(weights, noise), ours.totals_covariance(noise), 1e-4)
 
 
+def test_noise_may_differ_between_voxels():
+    ours, noise = regions(), stated_noise(regions())
+    slope = np.linspace(1, 3, SHAPE[0], dtype=np.float32)[:, None, None] + 0 * noise.noise_sd
+    weights = [part.astype(np.float32) for part in fractions()]
+    rising = ours.covariance(weights, ImageNoise(slope, noise.spectrum))
+    even = ours.covariance([w * slope / 2 for w in weights], noise)
+    close(rising, even, 0.01)
+
+
 def test_merged_regions_are_regions_of_their_own():
     both = regions().merged(0, 3)
     relabelled = labels().copy()
