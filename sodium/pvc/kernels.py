@@ -62,7 +62,7 @@ class GaussianKernel:
     --------
     >>> kernel = GaussianKernel([6, 6, 6])
     >>> round(float(kernel.transfer([np.array([1 / 12])] + 2 * [np.zeros(1)])[0, 0, 0]), 4)
-    0.4111
+    0.4107
     """
 
     gain = 1.0

@@ -241,8 +241,12 @@ class ReducedRegions:
 
     def reduced(self, image: Floats) -> Block:
         """Return the sums over voxels that an image gives on the work grid."""
-        whole = tuple(slice(0, n) for n in self.shape)
-        return self.grid.summed(image, (whole[0], whole[1], whole[2]))
+        return self.grid.summed(image, self._whole)
+
+    @property
+    def _whole(self) -> Box:
+        x, y, z = (slice(0, n) for n in self.shape)
+        return x, y, z
 
     def overlap(self) -> Floats:
         """Return the sum over voxels of ``m_i m_j``, shape (regions, regions)."""
@@ -345,10 +349,8 @@ class ReducedRegions:
         square = highest**2
         if lowest < highest:
             square = 1.0
-            sd = self.reduced(noise.noise_sd)
-            voxels = self._everything().values[sd.box]
-            level = np.divide(sd.values, voxels, out=np.zeros_like(voxels), where=voxels > 1e-3)
-            rows = [_times(row, Block(sd.box, level)) for row in rows]
+            level = self.grid.lowered(noise.noise_sd, self._whole)
+            rows = [_times(row, level) for row in rows]
         spread = [self.grid.blurred(row, correlation) for row in rows]
         table = _products(rows, spread, self.grid.shape)
         return square * (table + table.T) / 2

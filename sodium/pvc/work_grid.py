@@ -123,7 +123,7 @@ def work_ratio(frequencies: Floats, profile: Floats) -> float:
     --------
     >>> f = np.linspace(0, 0.5, 1000)
     >>> round(work_ratio(f, np.exp(-2 * (np.pi * f * 6 / 2.3548) ** 2)), 1)  # FWHM of 6 voxels
-    2.0
+    1.6
     """
     last = max(
         room * float(frequencies[np.flatnonzero(profile > share * profile[0])[-1]])
