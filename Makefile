@@ -66,7 +66,7 @@ demo: venv
 	@$(BIN)/python -m sodiumprep.bids_app.demo $(DEMO)
 
 bench: venv
-	@for case in operators iterative noise; do
+	@for case in operators iterative noise pvc; do
 		echo "== bench/$$case.py"
 		env -u OMP_NUM_THREADS $(BIN)/python bench/$$case.py
 	done

@@ -21,6 +21,7 @@ from nipype.interfaces.base import (
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
 from sodiumprep.interfaces.reconstruct import load_response
 from sodiumprep.sodium.acquisition import Floats
+from sodiumprep.sodium.kernel import near_part
 from sodiumprep.sodium.noise import ImageNoise
 from sodiumprep.sodium.pvc import METHODS
 from sodiumprep.sodium.pvc.local import MOST_LOCAL
@@ -41,6 +42,7 @@ FROM_KSPACE = "kspace"  # the one method that does not start from the image
 POSITION_ERROR = 1.0  # mm
 PSF_ERROR = 0.1  # of the width of every kernel
 SEGMENTATION_ERROR = 0.5  # mm
+NEAR = 8.0  # voxels; what a deconvolution undoes of a kernel
 NEIGHBOURHOOD = 12.0  # mm; full width at half maximum of that of the local regression
 FEED = "gtm"  # whose values calibrate by CSF, and tell what a mixed voxel is made of
 
@@ -284,7 +286,7 @@ class CorrectPartialVolume(SimpleInterface):
             setup=Setup(
                 local=names[kinds == "tissue"][:MOST_LOCAL].tolist(),
                 neighbourhood=(x, y, z),
-                transfer=response.transfers["GM"],
+                transfer=near_part(response.transfers["GM"], NEAR),
                 fixed=names[kinds == "background"].tolist(),
                 seed=self.inputs.random_seed,
             ),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from sodiumprep.sodium.acquisition import Floats
-from sodiumprep.sodium.noise import ImageNoise, weighted_covariance
-from sodiumprep.sodium.pvc.shown import Regions, SampledRegions, check_finite
+from sodiumprep.sodium.noise import ImageNoise
+from sodiumprep.sodium.pvc.shown import Regions, check_finite
 
 LARGEST_CONDITION = 1e6  # of a matrix that is inverted
 ENTANGLED = 0.95  # correlation of two estimates above which noise shifts signal between them
@@ -54,6 +54,9 @@ class RegionalEstimate:
     residual_sd: Floats
 
 
+R = TypeVar("R", bound=Regions)
+
+
 class Method(Protocol):
     """A regional method, as :func:`gtm`."""
 
@@ -96,10 +99,9 @@ def uncorrected(
     """
     check_finite("image", image)
     values = region_means(image, regions)
-    covariance = np.full((len(values), len(values)), np.nan)
-    if noise is not None and with_covariance:
-        rows = _covariance([m for m, _ in regions.each()], noise)
-        covariance = rows / np.outer(regions.sizes, regions.sizes)
+    known = noise if with_covariance else None
+    of_totals = None if known is None else regions.totals_covariance(known)
+    covariance = _covariance(np.diag(1 / regions.sizes), of_totals)
     return RegionalEstimate(values, covariance, 1.0, residual_sd(image, regions, values))
 
 
@@ -138,10 +140,9 @@ def gtm(
     condition = _condition(matrix, regions, LARGEST_CONDITION)
     inverse = np.linalg.inv(matrix)
     values = inverse @ region_means(image, regions)
-    covariance = np.full(matrix.shape, np.nan)
-    if noise is not None and with_covariance:
-        unmix = inverse / regions.sizes
-        covariance = unmix @ _covariance([m for m, _ in regions.each()], noise) @ unmix.T
+    known = noise if with_covariance else None
+    of_totals = None if known is None else regions.totals_covariance(known)
+    covariance = _covariance(inverse / regions.sizes, of_totals)
     return RegionalEstimate(values, covariance, condition, residual_sd(image, regions, values))
 
 
@@ -183,10 +184,9 @@ def labbe(
     inverse = np.linalg.inv(matrix)
     weighted = image if weights is None else weights * image
     values = inverse @ regions.shown_totals(weighted)
-    covariance = np.full(matrix.shape, np.nan)
-    if noise is not None and with_covariance:
-        rows = [b if weights is None else weights * b for _, b in regions.each()]
-        covariance = inverse @ _covariance(rows, noise) @ inverse.T
+    known = noise if with_covariance else None
+    of_totals = None if known is None else regions.shown_totals_covariance(known, weights)
+    covariance = _covariance(inverse, of_totals)
     return RegionalEstimate(values, covariance, condition, residual_sd(image, regions, values))
 
 
@@ -201,9 +201,11 @@ def _inverse_variance(noise_sd: Floats) -> Floats:
     return np.asarray(weights / weights.mean(), np.float32)
 
 
-def _covariance(rows: list[Floats], noise: ImageNoise) -> Floats:
-    """Return the covariance of the sums over voxels of each row times the image."""
-    return weighted_covariance(np.stack(rows), noise.noise_sd, noise.spectrum)
+def _covariance(unmixing: Floats, of_totals: Floats | None) -> Floats:
+    """Return the covariance of what is unmixed from totals, nan where theirs is not known."""
+    if of_totals is None:
+        return np.full(unmixing.shape, np.nan)
+    return np.asarray(unmixing @ of_totals @ unmixing.T)
 
 
 def _condition(matrix: Floats, regions: Regions, largest: float) -> float:
@@ -291,6 +293,7 @@ def unmixed_values(image: Floats, regions: Regions) -> Floats:
 
     Examples
     --------
+    >>> from sodiumprep.sodium.pvc.shown import SampledRegions
     >>> shares = np.array([[1, 0.5, 0], [0, 0.5, 1]]).reshape(2, 3, 1, 1)
     >>> regions = SampledRegions(shares, shares)
     >>> mixed = regions.composed(np.array([40.0, 140.0]))
@@ -367,8 +370,8 @@ def entangled(covariance: Floats) -> Floats:
 
 
 def merge_entangled(
-    image: Floats, regions: SampledRegions, noise: ImageNoise, method: Method
-) -> tuple[SampledRegions, RegionalEstimate]:
+    image: Floats, regions: R, noise: ImageNoise, method: Method
+) -> tuple[R, RegionalEstimate]:
     """Merge regions that the image cannot tell apart, the most entangled pair first.
 
     Parameters
@@ -393,33 +396,9 @@ def merge_entangled(
         try:
             estimate = method(image, regions, noise)
         except IndistinctRegionsError as error:
-            regions = merged(regions, *error.pair)
+            regions = regions.merged(*error.pair)
             continue
         pairs = entangled_pairs(estimate.covariance)
         if not pairs:
             return regions, estimate
-        regions = merged(regions, *pairs[0])
-
-
-def merged(regions: SampledRegions, one: int, other: int) -> SampledRegions:
-    """Return regions of which two have become one.
-
-    Parameters
-    ----------
-    regions
-        Before.
-    one, other
-        Index of both.
-
-    Returns
-    -------
-    regions
-        The merged one stands where ``one`` stood.
-    """
-    kept = [i for i in range(len(regions.names)) if i != other]
-    fractions, blurred = regions.fractions.copy(), regions.blurred.copy()
-    fractions[one] += fractions[other]
-    blurred[one] += blurred[other]
-    names = list(regions.names)
-    names[one] = f"{names[one]}+{names[other]}"
-    return SampledRegions(fractions[kept], blurred[kept], [names[i] for i in kept])
+        regions = regions.merged(*pairs[0])

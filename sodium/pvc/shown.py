@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, Self
 
 import numpy as np
 
 from sodiumprep.sodium.acquisition import Floats
+from sodiumprep.sodium.noise import ImageNoise, weighted_covariance
 
 SMALLEST_REGION = 0.5  # voxels; a smaller one has no mean of its own
 TOLERANCE = 1e-3  # of a fraction, and of the sum of all
@@ -52,6 +53,18 @@ class Regions(Protocol):
 
     def each(self) -> Iterator[tuple[Floats, Floats]]:
         """Yield ``m_i`` and ``b_i`` one region after the other, each of shape (nx, ny, nz)."""
+
+    def totals_covariance(self, noise: ImageNoise) -> Floats:
+        """Return the covariance of :meth:`totals` of noise, shape (regions, regions)."""
+
+    def shown_totals_covariance(self, noise: ImageNoise, weights: Floats | None = None) -> Floats:
+        """Return the covariance of :meth:`shown_totals` of noise times weights."""
+
+    def covariance(self, weights: Iterable[Floats], noise: ImageNoise) -> Floats:
+        """Return the covariance of the sums over voxels of noise times each of some weights."""
+
+    def merged(self, one: int, other: int) -> Self:
+        """Return regions of which two have become one, which stands where ``one`` stood."""
 
 
 class SampledRegions:
@@ -126,6 +139,29 @@ class SampledRegions:
     def each(self) -> Iterator[tuple[Floats, Floats]]:
         """Yield ``m_i`` and ``b_i`` one region after the other, each of shape (nx, ny, nz)."""
         yield from zip(self.fractions, self.blurred, strict=True)
+
+    def totals_covariance(self, noise: ImageNoise) -> Floats:
+        """Return the covariance of :meth:`totals` of noise, shape (regions, regions)."""
+        return weighted_covariance(self.fractions, noise.noise_sd, noise.spectrum)
+
+    def shown_totals_covariance(self, noise: ImageNoise, weights: Floats | None = None) -> Floats:
+        """Return the covariance of :meth:`shown_totals` of noise times weights."""
+        rows = self.blurred if weights is None else self.blurred * weights
+        return weighted_covariance(rows, noise.noise_sd, noise.spectrum)
+
+    def covariance(self, weights: Iterable[Floats], noise: ImageNoise) -> Floats:
+        """Return the covariance of the sums over voxels of noise times each of some weights."""
+        return weighted_covariance(np.stack(list(weights)), noise.noise_sd, noise.spectrum)
+
+    def merged(self, one: int, other: int) -> SampledRegions:
+        """Return regions of which two have become one, which stands where ``one`` stood."""
+        kept = [i for i in range(len(self.names)) if i != other]
+        fractions, blurred = self.fractions.copy(), self.blurred.copy()
+        fractions[one] += fractions[other]
+        blurred[one] += blurred[other]
+        names = list(self.names)
+        names[one] = f"{names[one]}+{names[other]}"
+        return SampledRegions(fractions[kept], blurred[kept], [names[i] for i in kept])
 
 
 def _combined(values: Floats, rows: Floats, shape: tuple[int, ...]) -> Floats:

@@ -13,7 +13,6 @@ from sodiumprep.sodium.pvc.regional import (
     gtm,
     labbe,
     merge_entangled,
-    merged,
     mixing_matrix,
     region_means,
     residual_sd,
@@ -318,7 +317,7 @@ def test_regions_that_can_be_told_apart_are_not_merged():
 
 
 def test_merging_keeps_the_place_of_the_first_part():
-    both = merged(regions(), 1, 3)
+    both = regions().merged(1, 3)
     assert both.names == ("1", "2+4", "3")
     np.testing.assert_allclose(both.sizes.sum(), regions().sizes.sum())
 
