@@ -525,8 +525,8 @@ def near_part(transfer: Complexes, radius: float) -> Complexes:
     Examples
     --------
     >>> grid = Geometry(np.zeros(3), np.eye(3), (12.0,) * 3, (12,) * 3)
-    >>> narrow = gaussian_transfer(grid, np.full(3, 2.0))
-    >>> bool(np.allclose(near_part(narrow.astype(np.complex64), 10.0), narrow, atol=1e-3))
+    >>> narrow = gaussian_transfer(grid, np.full(3, 3.0)).astype(np.complex64)
+    >>> bool(np.allclose(near_part(narrow, 12.0), narrow, atol=1e-3))
     True
     """
     kernel = to_psf(transfer)
