@@ -120,7 +120,7 @@ def _ratio(data: Floats, shown: Floats) -> Floats:
 
 def _signed_parts(transfer: Numbers) -> tuple[Complexes, Complexes | None]:
     """Return the transfer functions of what is positive in a kernel, and of what is negative."""
-    psf = to_psf(transfer)
+    psf = to_psf(np.asarray(transfer, np.complex64))
     if psf.min() >= -NOTHING * psf.max():
         return np.asarray(transfer), None
     positive, negative = to_transfer(np.maximum(psf, 0)), to_transfer(np.maximum(-psf, 0))
@@ -256,4 +256,4 @@ def _check_iterations(iterations: int) -> None:
 
 
 def _change(after: Floats, before: Floats) -> float:
-    return float(np.linalg.norm(after - before) / max(np.linalg.norm(after), 1e-30))
+    return float(np.linalg.norm(after - before)) / max(float(np.linalg.norm(after)), 1e-30)

@@ -187,7 +187,7 @@ def _regression(regions: Regions, setup: Setup) -> LocalRegression:
 
 def _deconvolved(method: str, image: Floats, regions: Regions, setup: Setup) -> Correction:
     made = DECONVOLUTIONS[method](image, _one_kernel(setup))
-    remarks = ()
+    remarks: tuple[str, ...] = ()
     if made.n_negative:
         remarks = (f"{method}: {made.n_negative} voxels of the image below 0 were taken as 0",)
     return Correction(unmixed_values(made.image, regions), made.image, made=made, remarks=remarks)
@@ -324,7 +324,7 @@ def _drawn(
     def all_of(drawn: Floats) -> Floats:
         if regression is None:
             again = correct(method, drawn, regions, noise, setup)
-            return np.concatenate([np.ravel(again.image), again.values])
+            return np.concatenate([again.made.image.ravel(), again.values])
         fed = REGIONAL[setup.feed](drawn, regions, noise, with_covariance=False).values
         made = regression(drawn, fed).image
         return np.concatenate([made.ravel(), unmixed_values(made, regions)])
