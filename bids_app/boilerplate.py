@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -42,6 +43,19 @@ CITED = {
     "noll1991": "Noll et al. 1991, off-resonance, doi:10.1109/42.108599",
     "pennec2013": "Pennec & Arsigny 2013, exponential barycentres, "
     "doi:10.1007/978-3-642-30232-9_7",
+    "labbe1999": "Labbé et al. 1999, weighted least squares on blurred fractions",
+    "thomas2011": "Thomas et al. 2011, region-based voxelwise correction, "
+    "doi:10.1007/s00259-011-1745-9",
+    "erlandsson2006": "Erlandsson et al. 2006, multi-target correction, IEEE Nuclear Science "
+    "Symposium",
+    "erlandsson2012": "Erlandsson et al. 2012, review with iterative Yang, "
+    "doi:10.1088/0031-9155/57/21/R119",
+    "muller-gartner1992": "Müller-Gärtner et al. 1992, doi:10.1038/jcbfm.1992.81",
+    "asllani2008": "Asllani et al. 2008, regression, doi:10.1002/mrm.21670",
+    "richardson1972": "Richardson 1972, doi:10.1364/JOSA.62.000055",
+    "tohka2008": "Tohka & Reilhac 2008, reblurred Van Cittert, "
+    "doi:10.1016/j.neuroimage.2007.10.038",
+    "hu1988": "Hu et al. 1988, SLIM, doi:10.1002/mrm.1910080308",
     "batchelor2005": "Batchelor et al. 2005, motion, doi:10.1002/mrm.20656",
 }
 # by the name that the quality file holds
@@ -51,7 +65,7 @@ DENSITY_USED = {
     "Pipe-Menon": "Density compensation was that of Pipe and Menon, found by iteration "
     "(Pipe 1999).",
 }
-_CITATION = re.compile(r"\b([A-Z][A-Za-z]+) (\d{4})\b")
+_CITATION = re.compile(r"\b([A-Z][\w-]+) (\d{4})\b")
 
 
 def cited_keys(text: str) -> list[str]:
@@ -66,8 +80,17 @@ def cited_keys(text: str) -> list[str]:
     --------
     >>> cited_keys("by CG-SENSE (Pruessmann 2001) with finufft, Barnett 2019")
     ['pruessmann2001', 'barnett2019']
+    >>> cited_keys("the method of Müller-Gärtner 1992")
+    ['muller-gartner1992']
     """
-    return list(dict.fromkeys(f"{name.lower()}{year}" for name, year in _CITATION.findall(text)))
+    found = (f"{_plain(name)}{year}" for name, year in _CITATION.findall(text))
+    return list(dict.fromkeys(found))
+
+
+def _plain(name: str) -> str:
+    """Return a surname in lower case without accents."""
+    letters = unicodedata.normalize("NFD", name.lower())
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))
 
 
 def references(text: str) -> dict[str, str]:

@@ -23,10 +23,10 @@ CITED = {
     "rbv": "region-based voxelwise correction (Thomas 2011)",
     "iy": "the iterative Yang method (Erlandsson 2012)",
     "mtc": "multi-target correction (Erlandsson 2006)",
-    "mg": "the method of Müller-Gärtner (1992) with terms for CSF and background",
+    "mg": "the method of Müller-Gärtner 1992 with terms for CSF and background",
     "regression": "regression in the neighbourhood of each voxel (Asllani 2008)",
     "rl": "Richardson-Lucy deconvolution (Richardson 1972)",
-    "vc": "reblurred Van Cittert deconvolution (Tohka & Reilhac 2008)",
+    "vc": "reblurred Van Cittert deconvolution (Tohka 2008)",
     "kspace": "regression of raw k-space on the regions (Hu 1988)",
 }
 DESCRIPTION = (

@@ -175,7 +175,7 @@ def labbe(
 
     References
     ----------
-    Labbé et al. 1999, doi:10.1007/978-1-4471-0883-7_43
+    Labbé et al. 1999: least squares on blurred fractions
     """
     check_finite("image", image)
     weights = None if noise is None else _inverse_variance(noise.noise_sd)

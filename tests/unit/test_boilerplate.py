@@ -13,10 +13,12 @@ from sodiumprep.bids_app.boilerplate import (
     cited_keys,
     descriptions,
     name_density,
+    references,
     write_boilerplate,
 )
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.interfaces.reconstruct import METHODS
+from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
 from sodiumprep.workflows import nonlinear, pvc, reconstruct
 from sodiumprep.workflows.plans import SodiumPlan
 from sodiumprep.workflows.reconstruct import DENSITY, describe_reconstruction
@@ -143,3 +145,10 @@ def test_the_weights_are_named_where_all_runs_agree():
     assert "readouts on cones (Nagel 2009)." in name_density(DENSITY, ["analytic on cones"])
     assert name_density(DENSITY, ["radial", "Pipe-Menon"]) == DENSITY
     assert name_density(DENSITY, ["another"]) == name_density(DENSITY, []) == DENSITY
+
+
+def test_every_partial_volume_correction_is_named_with_its_reference():
+    assert set(pvc.CITED) == set(PVC_METHODS)
+    for text in pvc.CITED.values():
+        assert cited_keys(text)
+        assert set(cited_keys(text)) <= set(references(text)), text
