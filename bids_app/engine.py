@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import re
@@ -59,7 +60,7 @@ def work_folder(settings: Settings) -> Path:
     digest = hashlib.sha256()
     root = Path(__file__).parents[1]
     for floor in ("interfaces", "sodium", "workflows"):
-        for path in sorted((root / floor).glob("*.py")):
+        for path in sorted((root / floor).rglob("*.py")):
             digest.update(path.read_bytes())
     return settings.work_dir / f"sodiumprep-{version('sodiumprep')}-{digest.hexdigest()[:8]}"
 
@@ -90,12 +91,15 @@ def execute(workflow: Workflow, settings: Settings) -> dict[str, str]:
     if plugin["plugin"] is Pool:
         plugin["plugin"] = Pool(plugin["plugin_args"])
     stopped = ""
+    gc.freeze()  # Nipype collects at every poll, which took most of a processor
     try:
         workflow.run(**plugin)
     except Exception as error:  # Nipype re-raises whatever a node raised; the files tell all
         stopped = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
         if settings.verbose:
             print(error, file=sys.stderr)
+    finally:
+        gc.unfreeze()
     failures = read_crashes(crashes)
     if stopped and not failures:
         raise RuntimeError(stopped)

@@ -1,5 +1,6 @@
 """Running a graph: one line for each failure, and no failure that hangs."""
 
+import gc
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from nipype.interfaces.utility import Function, IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from sodiumprep.bids_app import engine
-from sodiumprep.bids_app.engine import Pool, Progress, read_crashes, work_folder
+from sodiumprep.bids_app.engine import Pool, Progress, execute, read_crashes, work_folder
 from sodiumprep.bids_app.settings import Settings
 
 CRASH = """Node: sodiumprep_wf.sub_01_wf.sodium_wf.reconstruct_wf.source
@@ -173,10 +174,20 @@ def settings(root):
     return Settings(root / "raw", root / "out", root / "work")
 
 
-def test_the_work_folder_changes_with_the_code(tmp_path, monkeypatch):
-    for floor in ("interfaces", "sodium", "workflows", "bids_app"):
-        (tmp_path / floor).mkdir()
-    kernel = tmp_path / "sodium" / "kernel.py"
+def test_waiting_for_nodes_does_not_cost_a_processor(tmp_path, monkeypatch):
+    """Nipype collects garbage at every poll: what is loaded is kept out of it."""
+    frozen = []
+    monkeypatch.setattr(Workflow, "run", lambda *_, **__: frozen.append(gc.get_freeze_count()))
+    execute(Workflow(name="empty"), settings(tmp_path))
+    assert frozen[0] > 10_000
+    assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.parametrize("place", ["sodium/kernel.py", "sodium/pvc/regional.py"])
+def test_the_work_folder_changes_with_the_code(tmp_path, monkeypatch, place):
+    for floor in ("interfaces", "sodium/pvc", "workflows", "bids_app"):
+        (tmp_path / floor).mkdir(parents=True)
+    kernel = tmp_path / place
     kernel.write_text("A = 1\n")
     monkeypatch.setattr(engine, "__file__", str(tmp_path / "bids_app" / "engine.py"))
     before = work_folder(settings(tmp_path))
