@@ -203,7 +203,7 @@ def _inverse_variance(noise_sd: Floats) -> Floats:
 
 def _covariance(rows: list[Floats], noise: ImageNoise) -> Floats:
     """Return the covariance of the sums over voxels of each row times the image."""
-    return weighted_covariance(np.stack(rows), noise.noise_sd, noise.spectrum)
+    return weighted_covariance(np.stack(rows), noise)
 
 
 def _condition(matrix: Floats, regions: Regions, largest: float) -> float:

@@ -303,14 +303,16 @@ def test_a_truncated_raw_file_is_refused_with_its_name(kspace_file, tmp_path, ru
         run_in(ReconstructKspace(kspace_file=str(cut), tissues=TISSUES), tmp_path / "run")
 
 
-def test_a_response_survives_its_file(tmp_path):
+@pytest.mark.parametrize("modes", [None, np.full((4, 2, 2, 2), 0.5, np.float32)])
+def test_a_response_survives_its_file(tmp_path, modes):
     rng = np.random.default_rng(0)
     response = Response({"GM": rng.normal(size=(4, 4, 3)), "1 vial": np.ones((4, 4, 3))},
-                        rng.normal(size=(4, 4, 3)))  # fmt: skip
+                        rng.normal(size=(4, 4, 3)), noise_modes=modes)  # fmt: skip
     loaded = load_response(save_response(tmp_path / "r.npz", response))
-    assert list(loaded.transfers) == ["GM", "1 vial"]
     np.testing.assert_array_equal(loaded.transfers["GM"], response.transfers["GM"])
     np.testing.assert_array_equal(loaded.noise_spectrum, response.noise_spectrum)
+    assert list(loaded.transfers) == ["GM", "1 vial"]  # the modes are no tissue
+    np.testing.assert_array_equal(loaded.noise_modes, modes)
 
 
 def test_gain_is_told_apart_from_width():
