@@ -19,6 +19,7 @@ REPLICA_SMOOTHING = 1.0  # voxels, SD of the Gaussian over the variance map of p
 TETRAHEDRON = ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
 LONGEST_LAG = 0.5  # of the field of view; correlations from replicas fade out up to there
 MODE_SHARE = 0.999  # of the coil directions, weighted by signal power, that noise modes keep
+AIR_MARGIN = 10.0  # over the median power of the corners, where a quarter of the power counts
 SLAB_BYTES = 2**25  # of single-precision frequencies that are summed over at a time
 CORNER_SHARE = 0.15  # edge of each corner cube over the edge of the image
 
@@ -170,8 +171,9 @@ def coil_noise_modes(low_resolution: Complexes, covariance: Complexes) -> Floats
     -------
     modes
         Shape (modes, nx, ny, nz), sum of squares 1 in each voxel. As few as hold 99.9 % of the
-        squared directions, weighted by the power of the signal: air, where directions are
-        chance, does not count. What is left out is made up for by scaling each voxel.
+        squared directions, weighted by the power of the signal; what is not well above the
+        corners of the image hardly counts, since directions are chance in air. What is left
+        out is made up for by scaling each voxel.
 
     References
     ----------
@@ -181,6 +183,8 @@ def coil_noise_modes(low_resolution: Complexes, covariance: Complexes) -> Floats
     scaled = sources * np.sqrt(np.maximum(variances, 0) / max(variances[-1], 1e-300))
     directions = unit_vectors(mix_coils(scaled.conj().T, low_resolution))
     power = sum_of_squares(low_resolution).astype(np.float64) ** 2
+    air = AIR_MARGIN * np.median(power[corner_mask(power.shape)])
+    power *= np.divide(power, power + air, out=np.zeros_like(power), where=power > 0) ** 2
     moment = np.zeros((2 * len(directions),) * 2)
     for x, weight in enumerate(power):
         parts = np.concatenate([directions[:, x].real, directions[:, x].imag])
