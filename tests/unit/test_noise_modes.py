@@ -170,12 +170,12 @@ def test_few_modes_hold_what_many_coils_share():
 def test_directions_of_air_cost_no_modes():
     ball = np.linalg.norm(PLACE, axis=0) < 4
     chance = np.random.default_rng(8).normal(size=(2, 32, *SHAPE))
-    seen = many_coils() * ball + 0.01 * (chance[0] + 1j * chance[1])
+    seen = many_coils() * ball + 0.006 * (chance[0] + 1j * chance[1])
     modes = coil_noise_modes(seen, np.eye(32))
-    assert len(modes) < 16
+    assert len(modes) < 12  # 29 if air counted
     flat = directions(many_coils())[:, ball.ravel()]
     kept = modes.reshape(len(modes), -1)[:, ball.ravel()]
-    assert np.abs(kept.T @ kept - flat.T @ flat).max() < 0.03
+    assert np.abs(kept.T @ kept - flat.T @ flat).max() < 0.1
 
 
 def test_voxels_without_signal_and_covariances_without_noise_are_borne():
