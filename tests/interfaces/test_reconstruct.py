@@ -183,7 +183,9 @@ def test_the_noise_has_the_grid_of_the_image_and_a_correlation(reconstruct):
     noise, _ = load_image(outputs.noise_file)
     assert noise.shape == load_image(outputs.image_file)[0].shape
     assert noise.min() > 0
-    assert load_response(outputs.response_file).noise_spectrum.shape == (32, 32, 17)
+    response = load_response(outputs.response_file)
+    assert response.noise_spectrum.shape == (32, 32, 17)
+    np.testing.assert_allclose(np.sum(response.noise_modes**2, axis=0), np.ones(noise.shape), 1e-5)
 
 
 def test_large_steps_in_the_centre_of_k_space_are_reported(oblique, make_blob, run_in, tmp_path):
@@ -215,6 +217,7 @@ def test_another_method_gives_an_image_of_the_same_scale(reconstruct, method):
     assert other.properties["Reconstruction"] == method
     assert other.properties["Course"]["Iterations"] > 1
     assert len(other.properties["PointSpreadLocalAt"]) == 3
+    assert load_response(other.response_file).noise_modes is None
 
 
 def test_a_delay_that_is_corrected_changes_the_image_and_is_said(reconstruct):
