@@ -26,7 +26,7 @@ from sodiumprep.sodium.kernel import (
     to_psf,
 )
 from sodiumprep.sodium.measurement import Measurement, sample_covariance
-from sodiumprep.sodium.noise import noise_samples, weighted_covariance
+from sodiumprep.sodium.noise import ImageNoise, noise_samples, weighted_covariance
 from sodiumprep.sodium.phantom_signal import coil_sensitivities
 from sodiumprep.sodium.reconstruct import gridding
 from sodiumprep.sodium.relaxation import relaxation_of
@@ -147,10 +147,9 @@ def check_noise(acquisition: Acquisition, covariance: Any, hamming: bool, seed: 
     good = _tell_levels(name, variance, known.noise_sd, inside)
     images = adjoint(acquisition.samples * density, trajectory, geometry)
     unit = unit_vectors(smooth_coil_images(images))
+    noise = ImageNoise(known.noise_sd, known.response.noise_spectrum, known.response.noise_modes)
     for region, weights in regions(geometry).items():
-        predicted = np.sqrt(
-            weighted_covariance(weights[None], known.noise_sd, known.response.noise_spectrum)[0, 0]
-        )
+        predicted = np.sqrt(weighted_covariance(weights[None], noise)[0, 0])
         white = np.sqrt(np.sum((weights * known.noise_sd) ** 2))
         exact = exact_standard_error(weights, unit, density, acquisition, covariance)
         spread = np.einsum("xyz,dxyz->d", weights, drawn).std(ddof=1)

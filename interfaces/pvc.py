@@ -280,7 +280,7 @@ class CorrectPartialVolume(SimpleInterface):
         return _Case(
             image=image,
             regions=regions,
-            noise=ImageNoise(noise_sd, response.noise_spectrum)
+            noise=ImageNoise(noise_sd, response.noise_spectrum, response.noise_modes)
             if np.isfinite(noise_sd).all()
             else None,
             setup=Setup(

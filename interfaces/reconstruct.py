@@ -66,7 +66,7 @@ def tissue_constants(tissues: Mapping[str, Mapping[str, Any]]) -> dict[str, Rela
 
 
 def save_response(path: Path, response: Response) -> str:
-    """Write transfer functions and noise spectrum.
+    """Write transfer functions, noise spectrum and, where there are any, noise modes.
 
     Parameters
     ----------
@@ -81,6 +81,8 @@ def save_response(path: Path, response: Response) -> str:
         As given.
     """
     named: dict[str, Any] = {f"transfer:{name}": t for name, t in response.transfers.items()}
+    if response.noise_modes is not None:
+        named["noise_modes"] = response.noise_modes
     np.savez(path, noise_spectrum=response.noise_spectrum, **named)
     return str(path)
 
@@ -96,7 +98,7 @@ def load_response(path: Path | str) -> Response:
     Returns
     -------
     response
-        Transfer functions and noise spectrum.
+        Transfer functions, noise spectrum and noise modes.
     """
     with np.load(path) as stored:
         transfers = {
@@ -104,7 +106,8 @@ def load_response(path: Path | str) -> Response:
             for name in stored.files
             if name.startswith("transfer:")
         }
-        return Response(transfers, stored["noise_spectrum"])
+        modes = stored["noise_modes"] if "noise_modes" in stored.files else None
+        return Response(transfers, stored["noise_spectrum"], noise_modes=modes)
 
 
 def describe_response(response: Response, voxel_size: Floats) -> dict[str, Any]:
@@ -174,7 +177,7 @@ REASONS = {
 class _ReconstructOutput(TraitedSpec):
     image_file = File(exists=True, desc="sodium image [signal, arbitrary unit]")
     noise_file = File(exists=True, desc="its noise SD [same unit]")
-    response_file = File(exists=True, desc="transfer functions and noise spectrum (npz)")
+    response_file = File(exists=True, desc="transfer functions, noise spectrum and modes (npz)")
     static_image_file = File(
         exists=True, desc="image for what does not move with the head; image_file if it lay still"
     )

@@ -31,6 +31,7 @@ from sodiumprep.sodium.concentration import (
     region_statistics,
     uncorrected_signals,
 )
+from sodiumprep.sodium.noise import ImageNoise
 
 
 class _ApparentInput(BaseInterfaceInputSpec):
@@ -63,7 +64,7 @@ class MapApparent(SimpleInterface):
 
 class _TabulateDrawnInput(_ApparentInput):
     regions_file = File(exists=True, mandatory=True, desc="drawn regions and vials (npz)")
-    response_file = File(exists=True, mandatory=True, desc="noise spectrum (npz)")
+    response_file = File(exists=True, mandatory=True, desc="noise spectrum and modes (npz)")
     model_file = traits.Either(None, File(exists=True), desc="fitted receive field (npz), or None")
     properties = traits.Dict(mandatory=True, desc="of the image; flags are read")
     protocol = traits.Dict(mandatory=True, desc="echo and repetition time [s], flip angle [rad]")
@@ -93,11 +94,12 @@ class TabulateDrawn(SimpleInterface):
         image, affine = load_finite_image(self.inputs.image_file)
         noise, _ = load_image(self.inputs.noise_file)
         line = load_lines(self.inputs.calibration_file)[0]["apparent"]
-        spectrum = load_response(self.inputs.response_file).noise_spectrum
+        response = load_response(self.inputs.response_file)
+        known = ImageNoise(noise, response.noise_spectrum, response.noise_modes)
         names, fractions = regions["names"][drawn].tolist(), regions["fractions"][drawn]
         signals = replace(
             # drawn on the image itself: it cannot be out of place
-            uncorrected_signals(image, fractions, noise, spectrum, np.full(3, np.nan)),
+            uncorrected_signals(image, fractions, known, np.full(3, np.nan)),
             u_receive=self._receive(regions["fractions"], drawn, affine),
         )
         protocol = protocol_of(self.inputs.protocol)

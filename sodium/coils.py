@@ -53,7 +53,9 @@ def smooth_coil_images(coil_images: Complexes) -> Complexes:
     return np.asarray(parts[0] + 1j * parts[1], np.complex64)
 
 
-def combine_coils(coil_images: Complexes, covariance: Complexes) -> tuple[Floats, Floats]:
+def combine_coils(
+    coil_images: Complexes, covariance: Complexes, low_resolution: Complexes | None = None
+) -> tuple[Floats, Floats]:
     """Combine coil images to a real image, in phase with their own low-resolution images.
 
     Each voxel is projected on the unit vector of the low-resolution coil images. The result
@@ -68,6 +70,8 @@ def combine_coils(coil_images: Complexes, covariance: Complexes) -> tuple[Floats
         Shape (coils, nx, ny, nz).
     covariance
         Noise covariance of the complex coil images, shape (coils, coils).
+    low_resolution
+        :func:`smooth_coil_images` of them, where it is at hand.
 
     Returns
     -------
@@ -81,7 +85,9 @@ def combine_coils(coil_images: Complexes, covariance: Complexes) -> tuple[Floats
     Roemer et al. 1990, doi:10.1002/mrm.1910160203;
     Walsh et al. 2000, doi:10.1002/(SICI)1522-2594(200005)43:5<682::AID-MRM10>3.0.CO;2-G
     """
-    unit = unit_vectors(smooth_coil_images(coil_images))
+    if low_resolution is None:
+        low_resolution = smooth_coil_images(coil_images)
+    unit = unit_vectors(low_resolution)
     image = np.sum(unit.conj() * coil_images, axis=0).real
     variance = (
         np.einsum("ixyz,ij,jxyz->xyz", unit.conj(), covariance, unit, optimize=True).real / 2

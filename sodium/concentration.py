@@ -10,7 +10,7 @@ import numpy as np
 
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.calibrate import Calibration
-from sodiumprep.sodium.noise import weighted_covariance
+from sodiumprep.sodium.noise import ImageNoise, weighted_covariance
 from sodiumprep.sodium.pvc.sensitivity import shift_changes
 from sodiumprep.sodium.relaxation import perturbed
 from sodiumprep.sodium.signal import Relaxation, relaxation_factor
@@ -430,18 +430,18 @@ def map_apparent(image: Floats, noise_sd: Floats, line: Calibration) -> tuple[Fl
 
 
 def uncorrected_signals(
-    image: Floats, fractions: Floats, noise_sd: Floats, noise_spectrum: Floats, shift: Floats
+    image: Floats, fractions: Floats, noise: ImageNoise, shift: Floats
 ) -> RegionalSignals:
     """Return fraction-weighted mean signals, without partial-volume correction.
 
     Parameters
     ----------
-    image, noise_sd
+    image
         Shape (nx, ny, nz).
     fractions
         Shape (n, nx, ny, nz).
-    noise_spectrum
-        Shape (2 nx, 2 ny, nz + 1).
+    noise
+        Of the image.
     shift
         Uncertainty of the position along each axis, shape (3,) [voxels]; nan if not known.
 
@@ -458,7 +458,7 @@ def uncorrected_signals(
 
     return RegionalSignals(
         means(image),
-        np.diag(weighted_covariance(weights, noise_sd, noise_spectrum)),
+        np.diag(weighted_covariance(weights, noise)),
         unknown,
         shift_changes(means, image, shift),
         unknown,

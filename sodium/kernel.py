@@ -7,7 +7,7 @@ blurring does not wrap around; only the non-redundant half is kept (``scipy.fft.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.fft
@@ -40,11 +40,15 @@ class Response:
         Power spectrum of the noise, same shape, scaled so that the correlation at lag 0 is 1.
     local_at
         Voxel for which the transfer functions were found; None where they hold everywhere.
+    noise_modes
+        As in :class:`~sodiumprep.sodium.noise.ImageNoise`, shape (modes, nx, ny, nz); None where
+        the noise is taken for stationary up to its level.
     """
 
     transfers: Mapping[str, Complexes]
     noise_spectrum: Floats
     local_at: tuple[int, int, int] | None = None
+    noise_modes: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -426,7 +430,7 @@ def with_gaussian_kernel(response: Response, geometry: Geometry, fwhm: Floats) -
     Parameters
     ----------
     response
-        Whose tissues and noise spectrum are kept.
+        Whose tissues, noise spectrum and noise modes are kept.
     geometry
         Voxel grid of the image.
     fwhm
@@ -438,7 +442,7 @@ def with_gaussian_kernel(response: Response, geometry: Geometry, fwhm: Floats) -
         With the same kernel for every tissue.
     """
     gaussian = gaussian_transfer(geometry, fwhm).astype(np.complex64)
-    return Response(dict.fromkeys(response.transfers, gaussian), response.noise_spectrum)
+    return replace(response, transfers=dict.fromkeys(response.transfers, gaussian), local_at=None)
 
 
 def relative_radius(geometry: Geometry, nominal_voxel: Floats) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +12,15 @@ from scipy.interpolate import RegularGridInterpolator
 from scipy.ndimage import gaussian_filter
 
 from sodiumprep.sodium.acquisition import Complexes, Floats, Geometry, Numbers
+from sodiumprep.sodium.coils import mix_coils, sum_of_squares, unit_vectors
 from sodiumprep.sodium.kernel import blur, on_doubled_grid, point_spread, to_transfer
 
 REPLICA_SMOOTHING = 1.0  # voxels, SD of the Gaussian over the variance map of pseudo-replicas
 TETRAHEDRON = ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
 LONGEST_LAG = 0.5  # of the field of view; correlations from replicas fade out up to there
+MODE_SHARE = 0.999  # of the coil directions, weighted by signal power, that noise modes keep
+AIR_MARGIN = 10.0  # over the median power of the corners, where a quarter of the power counts
+SLAB_BYTES = 2**25  # of single-precision frequencies that are summed over at a time
 CORNER_SHARE = 0.15  # edge of each corner cube over the edge of the image
 
 
@@ -117,50 +121,147 @@ def normalized_spectrum(power: Floats, shape: tuple[int, int, int]) -> Floats:
     return np.asarray(power / at_lag_zero, np.float32)
 
 
-def weighted_covariance(weights: Floats, noise_sd: Floats, spectrum: Floats) -> Floats:
-    """Return ``w S w'`` for weights over voxels and correlated noise of covariance ``S``.
-
-    Parameters
-    ----------
-    weights
-        One row of weights per estimate, shape (m, nx, ny, nz).
-    noise_sd
-        Standard deviation of each voxel, shape (nx, ny, nz).
-    spectrum
-        Power spectrum of the noise, shape (2 nx, 2 ny, nz + 1).
-
-    Returns
-    -------
-    covariance
-        Shape (m, m), in units of ``noise_sd`` squared.
-
-    Examples
-    --------
-    >>> white = np.ones((8, 8, 5))
-    >>> mean = np.full((1, 4, 4, 4), 1 / 64)
-    >>> round(float(weighted_covariance(mean, np.full((4, 4, 4), 8.0), white)[0, 0]), 6)
-    1.0
-    """
-    scaled = (weights * noise_sd).reshape(len(weights), -1)
-    spread = np.stack([blur(row.reshape(noise_sd.shape), spectrum).ravel() for row in scaled])
-    covariance = scaled.astype(np.float64) @ spread.T
-    return np.asarray((covariance + covariance.T) / 2)
-
-
 @dataclass(frozen=True)
 class ImageNoise:
     """Level and correlation of the noise of an image.
+
+    Two voxels share the noise ``sd(x) sd(y) rho(x - y) sum_k m_k(x) m_k(y)``: that of each coil is
+    stationary, but a combined image takes other coils with other phases in other places.
 
     Parameters
     ----------
     noise_sd
         Standard deviation of the real part, shape (nx, ny, nz).
     spectrum
-        Power spectrum, shape (2 nx, 2 ny, nz + 1), correlation 1 at lag 0.
+        Power spectrum, shape (2 nx, 2 ny, nz + 1), correlation ``rho`` of 1 at lag 0.
+    modes
+        From which independent noises each voxel takes its own, shape (modes, nx, ny, nz), sum of
+        squares 1 in each voxel; None where all take the same.
     """
 
     noise_sd: Floats
     spectrum: Floats
+    modes: Floats | None = None
+
+    def each_level(self) -> Iterator[Floats]:
+        """Yield how much of each independent noise a voxel holds, shape (nx, ny, nz)."""
+        if self.modes is None:
+            yield self.noise_sd
+        else:
+            for mode in self.modes:
+                yield self.noise_sd * mode
+
+
+def coil_noise_modes(low_resolution: Complexes, covariance: Complexes) -> Floats:
+    """Return the modes of the noise of coil images that are combined in phase.
+
+    A voxel projects the coil images on the unit vector ``u`` of the low-resolution ones. In terms
+    of independent noises of equal variance that is a projection on ``d = L^H u``, where ``L L^H``
+    is the covariance of the coils; the noise that two voxels share goes with ``Re(d(x)^H d(y))``.
+    Real and imaginary parts of ``d`` are rotated to principal components over the voxels.
+
+    Parameters
+    ----------
+    low_resolution
+        Coil images whose direction is projected on, shape (coils, nx, ny, nz).
+    covariance
+        Of the noise of the coils in any scale, shape (coils, coils).
+
+    Returns
+    -------
+    modes
+        Shape (modes, nx, ny, nz), sum of squares 1 in each voxel. As few as hold 99.9 % of the
+        squared directions, weighted by the power of the signal; what is not well above the
+        corners of the image hardly counts, since directions are chance in air. What is left
+        out is made up for by scaling each voxel.
+
+    References
+    ----------
+    Roemer et al. 1990, doi:10.1002/mrm.1910160203
+    """
+    variances, sources = np.linalg.eigh(np.asarray(covariance, np.complex128))
+    scaled = sources * np.sqrt(np.maximum(variances, 0) / max(variances[-1], 1e-300))
+    directions = unit_vectors(mix_coils(scaled.conj().T, low_resolution))
+    power = sum_of_squares(low_resolution).astype(np.float64) ** 2
+    air = AIR_MARGIN * np.median(power[corner_mask(power.shape)])
+    power *= np.divide(power, power + air, out=np.zeros_like(power), where=power > 0) ** 2
+    moment = np.zeros((2 * len(directions),) * 2)
+    for x, weight in enumerate(power):
+        parts = np.concatenate([directions[:, x].real, directions[:, x].imag])
+        flat = parts.reshape(len(parts), -1).astype(np.float64)
+        moment += (flat * weight.ravel()) @ flat.T
+    levels, axes = np.linalg.eigh(moment)
+    held = np.cumsum(levels[::-1])
+    count = int(np.argmax(held >= MODE_SHARE * held[-1])) + 1
+    rotation = (axes[: len(directions)] - 1j * axes[len(directions) :]).T[::-1][:count]
+    modes = np.asarray(mix_coils(rotation, directions).real, np.float32)
+    length = np.sqrt(np.sum(modes**2, axis=0))
+    modes[0][length == 0] = 1  # no signal in any coil, or none that was kept
+    return modes / np.where(length == 0, 1, length)
+
+
+def weighted_covariance(weights: Floats, noise: ImageNoise) -> Floats:
+    """Return ``w S w'`` for weights over voxels and correlated noise of covariance ``S``.
+
+    Parameters
+    ----------
+    weights
+        One row of weights per estimate, shape (m, nx, ny, nz).
+    noise
+        Of the voxels.
+
+    Returns
+    -------
+    covariance
+        Shape (m, m), in units of ``noise_sd`` squared. Transforms are of single precision, sums
+        of double.
+
+    Examples
+    --------
+    >>> white = ImageNoise(np.full((4, 4, 4), 8.0), np.ones((8, 8, 5)))
+    >>> mean = np.full((1, 4, 4, 4), 1 / 64)
+    >>> round(float(weighted_covariance(mean, white)[0, 0]), 6)
+    1.0
+    """
+    m, (nx, ny, nz) = len(weights), noise.noise_sd.shape
+    power = noise.spectrum.real.astype(np.float64) / (4 * nx * ny * nz)  # 2 of 8, as both halves
+    power[..., [0, nz]] /= 2  # these planes hold both
+    covariance = np.zeros((m, m))
+    planes = max(1, SLAB_BYTES // (m * 4 * nx * ny * 8))
+    for level in noise.each_level():
+        lines = scipy.fft.rfft(np.asarray(weights * level, np.float32), 2 * nz)
+        for start in range(0, nz + 1, planes):
+            slab = scipy.fft.fft(lines[..., start : start + planes], 2 * ny, axis=2)
+            slab = scipy.fft.fft(slab, 2 * nx, axis=1).astype(np.complex128)
+            weighted = slab * power[..., start : start + planes]
+            covariance += _real_rows(weighted) @ _real_rows(slab).T
+    return np.asarray((covariance + covariance.T) / 2)
+
+
+def _real_rows(spectra: Complexes) -> Floats:
+    """View complex rows as real ones of twice the length."""
+    return np.ascontiguousarray(spectra).reshape(len(spectra), -1).view(np.float64)
+
+
+def covariance_with_voxels(weights: Floats, noise: ImageNoise) -> Floats:
+    """Return ``S w``: what the noise of a weighted sum shares with that of each voxel.
+
+    Parameters
+    ----------
+    weights
+        Of the sum, shape (nx, ny, nz).
+    noise
+        Of the voxels.
+
+    Returns
+    -------
+    covariance
+        Shape (nx, ny, nz), in units of ``noise_sd`` squared.
+    """
+    shared = np.zeros_like(weights)
+    for level in noise.each_level():
+        shared += level * blur(np.asarray(level * weights, weights.dtype), noise.spectrum)
+    return shared
 
 
 def noise_samples(
@@ -284,7 +385,8 @@ def linear_noise(
     ``S (A^H W^2 A) S``. It is applied to eight interleaved lattices of points of random phase,
     the points of each far enough apart for their responses to be told apart. Between all points,
     half as far apart, the variance is interpolated. The spectrum is the mean of those of four
-    voxels around the centre.
+    voxels around the centre: the correlation is taken for that of one stationary noise, without
+    modes, though coils are combined differently in different places.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sodiumprep.sodium.acquisition import Floats, Geometry
-from sodiumprep.sodium.coils import combine_coils
+from sodiumprep.sodium.coils import combine_coils, smooth_coil_images
 from sodiumprep.sodium.density import hamming_filter
 from sodiumprep.sodium.kernel import (
     Response,
@@ -24,6 +24,7 @@ from sodiumprep.sodium.noise import (
     adjoint_noise_gain,
     adjoint_noise_spectrum,
     background_moments,
+    coil_noise_modes,
     corner_mask,
     noise_covariance,
     normalized_spectrum,
@@ -45,7 +46,7 @@ class Reconstruction:
     noise_sd
         Standard deviation of its noise, same shape and unit.
     response
-        Transfer function by tissue, and the noise spectrum.
+        Transfer function by tissue, noise spectrum and, for gridding, noise modes.
     noise_source
         Where the noise level comes from.
     warnings
@@ -97,12 +98,14 @@ def gridding(
     back = encoding(trajectory, geometry, segments=segments).H
     coil_images = np.stack([back(c * weights) for c in acquisition.samples])
     covariance = measurement.covariance * adjoint_noise_gain(weights) ** 2
-    image, noise_sd = combine_coils(coil_images, covariance)
+    low_resolution = smooth_coil_images(coil_images)
+    image, noise_sd = combine_coils(coil_images, covariance, low_resolution)
+    modes = coil_noise_modes(low_resolution, covariance)
     transfers = tissue_transfers(tissues, weights, acquisition.sample_times, trajectory, geometry)
     spectrum = adjoint_noise_spectrum(weights, trajectory, geometry)
     return Reconstruction(
-        image, noise_sd, Response(transfers, spectrum), measurement.noise_source,
-        measurement.warnings,
+        image, noise_sd, Response(transfers, spectrum, noise_modes=modes),
+        measurement.noise_source, measurement.warnings,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ The kernel is one transfer function for the whole image, on twice the field of v
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.fft
@@ -237,16 +237,17 @@ def van_cittert_noise(
     Returns
     -------
     noise
-        After: its level as if that of the surroundings were the voxel's own, its spectrum times
-        the squared transfer of the iterations.
+        After: its level and its modes as if those of the surroundings were the voxel's own, its
+        spectrum times the squared transfer of the iterations.
     """
     x, y, z = noise.noise_sd.shape
     doubled = (2 * x, 2 * y, 2 * z)
     power = noise.spectrum * np.abs(van_cittert_transfer(transfer, alpha, iterations)) ** 2
     gain = np.sqrt(scipy.fft.irfftn(power, doubled)[0, 0, 0])
-    return ImageNoise(
-        np.asarray(gain * noise.noise_sd, noise.noise_sd.dtype),
-        normalized_spectrum(power, doubled),
+    return replace(
+        noise,
+        noise_sd=np.asarray(gain * noise.noise_sd, noise.noise_sd.dtype),
+        spectrum=normalized_spectrum(power, doubled),
     )
 
 

@@ -14,8 +14,7 @@ import numpy as np
 import scipy.fft
 
 from sodiumprep.sodium.acquisition import Floats
-from sodiumprep.sodium.kernel import blur
-from sodiumprep.sodium.noise import ImageNoise, weighted_covariance
+from sodiumprep.sodium.noise import ImageNoise, covariance_with_voxels, weighted_covariance
 from sodiumprep.sodium.pvc.regional import mixing_matrix
 from sodiumprep.sodium.pvc.shown import Regions
 from sodiumprep.sodium.pvc.voxelwise import CorrectedMap, free_regions, purest_voxels
@@ -236,7 +235,7 @@ def regional_covariance(weights: Weights, n_values: int, noise: ImageNoise) -> F
         Shape (n_values, n_values).
     """
     rows = np.stack([weights(one) for one in np.eye(n_values)])
-    return weighted_covariance(rows, noise.noise_sd, noise.spectrum)
+    return weighted_covariance(rows, noise)
 
 
 def map_sd(
@@ -259,7 +258,7 @@ def map_sd(
     -------
     sd
         To first order, shape (nx, ny, nz). The noise of the regional values, and how it goes
-        with that of the voxel, are in it; one blur for each region. Nothing of the noise
+        with that of the voxel, are in it; one blur for each region and mode. Nothing of the noise
         correlation is neglected; what neighbours share is not told.
 
     References
@@ -271,7 +270,7 @@ def map_sd(
     covariance = np.zeros((len(rows), len(rows)))
     shared = np.zeros(corrected.image.shape)
     for j, (fraction, blurred) in enumerate(regions.each()):
-        with_voxel = noise.noise_sd * blur(noise.noise_sd * rows[j], noise.spectrum)
+        with_voxel = covariance_with_voxels(rows[j], noise)
         covariance[:, j] = flat @ with_voxel.ravel()
         shared += (corrected.by_fraction * fraction + corrected.by_shown * blurred) * with_voxel
     variance = (corrected.by_image * noise.noise_sd) ** 2 + 2 * corrected.by_image * shared
@@ -306,9 +305,12 @@ def drawn_noise(noise: ImageNoise, rng: np.random.Generator) -> Floats:
     """
     x, y, z = noise.noise_sd.shape
     doubled = (2 * x, 2 * y, 2 * z)
-    white = scipy.fft.rfftn(rng.standard_normal(doubled, np.float32))
-    shaped = scipy.fft.irfftn(white * np.sqrt(np.maximum(noise.spectrum, 0)), doubled)
-    return np.asarray(noise.noise_sd * shaped[:x, :y, :z], np.float32)
+    amplitude = np.sqrt(np.maximum(noise.spectrum, 0))
+    total = np.zeros((x, y, z), np.float32)
+    for level in noise.each_level():
+        white = scipy.fft.rfftn(rng.standard_normal(doubled, np.float32))
+        total += level * scipy.fft.irfftn(white * amplitude, doubled)[:x, :y, :z]
+    return total
 
 
 def replica_sd(

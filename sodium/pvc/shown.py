@@ -142,16 +142,16 @@ class SampledRegions:
 
     def totals_covariance(self, noise: ImageNoise) -> Floats:
         """Return the covariance of :meth:`totals` of noise, shape (regions, regions)."""
-        return weighted_covariance(self.fractions, noise.noise_sd, noise.spectrum)
+        return weighted_covariance(self.fractions, noise)
 
     def shown_totals_covariance(self, noise: ImageNoise, weights: Floats | None = None) -> Floats:
         """Return the covariance of :meth:`shown_totals` of noise times weights."""
         rows = self.blurred if weights is None else self.blurred * weights
-        return weighted_covariance(rows, noise.noise_sd, noise.spectrum)
+        return weighted_covariance(rows, noise)
 
     def covariance(self, weights: Iterable[Floats], noise: ImageNoise) -> Floats:
         """Return the covariance of the sums over voxels of noise times each of some weights."""
-        return weighted_covariance(np.stack(list(weights)), noise.noise_sd, noise.spectrum)
+        return weighted_covariance(np.stack(list(weights)), noise)
 
     def merged(self, one: int, other: int) -> SampledRegions:
         """Return regions of which two have become one, which stands where ``one`` stood."""

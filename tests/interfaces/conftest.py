@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from sodiumprep.interfaces.image import save_image
-from sodiumprep.interfaces.reconstruct import save_response
+from sodiumprep.interfaces.reconstruct import load_response, save_response
 from sodiumprep.interfaces.registration import write_transform
 from sodiumprep.sodium.acquisition import Geometry
 from sodiumprep.sodium.kernel import Response, gaussian_transfer
@@ -104,6 +104,15 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "Coils": 1,
         },
     }
+
+
+@pytest.fixture(scope="session")
+def stripes_file(head: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Write the response with noise of its own in every other plane."""
+    odd = np.indices(SODIUM.matrix)[0] % 2
+    path = tmp_path_factory.mktemp("stripes") / "response.npz"
+    response = load_response(head["response_file"])
+    return save_response(path, replace(response, noise_modes=np.stack([odd, 1 - odd])))
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,12 @@ def test_the_signals_of_tissues_and_vials_are_recovered_within_their_noise(corre
     np.testing.assert_allclose(stored["values"][:3], measured["signals"][:3], rtol=0.02)
 
 
+def test_voxels_that_share_no_noise_make_another_uncertainty(correct, stripes_file):
+    both = [np.diag(correct(**changes)[0]["covariance"])[:3]
+            for changes in ({}, {"response_file": stripes_file})]  # fmt: skip
+    assert np.abs(both[1] / both[0] - 1).max() > 0.2
+
+
 def test_the_condition_number_is_told_and_the_properties_are_kept(correct, head):
     _, properties = correct()
     assert 1 < properties["ConditionNumber"] < 50

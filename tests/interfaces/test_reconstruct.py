@@ -183,7 +183,9 @@ def test_the_noise_has_the_grid_of_the_image_and_a_correlation(reconstruct):
     noise, _ = load_image(outputs.noise_file)
     assert noise.shape == load_image(outputs.image_file)[0].shape
     assert noise.min() > 0
-    assert load_response(outputs.response_file).noise_spectrum.shape == (32, 32, 17)
+    response = load_response(outputs.response_file)
+    assert response.noise_spectrum.shape == (32, 32, 17)
+    np.testing.assert_allclose(np.sum(response.noise_modes**2, axis=0), np.ones(noise.shape), 1e-5)
 
 
 def test_large_steps_in_the_centre_of_k_space_are_reported(oblique, make_blob, run_in, tmp_path):
@@ -215,6 +217,7 @@ def test_another_method_gives_an_image_of_the_same_scale(reconstruct, method):
     assert other.properties["Reconstruction"] == method
     assert other.properties["Course"]["Iterations"] > 1
     assert len(other.properties["PointSpreadLocalAt"]) == 3
+    assert load_response(other.response_file).noise_modes is None
 
 
 def test_a_delay_that_is_corrected_changes_the_image_and_is_said(reconstruct):
@@ -303,14 +306,16 @@ def test_a_truncated_raw_file_is_refused_with_its_name(kspace_file, tmp_path, ru
         run_in(ReconstructKspace(kspace_file=str(cut), tissues=TISSUES), tmp_path / "run")
 
 
-def test_a_response_survives_its_file(tmp_path):
+@pytest.mark.parametrize("modes", [None, np.full((4, 2, 2, 2), 0.5, np.float32)])
+def test_a_response_survives_its_file(tmp_path, modes):
     rng = np.random.default_rng(0)
     response = Response({"GM": rng.normal(size=(4, 4, 3)), "1 vial": np.ones((4, 4, 3))},
-                        rng.normal(size=(4, 4, 3)))  # fmt: skip
+                        rng.normal(size=(4, 4, 3)), noise_modes=modes)  # fmt: skip
     loaded = load_response(save_response(tmp_path / "r.npz", response))
-    assert list(loaded.transfers) == ["GM", "1 vial"]
     np.testing.assert_array_equal(loaded.transfers["GM"], response.transfers["GM"])
     np.testing.assert_array_equal(loaded.noise_spectrum, response.noise_spectrum)
+    assert list(loaded.transfers) == ["GM", "1 vial"]  # the modes are no tissue
+    np.testing.assert_array_equal(loaded.noise_modes, modes)
 
 
 def test_gain_is_told_apart_from_width():

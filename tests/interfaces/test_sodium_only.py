@@ -67,6 +67,15 @@ def test_what_cannot_be_known_is_not_available(drawn):
     assert row["uncertainty"] == pytest.approx(both, rel=1e-4)
 
 
+def test_voxels_that_share_no_noise_leave_less_in_a_mean(drawn, stripes_file, run_in, tmp_path):
+    inputs = {**drawn["inputs"], "response_file": stripes_file}
+    tabulate = TabulateDrawn(regions_file=drawn["regions_file"], **inputs)
+    striped = pd.read_csv(run_in(tabulate, tmp_path / "table").table_file, sep="\t").iloc[0]
+    row = pd.read_csv(drawn["table_file"], sep="\t").iloc[0]
+    assert striped["u_noise"] == pytest.approx(row["u_noise"] / np.sqrt(2), rel=0.1)
+    assert striped["mean"] == row["mean"]
+
+
 def test_the_map_is_apparent(drawn, measured, protocol):
     """Fluid at 145 mmol/L, weighted by relaxation as the vials are not, is found as such."""
     gel = relaxation_factor(Relaxation(0.04, 0.004, 0.03, 0.6), *protocol.values())

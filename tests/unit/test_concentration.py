@@ -21,6 +21,7 @@ from sodiumprep.sodium.concentration import (
     u_relaxation,
     uncorrected_signals,
 )
+from sodiumprep.sodium.noise import ImageNoise
 from sodiumprep.sodium.relaxation import relaxation_of
 from sodiumprep.sodium.signal import Relaxation
 
@@ -215,8 +216,8 @@ def test_an_image_without_known_noise_still_gives_a_table():
 def test_uncorrected_signals_are_weighted_means_with_their_noise():
     image = np.random.default_rng(0).normal(10, 1, (6, 6, 6))
     fractions = np.stack([np.full((6, 6, 6), 0.25), np.full((6, 6, 6), 0.75)])
-    found = uncorrected_signals(image, fractions, np.full((6, 6, 6), 2.0), np.ones((12, 12, 7)),
-                                np.full(3, 0.1))  # fmt: skip
+    noise = ImageNoise(np.full((6, 6, 6), 2.0), np.ones((12, 12, 7)))
+    found = uncorrected_signals(image, fractions, noise, np.full(3, 0.1))
     np.testing.assert_allclose(found.values, image.mean())
     np.testing.assert_allclose(found.noise_variance, 4.0 / 216, rtol=1e-6)
     assert np.isnan(found.kernel_change).all()

@@ -9,6 +9,7 @@ from sodiumprep.sodium.density import hamming_filter, radial_weights
 from sodiumprep.sodium.encoding import adjoint, forward
 from sodiumprep.sodium.kernel import to_psf
 from sodiumprep.sodium.noise import (
+    ImageNoise,
     adjoint_noise_gain,
     adjoint_noise_spectrum,
     background_moments,
@@ -61,7 +62,7 @@ def test_the_covariance_of_regional_means_is_that_of_draws(noise_images, regions
     means = np.einsum("rxyz,dxyz->dr", regions, noise_images.real)
     sd = np.full(GRID.matrix, adjoint_noise_gain(WEIGHTS) / np.sqrt(2))
     spectrum = adjoint_noise_spectrum(WEIGHTS, TRAJECTORY, GRID)
-    predicted = weighted_covariance(regions, sd, spectrum)
+    predicted = weighted_covariance(regions, ImageNoise(sd, spectrum))
     drawn = means.T @ means / DRAWS
     np.testing.assert_allclose(np.diag(drawn), np.diag(predicted), rtol=0.2)
     correlation = predicted[0, 1] / predicted[0, 0]
@@ -74,7 +75,7 @@ def test_a_noise_level_that_varies_weights_the_voxels():
     half[0, :2] = 1 / 32
     sd = np.ones((4, 4, 4))
     sd[:2] = 3.0
-    variance = weighted_covariance(half, sd, np.ones((8, 8, 5)))[0, 0]
+    variance = weighted_covariance(half, ImageNoise(sd, np.ones((8, 8, 5))))[0, 0]
     assert variance == pytest.approx(9 / 32)
 
 
@@ -191,8 +192,8 @@ def test_pseudo_replicas_find_the_exact_level_of_a_linear_method(replicated):
 def test_pseudo_replicas_find_the_exact_error_of_a_regional_mean(replicated, regions):
     exact = adjoint_noise_spectrum(WEIGHTS, TRAJECTORY, GRID)
     level = np.ones(GRID.matrix)
-    found = weighted_covariance(regions, level, replicated.spectrum)
-    expected = weighted_covariance(regions, level, exact)
+    found = weighted_covariance(regions, ImageNoise(level, replicated.spectrum))
+    expected = weighted_covariance(regions, ImageNoise(level, exact))
     np.testing.assert_allclose(np.diag(found), np.diag(expected), rtol=0.1)
     lag_zero = scipy.fft.irfftn(replicated.spectrum, (24, 24, 24))[0, 0, 0]
     assert lag_zero == pytest.approx(1.0, abs=1e-5)

@@ -177,7 +177,7 @@ def test_the_noise_of_van_cittert_is_that_of_its_response_to_a_point(kind):
     point = np.zeros(SHAPE)
     point[8, 7, 9] = 1.0
     response = reblurred_van_cittert(point, transfer(kind), 1.2, 4, 0).image
-    sd = np.sqrt(weighted_covariance(response[None], noise().noise_sd, noise().spectrum))
+    sd = np.sqrt(weighted_covariance(response[None], noise()))
     stated = van_cittert_noise(noise(), transfer(kind), 1.2, 4).noise_sd
     np.testing.assert_allclose(stated, sd[0, 0], rtol=2e-3)
     assert stated.min() > 2 * 1.2  # sharper means noisier

@@ -1,6 +1,7 @@
 """Corrected maps recover an exact phantom, agree with slow references and know their noise."""
 
 import runpy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sodiumprep.sodium.noise import ImageNoise
+from sodiumprep.sodium.noise import ImageNoise, weighted_covariance
 from sodiumprep.sodium.pvc.propagation import (
     drawn_noise,
     gtm_weights,
@@ -313,6 +314,24 @@ def test_the_noise_of_regional_values_is_part_of_the_deviation_of_a_map():
     full = map_sd(found, regions, gtm_weights(regions), noise())
     alone = found.by_image * noise().noise_sd
     assert np.abs(full / alone - 1)[parts()[0][3] < 0.5].max() > 0.1
+
+
+@pytest.mark.parametrize("turns", [0, 2])
+def test_the_deviation_of_a_voxel_is_that_of_the_sum_over_the_image_that_it_is(turns):
+    regions, phase = head_regions(), 2 * np.pi * turns * np.indices(SHAPE)[0] / 16
+    wound = replace(noise(), modes=np.stack([np.cos(phase), np.sin(phase)]))
+    found = corrected("rbv", exact_image(), regions)
+    values = np.stack([gtm_weights(regions)(one) for one in np.eye(len(regions.names))])
+    sd = map_sd(found, regions, gtm_weights(regions), wound)
+    for voxel in ((5, 8, 8), (8, 8, 8), (8, 4, 9), (11, 9, 6)):
+        change = [found.by_fraction[voxel] * m[voxel] + found.by_shown[voxel] * b[voxel]
+                  for m, b in regions.each()]  # fmt: skip
+        row = np.tensordot(change, values, 1)
+        row[voxel] += found.by_image[voxel]
+        variance = weighted_covariance(row[None], wound)[0, 0]
+        assert sd[voxel] == pytest.approx(np.sqrt(variance), rel=1e-3)
+    still = map_sd(found, regions, gtm_weights(regions), noise())
+    assert (np.abs(sd / still - 1).max() > 0.01) == (turns > 0)
 
 
 def test_the_values_of_iterative_yang_have_the_noise_of_what_is_unmixed_from_its_map():
