@@ -288,6 +288,7 @@ class CorrectPartialVolume(SimpleInterface):
                 neighbourhood=(x, y, z),
                 transfer=near_part(response.transfers["GM"], NEAR),
                 fixed=names[kinds == "background"].tolist(),
+                focus=names[kinds == "tissue"].tolist(),
                 seed=self.inputs.random_seed,
             ),
             fwhm=np.asarray(known["PointSpreadFWHM"]["GM"]) / voxel,

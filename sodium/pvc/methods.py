@@ -35,6 +35,7 @@ from sodiumprep.sodium.pvc.regional import (
     RegionalEstimate,
     gtm,
     labbe,
+    level_around,
     uncorrected,
     unmixed_values,
 )
@@ -70,6 +71,9 @@ class Setup:
         Of the one kernel that a deconvolution undoes, shape (2 nx, 2 ny, nz + 1).
     fixed
         Regions whose signals iterative Yang does not change, as a background that is not uniform.
+    focus
+        Regions around which least squares weighs voxels by their noise; elsewhere they hardly
+        count. None: everywhere.
     feed
         Method whose regional values a map rests on, one of ``FEEDS``.
     draws
@@ -84,6 +88,7 @@ class Setup:
     neighbourhood: tuple[float, float, float] = (3.0, 3.0, 3.0)
     transfer: Complexes | None = None
     fixed: Sequence[str] = ()
+    focus: Sequence[str] = ()
     feed: str = "gtm"
     draws: int = 30
     seed: int = 0
@@ -143,7 +148,7 @@ def correct(
         If the method is not known, or refuses the image or the regions.
     """
     if method in REGIONAL:
-        estimate = REGIONAL[method](image, regions, noise, with_covariance=False)
+        estimate = _regional(method, image, regions, noise, setup, with_covariance=False)
         return Correction(estimate.values, made=estimate)
     if method in DECONVOLUTIONS:
         return _deconvolved(method, image, regions, setup)
@@ -156,6 +161,21 @@ def correct(
         raise ValueError(f"there is no method '{method}'")
     fed = REGIONAL[setup.feed](image, regions, noise, with_covariance=False).values
     return FED[method](image, regions, fed, setup)
+
+
+def _regional(
+    method: str,
+    image: Floats,
+    regions: Regions,
+    noise: ImageNoise | None,
+    setup: Setup,
+    *,
+    with_covariance: bool = True,
+) -> RegionalEstimate:
+    if method != "labbe" or noise is None or not setup.focus:
+        return REGIONAL[method](image, regions, noise, with_covariance=with_covariance)
+    level = level_around(regions, setup.focus, noise.noise_sd)
+    return labbe(image, regions, noise, with_covariance=with_covariance, level=level)
 
 
 def _simple(make: Callable[[Floats, Regions, Floats], CorrectedMap]) -> Callable[..., Correction]:
@@ -253,8 +273,7 @@ def noise_of(
         ``setup.draws`` draws (of "rl" a third), with a relative error of ``1 / sqrt(2 draws)``.
     """
     if method in REGIONAL:
-        estimate: RegionalEstimate = REGIONAL[method](image, regions, noise)
-        return CorrectionNoise(estimate.covariance)
+        return CorrectionNoise(_regional(method, image, regions, noise, setup).covariance)
     if method in ("regression", "rl"):
         return _drawn(method, image, regions, noise, setup)
     if method == "vc":

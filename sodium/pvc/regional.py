@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -12,6 +13,7 @@ from sodiumprep.sodium.noise import ImageNoise
 from sodiumprep.sodium.pvc.shown import Regions, check_finite
 
 LARGEST_CONDITION = 1e6  # of a matrix that is inverted
+LEAST_SHOWN, FAR = 0.1, 10.0  # where regions of interest show less, voxels hardly count
 ENTANGLED = 0.95  # correlation of two estimates above which noise shifts signal between them
 
 
@@ -147,7 +149,12 @@ def gtm(
 
 
 def labbe(
-    image: Floats, regions: Regions, noise: ImageNoise | None, *, with_covariance: bool = True
+    image: Floats,
+    regions: Regions,
+    noise: ImageNoise | None,
+    *,
+    with_covariance: bool = True,
+    level: Floats | None = None,
 ) -> RegionalEstimate:
     """Return regional signals by weighted least squares of the image on the blurred fractions.
 
@@ -161,6 +168,9 @@ def labbe(
         Of the image, whose inverse variance is the weight; None for equal weights.
     with_covariance
         Whether to compute it, which takes most of the time; else it is nan.
+    level
+        Deviation from the model that the weights suppose in each voxel, shape (nx, ny, nz); None
+        for that of the noise. Where it is not uniform what a region shows is further off.
 
     Returns
     -------
@@ -178,7 +188,9 @@ def labbe(
     Labbé et al. 1999: least squares on blurred fractions
     """
     check_finite("image", image)
-    weights = None if noise is None else _inverse_variance(noise.noise_sd)
+    if level is None and noise is not None:
+        level = noise.noise_sd
+    weights = None if level is None else _inverse_variance(level)
     matrix = regions.shown_overlap(weights)
     condition = np.sqrt(_condition(matrix, regions, LARGEST_CONDITION**2))  # of the fractions
     inverse = np.linalg.inv(matrix)
@@ -188,6 +200,32 @@ def labbe(
     of_totals = None if known is None else regions.shown_totals_covariance(known, weights)
     covariance = _covariance(inverse, of_totals)
     return RegionalEstimate(values, covariance, condition, residual_sd(image, regions, values))
+
+
+def level_around(regions: Regions, focus: Sequence[str], noise_sd: Floats) -> Floats:
+    """Return the deviation to suppose where only some regions are of interest.
+
+    Scalp, eyes and air are not uniform. Weighed by their noise alone, which a receive correction
+    makes small near the coils, they decide what all other regions are given.
+
+    Parameters
+    ----------
+    regions
+        What the image is made of.
+    focus
+        Names of the regions of interest.
+    noise_sd
+        Of the image, shape (nx, ny, nz).
+
+    Returns
+    -------
+    level
+        Same shape: that of the noise where the regions of interest show at least a tenth; ten
+        times its largest elsewhere.
+    """
+    chosen = np.array([name in focus for name in regions.names], float)
+    near = regions.shown(chosen) >= LEAST_SHOWN
+    return np.where(near, noise_sd, FAR * noise_sd.max()).astype(noise_sd.dtype)
 
 
 def _inverse_variance(noise_sd: Floats) -> Floats:

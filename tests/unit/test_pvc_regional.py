@@ -12,6 +12,7 @@ from sodiumprep.sodium.pvc.regional import (
     entangled_pairs,
     gtm,
     labbe,
+    level_around,
     merge_entangled,
     mixing_matrix,
     region_means,
@@ -154,6 +155,22 @@ def test_the_noise_covariance_is_that_of_draws(method, noise):
     np.testing.assert_allclose(np.diag(np.cov(drawn.T) / stated), 1.0, atol=0.3)
     sd = np.sqrt(np.diag(stated))
     assert np.corrcoef(drawn.T)[0, 1] == pytest.approx(stated[0, 1] / sd[0] / sd[1], abs=0.15)
+
+
+def test_what_is_not_uniform_far_away_hardly_counts_where_least_squares_has_a_focus():
+    """Quiet air with a bright spot in it, as a receive correction leaves it near a coil."""
+    sd = np.where(fractions()[3] > 0.99, 0.1, 1.0)
+    noise = ImageNoise(sd, WHITE)
+    spot = np.zeros(SHAPE)
+    spot[:3, :3, :3] = 40.0
+    spoiled = phantom() + blur(spot, transfers()[0])
+    named = SampledRegions(fractions(), blurred(), ["GM", "WM", "CSF", "air"])
+    level = level_around(named, ["GM", "WM", "CSF"], sd)
+    everywhere = labbe(spoiled, named, noise).values
+    focused = labbe(spoiled, named, noise, level=level)
+    assert np.abs(focused.values - TRUTH)[:3].max() < 0.1 * np.abs(everywhere - TRUTH)[:3].max()
+    np.testing.assert_allclose(labbe(phantom(), named, noise, level=level).values, TRUTH)
+    assert np.all(np.diag(focused.covariance) > 0)
 
 
 def test_least_squares_weighted_by_the_noise_varies_less_than_without_weights():
