@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogFormatter, NullFormatter
+from matplotlib.ticker import LogFormatter, LogLocator, NullFormatter
 
 from sodiumprep.bids_app.results import RunResults, SessionResults
 from sodiumprep.interfaces.image import load_image
@@ -535,8 +535,9 @@ def scan_time_figure(curve: Mapping[str, Any]) -> Figure:
     axes.set_yscale("log")
     axes.set_xticks(share, [f"{s:g} %" for s in share])
     axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("share of the readouts")
     axes.set_ylabel("uncertainty from noise [mmol/L]")
     axes.legend(frameon=False, fontsize=8)

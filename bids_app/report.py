@@ -23,6 +23,7 @@ from sodiumprep.bids_app.reconstruction import (
 from sodiumprep.bids_app.results import RunResults, SessionResults, find_sessions
 from sodiumprep.bids_app.wording import doi_links, number, plain_value
 from sodiumprep.interfaces.outputs import PLAUSIBLE
+from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
 
 TEMPLATES = Path(__file__).parent / "templates"
 TERMS = (
@@ -77,6 +78,7 @@ def write_report(out_dir: Path, subject: str, errors: list[str]) -> Path:
         sessions=sections,
         methods=methods_blocks(DatasetNames(out_dir).citation_md, _weightings(runs)),
         terms=TERMS,
+        pvc_names=PVC_METHODS,
         version=version("sodiumprep"),
         sloppy=any(_sloppy(session) for session in sessions),
         receive_uncorrected=[r.title for r in runs if r.metrics.get("ReceiveUncorrected")],

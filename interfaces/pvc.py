@@ -308,9 +308,6 @@ def _save_map(
         "image_file": save_image(folder / f"{method}.nii.gz", made.image, affine),
         "noise_file": save_image(folder / f"{method}_noise.nii.gz", sd, affine),
     }
-    if hasattr(made.made, "by_image"):
-        gain = made.made.by_image
-        files["gain_file"] = save_image(folder / f"{method}_gain.nii.gz", gain, affine)
     if made.local is not None:
         single = zip(made.local.names, made.local.signals, strict=True)
         files |= {

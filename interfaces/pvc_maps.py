@@ -125,8 +125,7 @@ class _Scene:
         noise, _ = load_image(files["noise_file"])
         if method in FINE:
             image, gain = self._by_fractions(method)
-            own, _ = load_image(files["gain_file"])
-            sd = gain * self._moved(noise / np.maximum(own, 1e-3))
+            sd = gain * self._moved(load_image(self.inputs.noise_file)[0])
         elif method == "mg":
             image, sd = self._of_target(), self._moved(noise)
         elif method == "regression":
