@@ -9,6 +9,8 @@ from sodiumprep.interfaces.pvc_maps import FINE, MapCorrected
 from sodiumprep.interfaces.regions import SampleRegions
 from sodiumprep.sodium.pvc import MAPS
 
+pytestmark = pytest.mark.slow  # all methods on one head, made once
+
 METHODS = ["rbv", "iy", "mtc", "mg", "regression", "vc"]
 TISSUES = ("GM", "WM", "CSF")
 
