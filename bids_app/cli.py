@@ -191,6 +191,12 @@ def build_parser() -> argparse.ArgumentParser:
         + ", ".join(f"{name} ({text})" for name, text in PVC_METHODS.items()),
     )
     science.add_argument(
+        "--pvc-feed",
+        choices=("gtm", "labbe"),
+        default="gtm",
+        help="regional values that the maps rbv, iy, mtc and regression rest on (default: gtm)",
+    )
+    science.add_argument(
         "--sensitivity",
         action="store_true",
         help="also tell, as columns of the table, what 1 mm of misregistration, a kernel wider by "
@@ -435,6 +441,7 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         low_mem=options.low_mem,
         kspace_filter=_read_filter(options.kspace_filter, options.recon),
         pvc=tuple(dict.fromkeys([*DEFAULT_PVC, *(m for m in options.pvc if m != "none")])),
+        pvc_feed=options.pvc_feed,
         sensitivity=options.sensitivity,
         psf_fwhm=_read_psf(options.psf_fwhm),
         reference=options.reference,

@@ -281,6 +281,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         registration=registration,
         pvc={
             "methods": _pvc_methods(run, settings),
+            "feed": settings.pvc_feed,
             "sensitivity": settings.sensitivity,
             "random_seed": settings.random_seed,
         },
@@ -599,6 +600,7 @@ def _outputs(names: DerivativeNames) -> dict[str, str]:
         "anat_apparent_file": names.tsc_map("apparent", space="T1w"),
         "anat_corrected_file": names.tsc_map("corrected", space="T1w"),
         "anat_uncertainty_file": names.tsc_map("corrected", space="T1w", stat="uncertainty"),
+        "residual_file": names.tsc_map("residual", pvc="gtm"),
         "table_file": names.tsc_table(),
         "qc": names.qc(),
     }

@@ -479,10 +479,21 @@ def _tissue_quality(run: RunResults) -> list[Cell]:
 
 def _quality(run: RunResults) -> list[tuple[str, str, str]]:
     """Return rows of the quality table: name, value, what it means."""
-    rows = _measured_quality(run.metrics)
+    rows = _measured_quality(run.metrics) + _fit_quality(run.metrics)
     if not is_from_kspace(run.metrics):  # else the section on the reconstruction has them
         rows += _settings_quality(run.metrics)
     return [row for row in rows if not row[1].startswith("n/a")]
+
+
+def _fit_quality(held: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return how well uniform regions explain the image, and the raw data."""
+    left = held.get("ResidualOverNoise") or {}
+    shown = ", ".join(f"{name} {number(value)}" for name, value in left.items()) or "n/a"
+    fit = held.get("KspaceRegression") or {}
+    return [
+        ("Residual over noise", shown, "of the image; 1 where uniform regions explain it"),
+        ("The same in k-space", number(fit.get("ReducedChiSquare"), 2), "reduced chi square"),
+    ]
 
 
 def _measured_quality(held: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -77,6 +77,8 @@ class Settings:
         Slower with less memory.
     pvc
         Partial-volume corrections with rows in the table, beside ``none``; ``gtm`` among them.
+    pvc_feed
+        ``gtm`` or ``labbe``: whose regional values the corrected maps rest on.
     sensitivity
         Whether the table tells what 1 mm of misregistration, a tenth of the kernel's width and
         0.5 mm of segmentation would change.
@@ -130,6 +132,7 @@ class Settings:
     estimate_delay: bool = False
     low_mem: bool = False
     pvc: tuple[str, ...] = DEFAULT_PVC
+    pvc_feed: str = "gtm"
     sensitivity: bool = False
     psf_fwhm: tuple[float, float, float] | None = None
     reference: str | None = None

@@ -108,6 +108,39 @@ class MapConcentration(SimpleInterface):
         return runtime
 
 
+class _ResidualInput(BaseInterfaceInputSpec):
+    image_file = File(exists=True, mandatory=True, desc="sodium image, receive-corrected [signal]")
+    regions_file = File(exists=True, mandatory=True, desc="regions (npz)")
+    signals_file = File(exists=True, mandatory=True, desc="corrected regional signals (npz)")
+    calibration_file = File(exists=True, mandatory=True, desc="apparent and corrected line (JSON)")
+
+
+class _ResidualOutput(TraitedSpec):
+    residual_file = File(exists=True, desc="apparent concentration that no region explains")
+
+
+class MapResidual(SimpleInterface):
+    """Map what the regions, each uniform and blurred by its kernel, leave of the image.
+
+    A lesion that no mask covers, or a border that lies elsewhere, shows here.
+    """
+
+    input_spec = _ResidualInput
+    output_spec = _ResidualOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        image, affine = load_finite_image(self.inputs.image_file)
+        with np.load(self.inputs.regions_file) as stored:
+            blurred = stored["blurred"]
+        values = load_signals(self.inputs.signals_file)[FEED].values
+        lines, _ = load_lines(self.inputs.calibration_file)
+        left = (image - np.tensordot(values, blurred, 1)) / lines["apparent"].slope
+        self._results["residual_file"] = save_image(
+            Path(runtime.cwd) / "residual.nii.gz", left.astype(np.float32), affine
+        )
+        return runtime
+
+
 class _Regions:
     """The tissue and lesion regions of one image, with what the tables need of them."""
 

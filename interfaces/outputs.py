@@ -54,6 +54,7 @@ SODIUM_FILES: dict[str, tuple[str, str]] = {
     "anat_apparent_file": (TSC, "Apparent tissue sodium concentration in anatomical space"),
     "anat_corrected_file": (TSC, "Tissue sodium concentration in anatomical space"),
     "anat_uncertainty_file": (TSC, "Its standard uncertainty in anatomical space"),
+    "residual_file": (TSC, "Apparent concentration that uniform regions leave unexplained (gtm)"),
     "calibration_file": ("", "Calibration lines"),
     "table_file": (TSC, "Regional tissue sodium concentrations"),
 }
@@ -222,6 +223,7 @@ class _SaveSodiumInput(BaseInterfaceInputSpec):
     anat_apparent_file = File(exists=True, mandatory=True, desc="[mmol/L]")
     anat_corrected_file = File(exists=True, mandatory=True, desc="[mmol/L]")
     anat_uncertainty_file = File(exists=True, mandatory=True, desc="[mmol/L]")
+    residual_file = File(exists=True, mandatory=True, desc="[mmol/L]")
     calibration_file = File(exists=True, mandatory=True, desc="calibration lines (JSON)")
     table_file = File(exists=True, mandatory=True, desc="regional table (TSV)")
 

@@ -25,8 +25,15 @@ from sodiumprep.sodium.kernel import near_part
 from sodiumprep.sodium.noise import ImageNoise
 from sodiumprep.sodium.pvc import METHODS
 from sodiumprep.sodium.pvc.local import MOST_LOCAL
-from sodiumprep.sodium.pvc.methods import DECONVOLUTIONS, Correction, Setup, correct, noise_of
-from sodiumprep.sodium.pvc.regional import entangled, residual_sd, unmixed_values
+from sodiumprep.sodium.pvc.methods import (
+    DECONVOLUTIONS,
+    FEEDS,
+    Correction,
+    Setup,
+    correct,
+    noise_of,
+)
+from sodiumprep.sodium.pvc.regional import entangled, region_means, residual_sd, unmixed_values
 from sodiumprep.sodium.pvc.sensitivity import (
     MovedBorder,
     Values,
@@ -209,6 +216,7 @@ class _RegionalSignalsInput(BaseInterfaceInputSpec):
     )
     kspace_signals_file = File(exists=True, desc="signals from raw k-space (npz)")
     kspace_told = traits.Dict(desc="what is known of that regression, for the QC file")
+    feed = traits.Enum(*FEEDS, usedefault=True, desc="whose values the maps rest on")
     random_seed = traits.Int(0, usedefault=True, desc="of draws of the noise")
     sensitivity = traits.Bool(False, usedefault=True, desc="tell what errors would change")
     brain_warning = traits.Str("", usedefault=True, desc="why the anatomy may be wrong, or empty")
@@ -261,6 +269,7 @@ class CorrectPartialVolume(SimpleInterface):
         self._results["properties"] = {
             **self.inputs.properties,
             "ConditionNumber": round(condition, 2),
+            "ResidualOverNoise": _over_noise(signals[FEED], case),
             **told,
             **_told(remarks, self.inputs.brain_warning, self.inputs.properties),
         }
@@ -289,6 +298,7 @@ class CorrectPartialVolume(SimpleInterface):
                 transfer=near_part(response.transfers["GM"], NEAR),
                 fixed=names[kinds == "background"].tolist(),
                 focus=names[kinds == "tissue"].tolist(),
+                feed=self.inputs.feed,
                 seed=self.inputs.random_seed,
             ),
             fwhm=np.asarray(known["PointSpreadFWHM"]["GM"]) / voxel,
@@ -297,6 +307,15 @@ class CorrectPartialVolume(SimpleInterface):
             voxel=voxel,
             borders=borders,
         )
+
+
+def _over_noise(signals: StoredSignals, case: _Case) -> dict[str, float]:
+    """Return the residual over the noise of each region of the brain: 1 where the model holds."""
+    if case.noise is None:
+        return {}
+    level = np.sqrt(region_means(case.noise.noise_sd**2, case.regions))
+    ratios = dict(zip(case.regions.names, signals.residual_sd / level, strict=True))
+    return {name: round(float(ratios[name]), 2) for name in case.setup.focus}
 
 
 def _save_map(

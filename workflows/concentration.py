@@ -8,6 +8,7 @@ from nipype.pipeline.engine import Node, Workflow
 from sodiumprep.interfaces.calibrate import Calibrate
 from sodiumprep.interfaces.concentration import (
     MapConcentration,
+    MapResidual,
     ResampleToAnatomy,
     TabulateRegions,
 )
@@ -25,7 +26,8 @@ INPUTS = [
     "properties",
 ]
 MAPS = ["apparent_file", "corrected_file", "uncertainty_file"]
-OUTPUTS = [*MAPS, *(f"anat_{name}" for name in MAPS), "calibration_file", "table_file"]
+OUTPUTS = [*MAPS, *(f"anat_{name}" for name in MAPS), "residual_file", "calibration_file",
+           "table_file"]  # fmt: skip
 DESCRIPTION = (
     "Signals were calibrated against references of known concentration and corrected for "
     "relaxation, region by region after the partial-volume correction; uncertainties were "
@@ -50,7 +52,8 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
         ``static_noise_file`` from which vials are read, ``regions_file``,
         ``signals_file``, ``model_file``, ``xfm_file``, ``reference_file`` (grid
         of the anatomy), ``properties``. ``outputnode``: the maps [mmol/L] on the sodium grid and,
-        as ``anat_*``, on that of the anatomy; ``calibration_file``, ``table_file``.
+        as ``anat_*``, on that of the anatomy; ``residual_file`` (what no region explains),
+        ``calibration_file``, ``table_file``.
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = DESCRIPTION
@@ -61,6 +64,7 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
         name="calibrate",
     )
     maps = Node(MapConcentration(**constants), name="maps")
+    residual = Node(MapResidual(), name="residual")
     table = Node(TabulateRegions(methods=plan.pvc["methods"], **constants), name="table")
     resample = {name: Node(ResampleToAnatomy(), name=f"anat_{name}") for name in MAPS}
     result = Node(IdentityInterface(OUTPUTS), name="outputnode")
@@ -69,6 +73,9 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
           for node, own in ((calibrate, STATIC), (maps, IMAGE), (table, IMAGE))),
         (source, calibrate, [("properties", "properties")]),
         (source, table, [(p, p) for p in ("model_file", "properties")]),
+        (source, residual, [(port, port) for port in ("image_file", *REGIONS)]),
+        (calibrate, residual, [("calibration_file", "calibration_file")]),
+        (residual, result, [("residual_file", "residual_file")]),
         (calibrate, maps, [("calibration_file", "calibration_file")]),
         (calibrate, table, [("calibration_file", "calibration_file")]),
         *((maps, node, [(port, "in_file")]) for port, node in resample.items()),

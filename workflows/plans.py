@@ -207,8 +207,8 @@ class SodiumPlan:
     registration
         ``method``, ``dof``, ``random_seed`` and ``coil_file``, as far as chosen.
     pvc
-        ``methods`` that have rows in the table, beside none; ``sensitivity`` and ``random_seed``
-        of the interface, as far as chosen.
+        ``methods`` that have rows in the table, beside none; ``feed``, ``sensitivity`` and
+        ``random_seed`` of the interface, as far as chosen.
     map_outputs
         Output path of each corrected map, as ``rbv:corrected_file``; empty where no method
         makes one.

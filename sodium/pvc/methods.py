@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -159,7 +159,7 @@ def correct(
         return Correction(values, made.image, made=made)
     if method not in FED:
         raise ValueError(f"there is no method '{method}'")
-    fed = REGIONAL[setup.feed](image, regions, noise, with_covariance=False).values
+    fed = _regional(setup.feed, image, regions, noise, setup, with_covariance=False).values
     return FED[method](image, regions, fed, setup)
 
 
@@ -302,7 +302,12 @@ def feed_weights(regions: Regions, noise: ImageNoise, setup: Setup) -> Weights:
     weights
         Of any combination of the values.
     """
-    return gtm_weights(regions) if setup.feed == "gtm" else labbe_weights(regions, noise)
+    if setup.feed == "gtm":
+        return gtm_weights(regions)
+    if setup.focus:
+        level = level_around(regions, setup.focus, noise.noise_sd)
+        return labbe_weights(regions, replace(noise, noise_sd=level))
+    return labbe_weights(regions, noise)
 
 
 def _weights(
@@ -344,7 +349,7 @@ def _drawn(
         if regression is None:
             again = correct(method, drawn, regions, noise, setup)
             return np.concatenate([again.made.image.ravel(), again.values])
-        fed = REGIONAL[setup.feed](drawn, regions, noise, with_covariance=False).values
+        fed = _regional(setup.feed, drawn, regions, noise, setup, with_covariance=False).values
         made = regression(drawn, fed).image
         return np.concatenate([made.ravel(), unmixed_values(made, regions)])
 

@@ -10,6 +10,7 @@ from sodiumprep.interfaces.coil_fields import _save
 from sodiumprep.interfaces.concentration import (
     COLUMNS,
     MapConcentration,
+    MapResidual,
     ResampleToAnatomy,
     TabulateRegions,
 )
@@ -238,3 +239,20 @@ def test_outside_the_sodium_field_of_view_a_map_is_undetermined(head, run_in, tm
     values, _ = load_image(run_in(resampled, tmp_path / "anat").out_file)
     assert 0 < np.isfinite(values).sum() < 0.02 * values.size
     assert not (values == 0).any()
+
+
+def test_what_no_region_explains_shows_in_the_residual(
+    inputs, calibration_files, run_in, tmp_path
+):
+    image, affine = load_image(inputs["image_file"])
+    spot = np.zeros_like(image)
+    spot[10:13, 10:13, 10:13] = 20.0
+    path = save_image(tmp_path / "spot.nii.gz", image + spot, affine)
+    files = {name: inputs[name] for name in ("regions_file", "signals_file", "calibration_file")}
+    plain, seen = (
+        load_image(run_in(MapResidual(image_file=p, **files), tmp_path / n).residual_file)[0]
+        for n, p in (("plain", inputs["image_file"]), ("seen", path))
+    )
+    slope = 20.0 / (seen - plain)[11, 11, 11]
+    assert np.abs(plain).max() < 6 * 0.3 / slope  # noise alone
+    np.testing.assert_allclose(seen - plain, spot / slope, atol=1e-3)

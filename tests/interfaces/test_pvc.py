@@ -107,3 +107,18 @@ def test_the_residual_of_a_region_is_its_noise_where_the_model_is_right(correct,
     noise, _ = load_image(measured["noise_file"])
     stored, _ = correct()
     np.testing.assert_allclose(stored["residual_sd"][:3], noise.mean(), rtol=0.1)
+
+
+def test_the_residual_over_the_noise_is_told_by_region(correct):
+    _, properties = correct()
+    told = properties["ResidualOverNoise"]
+    assert list(told) == ["GM", "WM", "CSF"]
+    assert all(0.8 < value < 1.2 for value in told.values())
+
+
+def test_maps_may_rest_on_least_squares(correct):
+    by_gtm, by_labbe = (
+        correct(methods=["rbv"], feed=feed)[0]["rbv"].values[:3] for feed in ("gtm", "labbe")
+    )
+    assert not np.array_equal(by_gtm, by_labbe)
+    np.testing.assert_allclose(by_gtm, by_labbe, rtol=0.02)

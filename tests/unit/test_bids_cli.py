@@ -75,6 +75,7 @@ def written(tmp_path):
         (["--kspace-filter", "hamming"], "kspace_filter", "hamming"),
         (["--pvc", "labbe"], "pvc", ("gtm", "labbe")),
         (["--pvc", "labbe", "gtm", "labbe"], "pvc", ("gtm", "labbe")),
+        (["--pvc-feed", "labbe"], "pvc_feed", "labbe"),
         (["--sensitivity"], "sensitivity", True),
         (["--psf-fwhm", "6"], "psf_fwhm", (6.0, 6.0, 6.0)),
         (["--psf-fwhm", "5", "6", "7"], "psf_fwhm", (5.0, 6.0, 7.0)),

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from sodiumprep.bids_app import figures
+from sodiumprep.bids_app import figures, report
 from sodiumprep.bids_app.names import DatasetNames, DerivativeNames, with_json
 from sodiumprep.bids_app.reconstruction import (
     course_of,
@@ -601,6 +601,17 @@ def test_the_centre_of_a_transform_counts(tmp_path):
 def test_classes_of_lesions_are_told_apart_without_colour():
     styles = [str(style) for style in figures.LESION_LOOKS.values()]
     assert len(set(styles)) == len(styles)
+
+
+def test_the_fit_of_the_regions_is_told_where_it_is_known():
+    held = {
+        "ResidualOverNoise": {"GM": 1.5, "WM": 1.0},
+        "KspaceRegression": {"ReducedChiSquare": 1.1},
+    }
+    shown = {name: value for name, value, _ in report._fit_quality(held)}
+    assert shown["Residual over noise"] == "GM 1.5, WM 1.0"
+    assert shown["The same in k-space"] == "1.10"
+    assert all(value == "n/a" for _, value, _ in report._fit_quality({}))
 
 
 SCAN_TIME = {
