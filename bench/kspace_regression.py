@@ -27,6 +27,7 @@ from sodiumprep.sodium.coil_fields import fit_receive_correction, grid_positions
 from sodiumprep.sodium.coils import combine_coils
 from sodiumprep.sodium.density import hamming_filter, radial_weights
 from sodiumprep.sodium.encoding import Transform, forward
+from sodiumprep.sodium.kernel import decay_from_first_sample
 from sodiumprep.sodium.measurement import Measurement, measurement_of
 from sodiumprep.sodium.model_based import MeasurementModel
 from sodiumprep.sodium.noise import (
@@ -48,7 +49,6 @@ from sodiumprep.sodium.phantom import (
 from sodiumprep.sodium.pvc.kspace import (
     KspaceEstimate,
     WhiteSamples,
-    decay_after_echo_time,
     kspace_regression,
     scan_time_curve,
     white_samples,
@@ -190,7 +190,7 @@ def estimates(subject: Subject, acquisition: Acquisition, profile: Any) -> Kspac
     """Return the regression with sensitivities that are estimated from the acquisition."""
     white = white_samples(MeasurementModel(measurement_of(acquisition)), profile)
     decays = np.stack([
-        decay_after_echo_time(constants(n), acquisition.echo_time, acquisition.sample_times)
+        decay_from_first_sample(constants(n), acquisition.sample_times, acquisition.echo_time)
         for n in subject.regions
     ])  # fmt: skip
     names = list(subject.regions)
@@ -356,7 +356,7 @@ def small_scan() -> tuple[Measurement, dict[str, Any], Any]:
     middle = fine.matrix[0] // 2
     shift = np.exp(-2j * np.pi * trajectory @ place[:, middle, middle, middle])
     shift *= np.prod(fine.voxel_size)
-    decays = np.stack([decay_after_echo_time(constants(n), 3e-4, times) for n in parts])
+    decays = np.stack([decay_from_first_sample(constants(n), times, 3e-4) for n in parts])
     samples = np.zeros((4, *trajectory.shape[:2]), np.complex64)
     for (name, part), decay in zip(parts.items(), decays, strict=True):
         for coil, seen in enumerate(coils):
@@ -457,7 +457,7 @@ def check_time() -> bool:
     white = WhiteSamples(samples, maps, 1.0, trajectory, geometry, None, weights)
     times = np.linspace(0, 0.01, 384)
     kinds = [constants(n) for n in ("GM", "WM", "CSF", "muscle", "agar20", "saline120")]
-    decays = np.stack([decay_after_echo_time(kinds[i % 6], 3e-4, times) for i in range(20)])
+    decays = np.stack([decay_from_first_sample(kinds[i % 6], times, 3e-4) for i in range(20)])
 
     def fractions() -> Iterator[Any]:
         for part in parts:

@@ -399,6 +399,7 @@ def _source(run: SodiumRun, settings: Settings) -> dict[str, Any]:
         "image_file": str(run.source),
         "phase_file": str(run.phase) if run.phase else None,
         "trajectory_type": run.protocol.trajectory_type,
+        "echo_time": run.protocol.echo_time,
         "readout_duration": run.protocol.readout_duration,
         "kspace_filter": run.protocol.kspace_filter or "none",
         "nominal_voxel": list(run.protocol.acquisition_voxel_size or ()) or None,

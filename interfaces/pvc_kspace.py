@@ -14,10 +14,10 @@ from sodiumprep.interfaces.pvc import FROM_KSPACE, StoredSignals, save_signals
 from sodiumprep.interfaces.reconstruct import MeasurementInput, measured, tissue_constants
 from sodiumprep.interfaces.regions import SampledAnatomy, SampleRegionsInput, sample_all
 from sodiumprep.sodium.acquisition import Acquisition, Floats
+from sodiumprep.sodium.kernel import decay_from_first_sample
 from sodiumprep.sodium.model_based import MeasurementModel
 from sodiumprep.sodium.pvc.kspace import (
     KspaceEstimate,
-    decay_after_echo_time,
     kspace_regression,
     scan_time_curve,
     white_samples,
@@ -85,10 +85,10 @@ class RegressKspace(SimpleInterface):
     def _decays(self, names: list[str], acquisition: Acquisition) -> Floats:
         constants = tissue_constants(self.inputs.tissues)
         return np.stack([
-            decay_after_echo_time(
+            decay_from_first_sample(
                 constants.get(name, constants[OUTSIDE]),
-                acquisition.echo_time,
                 acquisition.sample_times,
+                acquisition.echo_time,
             )
             for name in names
         ])  # fmt: skip

@@ -505,6 +505,7 @@ class _DescribeImageInput(BaseInterfaceInputSpec):
     kspace_filter = traits.Enum("none", "hamming", usedefault=True, desc="of the image")
     nominal_voxel = traits.List(traits.Float, desc="AcquisitionVoxelSize [mm], three numbers")
     psf_fwhm = traits.List(traits.Float, desc="width of a Gaussian kernel [mm], three numbers")
+    echo_time = traits.Float(0.0, usedefault=True, desc="excitation to first sample [s]")
     coils = traits.Int(0, usedefault=True, desc="receive coils, 0 where not known")
 
 
@@ -557,4 +558,5 @@ def _image_properties(inputs: Any, affine: Floats, shape: tuple[int, ...]) -> Im
         readout_duration=given("readout_duration"),
         hamming=inputs.kspace_filter == "hamming",
         psf_fwhm=None if fwhm is None else np.asarray(fwhm) * 1e-3,
+        echo_time=inputs.echo_time,
     )

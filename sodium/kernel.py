@@ -137,6 +137,7 @@ def tissue_transfers(
     sample_times: Floats,
     trajectory: Floats,
     geometry: Geometry,
+    echo_time: float = 0.0,
 ) -> dict[str, Complexes]:
     """Return the transfer function of each tissue for a gridding reconstruction.
 
@@ -152,6 +153,8 @@ def tissue_transfers(
         Shape (readouts, n, 3) [1/m].
     geometry
         Voxel grid of the image.
+    echo_time
+        From the excitation to the first sample [s].
 
     Returns
     -------
@@ -161,7 +164,7 @@ def tissue_transfers(
     """
     transfers = {}
     for name, relaxation in tissues.items():
-        decay = decay_from_first_sample(relaxation, sample_times)
+        decay = decay_from_first_sample(relaxation, sample_times, echo_time)
         psf = point_spread(weights, decay, trajectory, geometry)
         transfers[name] = to_transfer(psf).astype(np.complex64)
     return transfers
@@ -307,7 +310,9 @@ def on_doubled_grid(image: Floats, voxel: tuple[int, int, int]) -> Floats:
     return doubled
 
 
-def decay_from_first_sample(relaxation: Relaxation, sample_times: Floats) -> Floats:
+def decay_from_first_sample(
+    relaxation: Relaxation, sample_times: Floats, echo_time: float = 0.0
+) -> Floats:
     """Return the decay along a readout, relative to its first sample.
 
     Parameters
@@ -316,14 +321,24 @@ def decay_from_first_sample(relaxation: Relaxation, sample_times: Floats) -> Flo
         Constants of the tissue.
     sample_times
         After the first sample, any shape [s].
+    echo_time
+        From the excitation to the first sample [s]: the fast component has lost more by then.
 
     Returns
     -------
     decay
-        Same shape, 1 at time 0. The echo time is short against both constants, so their shares
-        are taken as at the excitation.
+        Same shape, 1 at time 0, float32. The loss at the echo time belongs to the relaxation
+        correction.
+
+    Examples
+    --------
+    >>> tissue = Relaxation(t1=0.037, t2_short=0.003, t2_long=0.025, short_fraction=0.6)
+    >>> decay_from_first_sample(tissue, np.array([0.0, 0.005]), 0.0005).round(3).tolist()
+    [1.0, 0.4630000054836273]
     """
-    return biexponential_decay(sample_times, relaxation).astype(np.float32)
+    left = biexponential_decay(echo_time, relaxation)
+    later = biexponential_decay(np.asarray(sample_times) + echo_time, relaxation)
+    return np.asarray(later / left, np.float32)
 
 
 def frequency_axes(geometry: Geometry) -> list[Floats]:
@@ -349,7 +364,11 @@ def frequency_axes(geometry: Geometry) -> list[Floats]:
 
 
 def spherical_transfer(
-    relative_radius: Floats, decay_times: Floats, relaxation: Relaxation, hamming: bool
+    relative_radius: Floats,
+    decay_times: Floats,
+    relaxation: Relaxation,
+    hamming: bool,
+    echo_time: float = 0.0,
 ) -> Floats:
     """Return the transfer function of a spherical coverage of k-space with decay on its way out.
 
@@ -363,6 +382,8 @@ def spherical_transfer(
         Constants of the tissue.
     hamming
         Whether the data were Hamming filtered.
+    echo_time
+        From the excitation to the first sample [s].
 
     Returns
     -------
@@ -370,7 +391,7 @@ def spherical_transfer(
         Same shape as ``relative_radius``; 0 outside the sphere.
     """
     radii = np.linspace(0, 1, len(decay_times))
-    profile = decay_from_first_sample(relaxation, decay_times)
+    profile = decay_from_first_sample(relaxation, decay_times, echo_time)
     if hamming:
         profile = profile * (0.54 + 0.46 * np.cos(np.pi * radii))
     return np.interp(relative_radius, radii, profile, right=0.0)

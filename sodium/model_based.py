@@ -221,7 +221,8 @@ class MeasurementModel:
     def point(self, voxel: tuple[int, int, int], relaxation: Relaxation) -> Complexes:
         """Return the whitened samples of one voxel of density 1 of a tissue."""
         acquisition = self.measurement.acquisition
-        change: Numbers = decay_from_first_sample(relaxation, self.times)
+        first = (self.first or self).measurement.acquisition
+        change: Numbers = decay_from_first_sample(relaxation, self.times, first.echo_time)
         if self.segments is not None:  # off-resonance of that place
             turned = self.segments.at(voxel)
             change = change * (turned / np.abs(turned))

@@ -101,7 +101,14 @@ def gridding(
     low_resolution = smooth_coil_images(coil_images)
     image, noise_sd = combine_coils(coil_images, covariance, low_resolution)
     modes = coil_noise_modes(low_resolution, covariance)
-    transfers = tissue_transfers(tissues, weights, acquisition.sample_times, trajectory, geometry)
+    transfers = tissue_transfers(
+        tissues,
+        weights,
+        acquisition.sample_times,
+        trajectory,
+        geometry,
+        acquisition.echo_time,
+    )
     spectrum = adjoint_noise_spectrum(weights, trajectory, geometry)
     return Reconstruction(
         image, noise_sd, Response(transfers, spectrum, noise_modes=modes),
@@ -129,6 +136,8 @@ class ImageProperties:
         Whether a Hamming window was laid over k-space.
     psf_fwhm
         Width of the kernel along the axes, shape (3,) [m]; wins over the other keys.
+    echo_time
+        From the excitation to the first sample [s].
     """
 
     shape: tuple[int, ...]
@@ -138,6 +147,7 @@ class ImageProperties:
     readout_duration: float | None = None
     hamming: bool = False
     psf_fwhm: Floats | None = None
+    echo_time: float = 0.0
 
     @property
     def geometry(self) -> Geometry:
@@ -202,7 +212,9 @@ def assumed_response(known: ImageProperties, tissues: Mapping[str, Relaxation]) 
     if known.hamming and not told:
         times = np.zeros(64)
     transfers = {
-        name: spherical_transfer(radius, times, relaxation, known.hamming).astype(np.complex64)
+        name: spherical_transfer(radius, times, relaxation, known.hamming, known.echo_time).astype(
+            np.complex64
+        )
         for name, relaxation in tissues.items()
     }
     flat = Relaxation(t1=1.0, t2_short=1e9, t2_long=1e9, short_fraction=0.0)

@@ -37,7 +37,6 @@ from sodiumprep.sodium.encoding import make_plan
 from sodiumprep.sodium.interpolation import Interpolator, readout_interpolator
 from sodiumprep.sodium.model_based import MeasurementModel
 from sodiumprep.sodium.segments import Segments
-from sodiumprep.sodium.signal import Relaxation, biexponential_decay
 
 # Fractions are sampled on a work grid a little finer than that of the sodium image. It keeps
 # their frequencies up to PASSED unchanged, so that a smooth sensitivity, which moves signal by a
@@ -172,35 +171,6 @@ def robust_weights(density: Floats) -> Floats:
             f"the median of the density compensation is {typical}; it must be above 0"
         )
     return np.asarray(density / (density + MISFIT * typical), np.float32)
-
-
-def decay_after_echo_time(
-    relaxation: Relaxation, echo_time: float, sample_times: Floats
-) -> Floats:
-    """Return the decay along a readout, relative to its first sample.
-
-    Parameters
-    ----------
-    relaxation
-        Constants of the tissue.
-    echo_time
-        From the excitation to the first sample [s]: the fast component has lost more by then.
-    sample_times
-        After the first sample, any shape [s].
-
-    Returns
-    -------
-    decay
-        Same shape, 1 at time 0. The loss at the echo time belongs to the relaxation correction.
-
-    Examples
-    --------
-    >>> tissue = Relaxation(t1=0.037, t2_short=0.003, t2_long=0.025, short_fraction=0.6)
-    >>> decay_after_echo_time(tissue, 0.0005, np.array([0.0, 0.005])).round(3).tolist()
-    [1.0, 0.463]
-    """
-    left = biexponential_decay(echo_time, relaxation)
-    return np.asarray(biexponential_decay(sample_times + echo_time, relaxation) / left)
 
 
 @dataclass(frozen=True)

@@ -281,3 +281,15 @@ def test_a_point_without_amplitude_is_refused(amplitude):
 def test_a_point_that_leaves_nothing_in_the_image_is_refused():
     with pytest.raises(ValueError, match="image of a point sums to 0"):
         response_at(np.zeros((4, 4, 4)), (2, 2, 2))
+
+
+def test_a_later_echo_has_lost_more_of_its_fast_component_and_a_narrower_kernel():
+    weights, tissue = radial_weights(TRAJECTORY), {"WM": TISSUES["WM"]}
+    widths = [
+        width_of(tissue_transfers(tissue, weights, TIMES, TRAJECTORY, GRID, echo)["WM"])
+        for echo in (0.0, 3e-4, 5e-3)
+    ]
+    assert np.all(widths[0] > widths[1])
+    assert np.all(widths[1] > widths[2])
+    late = decay_from_first_sample(TISSUES["WM"], TIMES, 0.1)  # nothing but the slow one is left
+    np.testing.assert_allclose(late, np.exp(-TIMES / TISSUES["WM"].t2_long), rtol=1e-3)

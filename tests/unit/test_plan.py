@@ -196,7 +196,7 @@ def test_an_image_brings_the_filter_and_the_readout_of_its_sidecar():
     assert source == {
         "image_file": "/data/raw/a_PDw.nii.gz", "phase_file": "/data/raw/a_part-phase_PDw.nii.gz",
         "trajectory_type": "tpi", "readout_duration": 0.01, "kspace_filter": "hamming",
-        "nominal_voxel": [4.0, 4.0, 5.0], "coils": 1,
+        "nominal_voxel": [4.0, 4.0, 5.0], "coils": 1, "echo_time": PROTOCOL.echo_time,
     }  # fmt: skip
 
 

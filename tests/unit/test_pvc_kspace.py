@@ -9,13 +9,13 @@ import pytest
 from sodiumprep.sodium.acquisition import Acquisition, Geometry
 from sodiumprep.sodium.density import radial_weights
 from sodiumprep.sodium.encoding import forward
+from sodiumprep.sodium.kernel import decay_from_first_sample
 from sodiumprep.sodium.measurement import Measurement
 from sodiumprep.sodium.model_based import MeasurementModel
 from sodiumprep.sodium.noise import noise_samples
 from sodiumprep.sodium.pvc.kspace import (
     GROUPS,
     WhiteSamples,
-    decay_after_echo_time,
     kspace_regression,
     robust_weights,
     scan_time_curve,
@@ -37,7 +37,7 @@ WHITE = Relaxation(0.037, 0.0034, 0.0235, 0.6)
 GREY = Relaxation(0.037, 0.0039, 0.0263, 0.6)
 NAMES = ["CSF", "WM", "GM"]
 TRUTH = np.array([145.0, 38.0, 42.0])
-DECAYS = np.stack([decay_after_echo_time(r, ECHO_TIME, TIMES) for r in (FLUID, WHITE, GREY)])
+DECAYS = np.stack([decay_from_first_sample(r, TIMES, ECHO_TIME) for r in (FLUID, WHITE, GREY)])
 VARIANCE = 1e-10  # of a complex sample of the noisy scans
 
 
@@ -206,7 +206,7 @@ def test_the_decay_of_another_tissue_gives_a_bias():
 
 
 def test_the_decay_starts_from_what_the_echo_time_has_left():
-    late = decay_after_echo_time(WHITE, 1e-3, TIMES)
+    late = decay_from_first_sample(WHITE, TIMES, 1e-3)
     assert late[0] == 1
     assert late[-1] > biexponential_decay(TIMES, WHITE)[-1] * 1.02
 
