@@ -61,7 +61,9 @@ def test_the_response_is_the_image_of_a_decaying_point(oblique, make_blob):
     acquisition = replace(make_blob(geometry, PLACE), dwell_time=0.02 / 72)
     offset = (voxel - 8) * geometry.voxel_size
     phase = np.exp(-2j * np.pi * (acquisition.trajectory.astype(float) @ offset))
-    decay = biexponential_decay(acquisition.sample_times, WM)
+    echo = acquisition.echo_time
+    decay = biexponential_decay(acquisition.sample_times + echo, WM)
+    decay /= biexponential_decay(echo, WM)  # the loss until then is another correction's
     done = grid(replace(acquisition, samples=(phase * decay)[None]), TISSUES)
     point = np.zeros(geometry.matrix)
     point[tuple(voxel)] = 1 / np.prod(geometry.voxel_size)
