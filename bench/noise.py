@@ -200,9 +200,11 @@ def check_widths() -> bool:
         weights = radial_weights(trajectory) * (hamming_filter(trajectory) if hamming else 1)
         for readout, asked in zip((0.005, 0.02), published, strict=True):
             times = np.linspace(0, readout, trajectory.shape[1])
-            transfers = tissue_transfers({tissue: constants}, weights, times, trajectory, geometry)
+            transfers = tissue_transfers(
+                {tissue: constants}, weights, times, trajectory, geometry, 0.0
+            )
             found = full_width_half_maximum(to_psf(transfers[tissue]), np.ones(3))
-            decay = decay_from_first_sample(constants, times)
+            decay = decay_from_first_sample(constants, times, 0.0)
             point = widths_of_point(weights, decay, trajectory, float(geometry.voxel_size[0]))
             figure = f"{tissue}, {1e3 * readout:.0f} ms{', Hamming' if hamming else ''}"
             good &= tell(f"FWHM, {figure} [voxels]", f"{asked:.2f} +- 2 %", f"{found.mean():.3f}",

@@ -102,7 +102,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--config-file", type=Path, metavar="FILE", help="TOML file with defaults for any option"
     )
 
-    query = parser.add_argument_group("what to process")
+    _add_choices(parser.add_argument_group("what to process"))
+    _add_science(parser.add_argument_group("sodium"))
+    _add_engine(parser.add_argument_group("how to process"))
+    return parser
+
+
+def _add_choices(query: argparse._ArgumentGroup) -> None:
+    """Add the options that choose what is processed."""
     query.add_argument(
         "--participant-label", nargs="+", default=[], metavar="LABEL", help="only these subjects"
     )
@@ -153,7 +160,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="say what would be processed, then stop"
     )
 
-    science = parser.add_argument_group("sodium")
+
+def _add_science(science: argparse._ArgumentGroup) -> None:
+    """Add the options of the sodium image and its numbers."""
     science.add_argument(
         "--recon",
         choices=("gridding", "cg", "tv", "agr"),
@@ -166,7 +175,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--coil-sensitivities",
         choices=("centre", "espirit"),
         default="centre",
-        help="of cg, tv and agr: from the centre of k-space, or by ESPIRiT (default: centre)",
+        help="of cg, tv, agr and --pvc kspace: from the centre of k-space, or by ESPIRiT "
+        "(default: centre)",
     )
     science.add_argument(
         "--gradient-delay",
@@ -254,7 +264,9 @@ def build_parser() -> argparse.ArgumentParser:
         "and T1w are always there",
     )
 
-    engine = parser.add_argument_group("how to process")
+
+def _add_engine(engine: argparse._ArgumentGroup) -> None:
+    """Add the options that change how things run, not what comes out."""
     engine.add_argument(
         "--nprocs",
         type=_positive,
@@ -299,7 +311,6 @@ def build_parser() -> argparse.ArgumentParser:
     engine.add_argument(
         "--sloppy", action="store_true", help="coarse registration: for tests only"
     )
-    return parser
 
 
 def validate_dataset(bids_dir: Path) -> None:

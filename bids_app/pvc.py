@@ -18,11 +18,13 @@ import numpy as np
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.interfaces.image import load_finite_image, save_image
 from sodiumprep.interfaces.region_images import RegionImage, load_kernels
-from sodiumprep.sodium.acquisition import Floats
+from sodiumprep.sodium.acquisition import Complexes, Floats
 from sodiumprep.sodium.kernel import blur
 from sodiumprep.sodium.noise import ImageNoise
-from sodiumprep.sodium.pvc import deconvolution, local, propagation, voxelwise
+from sodiumprep.sodium.pvc import MAPS
+from sodiumprep.sodium.pvc.assessment import POSITION_ERROR, PSF_ERROR, SEGMENTATION_ERROR
 from sodiumprep.sodium.pvc.kernels import GaussianKernel, Kernel
+from sodiumprep.sodium.pvc.methods import DECONVOLUTIONS, Correction, Setup, correct, noise_of
 from sodiumprep.sodium.pvc.parts import Normalization, parts_of_fractions, parts_of_labels
 from sodiumprep.sodium.pvc.reduced import (
     BACKGROUND,
@@ -40,7 +42,6 @@ from sodiumprep.sodium.pvc.regional import (
     merge_entangled,
     mixing_matrix,
     region_means,
-    unmixed_values,
 )
 from sodiumprep.sodium.pvc.sampling import FineGrid, doubled_transfer, sampled_regions
 from sodiumprep.sodium.pvc.sensitivity import (
@@ -54,18 +55,15 @@ from sodiumprep.sodium.pvc.shown import SampledRegions
 
 EXIT_REFUSED = 2
 REGIONAL = {"gtm": gtm, "labbe": labbe}
-VOXELWISE = ("rbv", "iy", "mtc", "mg", "regression", "rl", "vc")
-METHODS = ("none", *REGIONAL, *VOXELWISE)
-MISREGISTRATION = 1.0  # mm along each axis
-WIDTH_ERROR = 0.1  # of the kernel's width
-BORDER_ERROR = 0.5  # mm
+METHODS = ("none", *REGIONAL, *MAPS)
+PROPAGATED = ("rbv", "iy", "mtc", "mg")  # maps whose regional values have an uncertainty here
 TOUCHING = 1.0  # voxels that two regions share, from which on they have a border
 NEIGHBOURHOOD = 2.0  # FWHM of the neighbourhood of local regression over that of the kernel
 COLUMNS = ("index", "name", "pvc", "mean", "uncertainty", "residual_sd", "n_voxels", "volume_ml")
 SENSITIVITY = {
-    "d_registration": f"change by {MISREGISTRATION:g} mm of misregistration, three axes joined",
-    "d_psf": f"change by a kernel {100 * WIDTH_ERROR:g} % wider",
-    "d_segmentation": f"change by {BORDER_ERROR:g} mm of every border, all borders joined",
+    "change_position_1mm": f"largest change by {POSITION_ERROR:g} mm of misregistration",
+    "change_psf_10percent": f"change by a kernel {100 * PSF_ERROR:g} % wider",
+    "change_segmentation_0.5mm": f"change by {SEGMENTATION_ERROR:g} mm of every border, joined",
 }
 
 
@@ -397,16 +395,15 @@ class _Correction:
         given = read_noise(options.noise_sd, problem)
         self.noise = estimate_noise(problem, first.values, given)
         self.estimates: dict[str, RegionalEstimate] = {}
+        self.remarks: list[str] = []
         if options.merge_entangled and self.noise is not None:
             method = REGIONAL[options.values_from]
             regions, estimate = merge_entangled(image, regions, self.noise, method)
             problem = replace(problem, regions=regions)
             self.estimates[options.values_from] = estimate
         self.problem = problem
-        self.results = {"none": self._uncorrected()}
-        for method in dict.fromkeys(options.method):
-            if method != "none":
-                self.results[method] = self._corrected(method)
+        asked = dict.fromkeys(["none", *options.method])
+        self.results = {method: self._corrected(method) for method in asked}
 
     @property
     def regions(self) -> ReducedRegions | SampledRegions:
@@ -421,102 +418,61 @@ class _Correction:
     def _nothing(self) -> Floats:
         return np.full(len(self.regions.names), np.nan)
 
+    def _corrected(self, method: str) -> _Result:
+        image, regions = self.problem.image, self.regions
+        if method == "none":
+            return self._uncorrected()
+        if method in REGIONAL:
+            found = self.estimate(method)
+            return _Result(found.values, _sd(found.covariance), found)
+        setup = self._setup(method)
+        made = correct(method, image, regions, self.noise, setup)
+        self.remarks += made.remarks
+        sd = self._nothing()
+        if self.noise is not None and method in PROPAGATED:
+            sd = _sd(noise_of(method, made, image, regions, self.noise, setup).covariance)
+        return _Result(made.values, sd, None, made.image, self._told(method, made, setup))
+
+    def _setup(self, method: str) -> Setup:
+        problem, (target, fluid) = self.problem, self.options.mg_target
+        x, y, z = NEIGHBOURHOOD * problem.fwhm / problem.spacing
+        return Setup(
+            target=target,
+            fluid=fluid,
+            local=[name for name in self.regions.names if name != BACKGROUND],
+            neighbourhood=(x, y, z),
+            transfer=self._one_kernel(method) if method in DECONVOLUTIONS else None,
+            negative_as_zero=self.options.negative_as_zero,
+            feed=self.options.values_from,
+        )
+
+    def _one_kernel(self, method: str) -> Complexes:
+        kernels = self.problem.kernels
+        if any(k is not kernels[0] for k in kernels):
+            raise UserError(f"--method {method}: one kernel for the whole image is needed")
+        return doubled_transfer(kernels[0], self.problem.image.shape, self.problem.spacing)
+
+    def _told(self, method: str, made: Correction, setup: Setup) -> dict[str, Any]:
+        """Return what the JSON file says of a map."""
+        told: dict[str, Any] = {}
+        if method == "mg":
+            told |= {"Target": setup.target, "Fluid": setup.fluid}
+        elif method not in DECONVOLUTIONS:
+            told["ValuesFrom"] = setup.feed
+        if method == "regression":
+            told["NeighbourhoodFWHM"] = (NEIGHBOURHOOD * self.problem.fwhm).tolist()
+        names = {"n_excepted": "ExceptedVoxels", "iterations": "Iterations",
+                 "converged": "Converged", "n_negative": "NegativeVoxelsTakenAsZero"}  # fmt: skip
+        held = {key: getattr(made.made, name) for name, key in names.items()
+                if hasattr(made.made, name)}  # fmt: skip
+        return told | held
+
     def _uncorrected(self) -> _Result:
         sd = self._nothing()
         if self.noise is not None:
             mixing = mixing_matrix(self.regions)
             sd = _sd(mixing @ self.estimate("gtm").covariance @ mixing.T)
         return _Result(region_means(self.problem.image, self.regions), sd)
-
-    def _corrected(self, method: str) -> _Result:
-        if method in REGIONAL:
-            found = self.estimate(method)
-            return _Result(found.values, _sd(found.covariance), found)
-        if method in {"rl", "vc"}:
-            return self._deconvolved(method)
-        if method == "mg":
-            return self._target()
-        if method == "regression":
-            return self._regression()
-        return self._map(method)
-
-    def _map(self, method: str) -> _Result:
-        regions, image = self.regions, self.problem.image
-        start = self.estimate(self.options.values_from).values
-        if method == "rbv":
-            found = voxelwise.rbv(image, regions, start)
-        elif method == "iy":
-            found = voxelwise.iterative_yang(image, regions, start)
-        else:
-            found = voxelwise.mtc(image, regions, start)
-        told = {"ValuesFrom": self.options.values_from, "ExceptedVoxels": found.n_excepted}
-        if method == "iy":
-            told |= {"Iterations": found.iterations, "Converged": found.converged}
-        sd = self._nothing()
-        if self.noise is not None:
-            if method == "iy":
-                weights = propagation.yang_weights(found, regions)
-            else:
-                weights = propagation.unmixed_weights(found, regions, self._weights())
-            each = (weights(one) for one in np.eye(len(regions.names)))
-            sd = _sd(regions.covariance(each, self.noise))
-        return _Result(unmixed_values(found.image, regions), sd, None, found.image, told)
-
-    def _weights(self) -> propagation.Weights:
-        if self.options.values_from == "gtm":
-            return propagation.gtm_weights(self.regions)
-        return propagation.labbe_weights(self.regions, self.noise)
-
-    def _target(self) -> _Result:
-        target, fluid = self.options.mg_target
-        found = voxelwise.mueller_gaertner(self.problem.image, self.regions, target, fluid)
-        values, sd = self._nothing(), self._nothing()
-        index = list(self.regions.names).index(target)
-        values[index] = voxelwise.target_mean(found, self.regions, target)
-        if self.noise is not None:
-            weights = propagation.target_weights(
-                found, self.regions, propagation.purest_weights(self.regions, target), target
-            )
-            sd[index] = _sd(self.regions.covariance([weights(np.ones(1))], self.noise))[0]
-        told = {"Target": target, "Fluid": fluid, "ExceptedVoxels": found.n_excepted}
-        return _Result(values, sd, None, found.image, told)
-
-    def _regression(self) -> _Result:
-        """Regress where the image resolves; only the local differences are interpolated."""
-        regions, image = self.regions, self.problem.image
-        values = self.estimate(self.options.values_from).values
-        names = [n for n in regions.names if n != BACKGROUND]
-        spacing = self.problem.spacing
-        coarse, low = regions, image
-        if isinstance(regions, ReducedRegions):
-            spacing = regions.grid.spacing
-            coarse, low = regions.sampled(image)
-        profiles = local.gaussian_neighbourhood(NEIGHBOURHOOD * self.problem.fwhm / spacing)
-        found = local.LocalRegression(coarse, names, profiles)(low, values)
-        told = {
-            "ValuesFrom": self.options.values_from,
-            "NeighbourhoodFWHM": (NEIGHBOURHOOD * self.problem.fwhm).tolist(),
-        }
-        combined = found.image
-        if isinstance(regions, ReducedRegions):
-            beyond = found.signals - values[: len(names), None, None, None]
-            combined = regions.composed(values) + regions.composed_of(beyond)
-        return _Result(unmixed_values(combined, regions), self._nothing(), None, combined, told)
-
-    def _deconvolved(self, method: str) -> _Result:
-        kernels, image = self.problem.kernels, self.problem.image
-        if any(k is not kernels[0] for k in kernels):
-            raise UserError(f"--method {method}: one kernel for the whole image is needed")
-        transfer = doubled_transfer(kernels[0], image.shape, self.problem.spacing)
-        if method == "vc":
-            found = deconvolution.reblurred_van_cittert(image, transfer)
-        else:
-            found = deconvolution.richardson_lucy(
-                image, transfer, negative_as_zero=self.options.negative_as_zero
-            )
-        told = {"Iterations": found.iterations, "NegativeVoxelsTakenAsZero": found.n_negative}
-        values = unmixed_values(found.image, self.regions)
-        return _Result(values, self._nothing(), None, found.image, told)
 
     def sensitivity(self) -> dict[str, dict[str, Floats]]:
         """Return by method and column how values change, shape (regions,)."""
@@ -531,7 +487,7 @@ class _Correction:
 
 
 def _sd(covariance: Floats) -> Floats:
-    return np.sqrt(np.maximum(np.diag(covariance), 0) + 0 * np.diag(covariance))
+    return np.sqrt(np.maximum(np.diag(covariance), 0))  # rounding may go below; nan stays
 
 
 def _changes(
@@ -542,13 +498,13 @@ def _changes(
     def values(seen: Floats, there: SampledRegions) -> Floats:
         return method(seen, there, None).values
 
-    shift = MISREGISTRATION / spacing
-    width = kernel_change(values, image, regions, problem.fwhm / spacing, WIDTH_ERROR)
+    shift = POSITION_ERROR / spacing
+    width = kernel_change(values, image, regions, problem.fwhm / spacing, PSF_ERROR)
     pairs = np.argwhere(np.triu(regions.overlap(), 1) > TOUCHING)
     made = {id(k): doubled_transfer(k, regions.shape, spacing) for k in problem.kernels}
     n = len(regions.names)
     transfers = [made[id(k)] for k in [*problem.kernels[: n - 1], problem.kernels[-1]]]
-    step = BORDER_ERROR / float(np.mean(spacing))
+    step = SEGMENTATION_ERROR / float(np.mean(spacing))
     borders = []
     for i, j in pairs:
         taken = layer_at_border(regions.fractions[i], regions.fractions[j], step)
@@ -556,11 +512,8 @@ def _changes(
         borders.append([MovedBorder(int(i), int(j), taken, *shown)])
     moved = segmentation_changes(values, image, regions, borders)
     placed = shift_changes(partial(values, there=regions), image, shift)
-    return {
-        "d_registration": np.sqrt(np.sum(placed**2, axis=0)),
-        "d_psf": width,
-        "d_segmentation": np.sqrt(np.sum(moved**2, axis=0)),
-    }
+    effects = (np.linalg.norm(placed, axis=0), width, np.linalg.norm(moved, axis=0))
+    return dict(zip(SENSITIVITY, effects, strict=True))
 
 
 def table_rows(correction: _Correction) -> list[dict[str, Any]]:
@@ -603,8 +556,8 @@ def table_rows(correction: _Correction) -> list[dict[str, Any]]:
 def _flags(correction: _Correction) -> dict[int, str]:
     """Name regions that are smaller than the kernel, or entangled with another one."""
     regions, problem = correction.regions, correction.problem
-    smallest = float(np.prod(problem.fwhm / problem.spacing)) * 1.13  # of a Gaussian: 1.0645^2
-    found = {k: ["small"] for k, size in enumerate(regions.sizes) if size < smallest}
+    smallest = float(np.prod(problem.fwhm / problem.spacing))
+    found = {k: ["smaller_than_psf"] for k, size in enumerate(regions.sizes) if size < smallest}
     for estimate in correction.estimates.values():
         for i, j in entangled_pairs(estimate.covariance):
             for own, other in ((i, j), (j, i)):
@@ -705,7 +658,7 @@ def _outputs(options: argparse.Namespace) -> dict[str, Path]:
     prefix = options.prefix
     if not prefix.name or not prefix.resolve().parent.is_dir():
         raise UserError(f"{prefix}: its folder does not exist; accepted: FOLDER/NAME")
-    maps = [m for m in dict.fromkeys(options.method) if m in VOXELWISE]
+    maps = [m for m in dict.fromkeys(options.method) if m in MAPS]
     names = {m: prefix.with_name(f"{prefix.name}_pvc-{m}.nii.gz") for m in maps}
     if options.residual_map:
         names["residual"] = prefix.with_name(f"{prefix.name}_residual.nii.gz")
@@ -769,7 +722,7 @@ def run(options: argparse.Namespace) -> str:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         correction = _Correction(problem, options)
-        remarks = [str(w.message) for w in caught]
+        remarks = [*correction.remarks, *(str(w.message) for w in caught)]
         _write(names, correction, remarks)
     for remark in [*_warnings(correction.problem), *remarks]:
         print(f"sodiumprep-pvc: warning: {remark}", file=sys.stderr)

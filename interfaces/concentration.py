@@ -22,7 +22,7 @@ from sodiumprep.interfaces.anatomy import resample_once
 from sodiumprep.interfaces.calibrate import load_lines, protocol_of
 from sodiumprep.interfaces.coil_fields import load_field
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
-from sodiumprep.interfaces.pvc import FEED, UNCORRECTED, StoredSignals, load_signals
+from sodiumprep.interfaces.pvc import FEED, load_signals
 from sodiumprep.interfaces.reconstruct import tissue_constants
 from sodiumprep.interfaces.registration import read_transform
 from sodiumprep.interfaces.templates import template_grid
@@ -42,6 +42,7 @@ from sodiumprep.sodium.concentration import (
     region_statistics,
     with_flag,
 )
+from sodiumprep.sodium.pvc.assessment import UNCORRECTED, AssessedSignals
 
 COLUMNS = [
     "index",
@@ -144,7 +145,7 @@ class MapResidual(SimpleInterface):
 class _Regions:
     """The tissue and lesion regions of one image, with what the tables need of them."""
 
-    def __init__(self, inputs: Any, stored: Any, signals: Mapping[str, StoredSignals]) -> None:
+    def __init__(self, inputs: Any, stored: Any, signals: Mapping[str, AssessedSignals]) -> None:
         tissue = stored["kinds"] == "tissue"
         self.names: list[str] = stored["names"][tissue].tolist()
         self.fractions, self.blurred = stored["fractions"][tissue], stored["blurred"][tissue]
@@ -165,7 +166,7 @@ class _Regions:
             return cls(inputs, stored, load_signals(inputs.signals_file))
 
 
-def _of_regions(signals: StoredSignals, which: Floats) -> RegionalSignals:
+def _of_regions(signals: AssessedSignals, which: Floats) -> RegionalSignals:
     """Return the signals of some regions; the receive uncertainty is not yet known."""
     return RegionalSignals(
         signals.values[which],

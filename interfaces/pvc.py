@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,70 +23,19 @@ from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.kernel import near_part
 from sodiumprep.sodium.noise import ImageNoise
 from sodiumprep.sodium.pvc import METHODS
+from sodiumprep.sodium.pvc.assessment import UNCORRECTED, AssessedSignals, Assessment
 from sodiumprep.sodium.pvc.local import MOST_LOCAL
-from sodiumprep.sodium.pvc.methods import (
-    DECONVOLUTIONS,
-    FEEDS,
-    Correction,
-    Setup,
-    correct,
-    noise_of,
-)
-from sodiumprep.sodium.pvc.regional import entangled, region_means, residual_sd, unmixed_values
-from sodiumprep.sodium.pvc.sensitivity import (
-    MovedBorder,
-    Values,
-    kernel_change,
-    segmentation_changes,
-    shift_changes,
-    widening,
-)
+from sodiumprep.sodium.pvc.methods import FEEDS, Correction, Setup
+from sodiumprep.sodium.pvc.sensitivity import MovedBorder
 from sodiumprep.sodium.pvc.shown import SampledRegions
 
-UNCORRECTED = "none"
 FROM_KSPACE = "kspace"  # the one method that does not start from the image
-POSITION_ERROR = 1.0  # mm
-PSF_ERROR = 0.1  # of the width of every kernel
-SEGMENTATION_ERROR = 0.5  # mm
 NEAR = 8.0  # voxels; what a deconvolution undoes of a kernel
 NEIGHBOURHOOD = 12.0  # mm; full width at half maximum of that of the local regression
 FEED = "gtm"  # whose values calibrate by CSF, and tell what a mixed voxel is made of
 
 
-@dataclass(frozen=True)
-class StoredSignals:
-    """Signals of all regions by one method, as they travel between nodes.
-
-    Parameters
-    ----------
-    values
-        Shape (regions,).
-    covariance
-        From image noise, shape (regions, regions).
-    kernel_change
-        Change of ``values`` for kernels wider by their uncertainty, shape (regions,).
-    registration_changes
-        Change for a shift by the registration's uncertainty along each axis, shape (3, regions).
-    residual_sd
-        Of the image less what the regions explain, by region, shape (regions,).
-    entangled
-        Whether noise shifts signal between a region and another one, shape (regions,).
-    sensitivity
-        On request, change of ``values`` for an image 1 mm further along each axis, for kernels
-        wider by a tenth, and for each border of the brain's regions 0.5 mm further in, shape
-        (4 + borders, regions); else of shape (0, regions).
-    """
-
-    values: Floats
-    covariance: Floats
-    kernel_change: Floats
-    registration_changes: Floats
-    residual_sd: Floats
-    entangled: Floats
-    sensitivity: Floats
-
-
-def save_signals(path: Path, signals: Mapping[str, StoredSignals]) -> str:
+def save_signals(path: Path, signals: Mapping[str, AssessedSignals]) -> str:
     """Write regional signals by method.
 
     Parameters
@@ -111,7 +59,7 @@ def save_signals(path: Path, signals: Mapping[str, StoredSignals]) -> str:
     return str(path)
 
 
-def load_signals(path: Path | str) -> dict[str, StoredSignals]:
+def load_signals(path: Path | str) -> dict[str, AssessedSignals]:
     """Read what :func:`save_signals` wrote.
 
     Parameters
@@ -129,80 +77,7 @@ def load_signals(path: Path | str) -> dict[str, StoredSignals]:
         for key in stored.files:
             method, name = key.split(":")
             fields.setdefault(method, {})[name] = stored[key]
-    return {method: StoredSignals(**known) for method, known in fields.items()}
-
-
-@dataclass(frozen=True)
-class _Case:
-    """An image with all that the methods and their changes need."""
-
-    image: Floats
-    regions: SampledRegions
-    noise: ImageNoise | None
-    setup: Setup
-    fwhm: Floats  # of the kernel of grey matter [voxels]
-    width_uncertainty: float
-    shift: Floats  # uncertainty of the position along each axis [voxels]
-    voxel: Floats  # [mm]
-    borders: Sequence[Sequence[MovedBorder]] | None  # None: not asked for
-
-    def signals(self, method: str) -> tuple[StoredSignals, Correction, Floats | None]:
-        """Return the signals by a method, what it made, and the noise of its map."""
-        made = correct(method, self.image, self.regions, self.noise, self.setup)
-        n = len(self.regions.names)
-        covariance, map_noise = np.full((n, n), np.nan), None
-        if self.noise is not None:
-            told = noise_of(method, made, self.image, self.regions, self.noise, self.setup)
-            covariance, map_noise = told.covariance, told.image
-        shifted = partial(self._shifted, method, made)
-        wider = partial(self._wider, method, made)
-        stored = StoredSignals(
-            values=made.values,
-            covariance=covariance,
-            kernel_change=wider(self.width_uncertainty),
-            registration_changes=shifted(self.shift),
-            residual_sd=residual_sd(self.image, self.regions, made.values),
-            entangled=entangled(covariance),
-            sensitivity=np.zeros((0, n)),
-        )
-        if self.borders is None:
-            return stored, made, map_noise
-        values, image = self._values(method, made)
-        errors = [
-            shifted(POSITION_ERROR / self.voxel),
-            np.nan_to_num(wider(PSF_ERROR))[None],
-            segmentation_changes(values, image, self.regions, self.borders),
-        ]
-        return replace(stored, sensitivity=np.concatenate(errors)), made, map_noise
-
-    def _values(self, method: str, made: Correction) -> tuple[Values, Floats]:
-        """Return from what image and how regional values come.
-
-        A deconvolution does not know the regions, and moves with its image: only what is read
-        from the map that it made depends on them.
-        """
-        if method in DECONVOLUTIONS:
-            return unmixed_values, made.image
-
-        def values(image: Floats, regions: SampledRegions) -> Floats:
-            return correct(method, image, regions, self.noise, self.setup).values
-
-        return values, self.image
-
-    def _wider(self, method: str, made: Correction, relative: float) -> Floats:
-        if method == UNCORRECTED:
-            return np.full(len(self.regions.names), np.nan)  # it uses no kernel
-        if method not in DECONVOLUTIONS:
-            values, image = self._values(method, made)
-            return kernel_change(values, image, self.regions, self.fwhm, relative)
-        x, y, z = self.image.shape
-        wide = self.setup.transfer * widening((x, y, z), self.fwhm, relative)
-        setup = replace(self.setup, transfer=wide)
-        return correct(method, self.image, self.regions, None, setup).values - made.values
-
-    def _shifted(self, method: str, made: Correction, shift: Floats) -> Floats:
-        values, image = self._values(method, made)
-        return shift_changes(partial(values, regions=self.regions), image, shift)
+    return {method: AssessedSignals(**known) for method, known in fields.items()}
 
 
 class _RegionalSignalsInput(BaseInterfaceInputSpec):
@@ -257,9 +132,11 @@ class CorrectPartialVolume(SimpleInterface):
         for name in dict.fromkeys([UNCORRECTED, FEED, *asked]):
             signals[name], made, noise = case.signals(name)
             remarks += made.remarks
-            if made.image is not None:
+            if noise is not None:
                 maps[name] = _save_map(folder, name, made, noise, affine)
-        condition = correct(FEED, image, regions, None, case.setup).made.condition_number
+            if name == FEED:
+                condition = made.made.condition_number
+                ratios = case.residual_over_noise(signals[name])
         told = {}
         if isdefined(self.inputs.kspace_signals_file):
             signals |= load_signals(self.inputs.kspace_signals_file)
@@ -269,7 +146,11 @@ class CorrectPartialVolume(SimpleInterface):
         self._results["properties"] = {
             **self.inputs.properties,
             "ConditionNumber": round(condition, 2),
-            "ResidualOverNoise": _over_noise(signals[FEED], case),
+            "ResidualOverNoise": {
+                name: round(float(ratio), 2)
+                for name, kind, ratio in zip(names, kinds, ratios, strict=True)
+                if kind == "tissue" and np.isfinite(ratio)
+            },
             **told,
             **_told(remarks, self.inputs.brain_warning, self.inputs.properties),
         }
@@ -278,7 +159,7 @@ class CorrectPartialVolume(SimpleInterface):
     def _case(
         self, image: Floats, affine: Floats, regions: SampledRegions, kinds: Floats,
         borders: Sequence[Sequence[MovedBorder]] | None,
-    ) -> _Case:  # fmt: skip
+    ) -> Assessment:  # fmt: skip
         noise_sd, _ = load_image(self.inputs.noise_file)
         response = load_response(self.inputs.response_file)
         known = self.inputs.properties
@@ -286,7 +167,7 @@ class CorrectPartialVolume(SimpleInterface):
         spread = known.get("RegistrationSpread")
         x, y, z = NEIGHBOURHOOD / voxel
         names = np.asarray(regions.names)
-        return _Case(
+        return Assessment(
             image=image,
             regions=regions,
             noise=ImageNoise(noise_sd, response.noise_spectrum, response.noise_modes)
@@ -304,28 +185,18 @@ class CorrectPartialVolume(SimpleInterface):
             fwhm=np.asarray(known["PointSpreadFWHM"]["GM"]) / voxel,
             width_uncertainty=known["PointSpreadUncertainty"],
             shift=(np.nan if spread is None else spread) / np.sqrt(3) / voxel,
-            voxel=voxel,
+            voxel_size=voxel,
             borders=borders,
         )
 
 
-def _over_noise(signals: StoredSignals, case: _Case) -> dict[str, float]:
-    """Return the residual over the noise of each region of the brain: 1 where the model holds."""
-    if case.noise is None:
-        return {}
-    level = np.sqrt(region_means(case.noise.noise_sd**2, case.regions))
-    ratios = dict(zip(case.regions.names, signals.residual_sd / level, strict=True))
-    return {name: round(float(ratios[name]), 2) for name in case.setup.focus}
-
-
 def _save_map(
-    folder: Path, method: str, made: Correction, noise: Floats | None, affine: Floats
+    folder: Path, method: str, made: Correction, noise: Floats, affine: Floats
 ) -> dict[str, str]:
     """Write a corrected map and its noise; the local regression's single maps as well."""
-    sd = np.full(made.image.shape, np.nan, np.float32) if noise is None else noise
     files = {
         "image_file": save_image(folder / f"{method}.nii.gz", made.image, affine),
-        "noise_file": save_image(folder / f"{method}_noise.nii.gz", sd, affine),
+        "noise_file": save_image(folder / f"{method}_noise.nii.gz", noise, affine),
     }
     if made.local is not None:
         single = zip(made.local.names, made.local.signals, strict=True)

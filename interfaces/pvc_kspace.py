@@ -10,12 +10,13 @@ from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, traits
 
 from sodiumprep.interfaces.image import load_finite_image
 from sodiumprep.interfaces.kspace import read_kspace
-from sodiumprep.interfaces.pvc import FROM_KSPACE, StoredSignals, save_signals
+from sodiumprep.interfaces.pvc import FROM_KSPACE, save_signals
 from sodiumprep.interfaces.reconstruct import MeasurementInput, measured, tissue_constants
 from sodiumprep.interfaces.regions import SampledAnatomy, SampleRegionsInput, sample_all
 from sodiumprep.sodium.acquisition import Acquisition, Floats
 from sodiumprep.sodium.kernel import decay_from_first_sample
 from sodiumprep.sodium.model_based import MeasurementModel
+from sodiumprep.sodium.pvc.assessment import AssessedSignals
 from sodiumprep.sodium.pvc.kspace import (
     KspaceEstimate,
     kspace_regression,
@@ -53,8 +54,9 @@ class RegressKspace(SimpleInterface):
         spread = self.inputs.properties.get("RegistrationSpread")
         shift = np.nan if spread is None else spread / np.sqrt(3) * 1e-3
         n = len(estimate.names)
-        signals = StoredSignals(
+        signals = AssessedSignals(
             values=estimate.values,
+            rests_on=estimate.values,
             covariance=estimate.covariance,
             kernel_change=np.full(n, np.nan),  # there is none
             registration_changes=estimate.shift_changes(np.full(3, shift)),

@@ -19,11 +19,9 @@ from sodiumprep.interfaces.registration import read_transform
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import index_map, resample
 from sodiumprep.sodium.concentration import BrainRegions, map_concentration
-from sodiumprep.sodium.pvc.shown import SampledRegions
-from sodiumprep.sodium.pvc.voxelwise import SMALLEST_TARGET, mtc, rbv
+from sodiumprep.sodium.pvc.fine import BY_FRACTIONS, FineRegions
 
 KINDS = ("apparent", "corrected", "uncertainty")
-FINE = {"rbv": rbv, "iy": rbv, "mtc": mtc}  # a map of the finer grid, from values of the coarser
 
 
 class _MapCorrectedInput(QuantifyInput):
@@ -40,9 +38,7 @@ class _MapCorrectedOutput(TraitedSpec):
 class MapCorrected(SimpleInterface):
     """Turn corrected images into concentration maps, and make them anew at the anatomy's detail.
 
-    What a tissue holds is known from the anatomy at its own resolution, and only what the image
-    adds to it, which is smooth, is interpolated: a map in the space of the anatomy is as sharp as
-    the fractions are.
+    See :mod:`sodiumprep.sodium.pvc.fine`.
     """
 
     input_spec = _MapCorrectedInput
@@ -89,17 +85,12 @@ class _Scene:
         return cls(inputs, image, affine, names, kinds, fractions, blurred, signals, fine,
                    fine_affine)  # fmt: skip
 
-    def _brain(self, method: str) -> tuple[Floats, Floats]:
-        """Return which regions belong to the brain, and the values of those."""
-        tissue = self.kinds == "tissue"
-        return tissue, self.signals[method].values[tissue]
-
     def save(
         self, folder: Path, method: str, place: str, image_and_noise: tuple[Floats, Floats]
     ) -> dict[str, str]:
         """Write the concentration maps of an image without partial-volume effect."""
         image, noise = image_and_noise
-        tissue, _ = self._brain(FEED)
+        tissue = self.kinds == "tissue"
         values = self.signals[FEED].values[tissue]
         shares = self.fine if place else self.fractions[tissue]
         by_name = tissue_constants(self.inputs.tissues)
@@ -123,50 +114,20 @@ class _Scene:
     def in_anatomy(self, method: str, files: Mapping[str, str]) -> tuple[Floats, Floats]:
         """Return a corrected image and its noise on the grid of the anatomy."""
         noise, _ = load_image(files["noise_file"])
-        if method in FINE:
-            image, gain = self._by_fractions(method)
+        rests_on = self.signals[method].rests_on
+        fine = FineRegions(self.blurred, self.kinds == "tissue", self.fine, self._moved)
+        if method in BY_FRACTIONS:
+            image, gain = fine.by_fractions(method, self.image, rests_on)
             sd = gain * self._moved(load_image(self.inputs.noise_file)[0])
         elif method == "mg":
-            image, sd = self._of_target(), self._moved(noise)
+            image = fine.of_target(self.image, rests_on, self.names.index("GM"))
+            sd = self._moved(noise)
         elif method == "regression":
-            image, sd = self._of_local(files), self._moved(noise)
+            tissues = np.asarray(self.names)[fine.chosen]
+            files_of = {k: files.get(f"local:{name}") for k, name in enumerate(tissues)}
+            local = {k: load_image(path)[0] for k, path in files_of.items() if path}
+            image, sd = fine.of_local(local, rests_on), self._moved(noise)
         else:
             image, sd = self._moved(load_image(files["image_file"])[0]), self._moved(noise)
         seen = np.isfinite(self._moved(np.zeros_like(noise), np.nan))
-        return tuple(np.where(seen, part, np.nan) for part in (image, np.abs(sd)))
-
-    def _by_fractions(self, method: str) -> tuple[Floats, Floats]:
-        """Return a map made from fine fractions, and its change with the image.
-
-        Vials and the head around the brain are taken off the image first: what is left is
-        made of the brain's regions, beside nothing.
-        """
-        tissue, values = self._brain(method)
-        rest = np.where(tissue, 0, self.signals[method].values)
-        alone = self.image - np.tensordot(rest, self.blurred, 1).astype(np.float32)
-        shown = [self._moved(b) for b in self.blurred[tissue]]
-        parts = np.stack([*self.fine, 1 - self.fine.sum(axis=0)])
-        regions = SampledRegions(parts, np.stack([*shown, 1 - np.sum(shown, axis=0)]))
-        made = FINE[method](self._moved(alone), regions, np.append(values, 0.0))
-        return made.image, made.by_image
-
-    def _of_target(self) -> Floats:
-        """Return the map of grey matter; 0 where the image hardly shows it."""
-        target = self.names.index("GM")
-        others = self.signals["mg"].values.copy()
-        others[target] = 0
-        rest = self.image - np.tensordot(others, self.blurred, 1).astype(np.float32)
-        blurred = self._moved(self.blurred[target])
-        divisor = np.maximum(blurred, SMALLEST_TARGET)
-        return np.where(blurred >= SMALLEST_TARGET, self._moved(rest) / divisor, 0)
-
-    def _of_local(self, files: Mapping[str, str]) -> Floats:
-        """Return local signals put together by fine fractions."""
-        tissue, values = self._brain("regression")
-        total = np.zeros(self.fine.shape[1:], np.float32)
-        for name, value, share in zip(
-            np.asarray(self.names)[tissue], values, self.fine, strict=True
-        ):
-            path = files.get(f"local:{name}")
-            total += share * (value if path is None else self._moved(load_image(path)[0]))
-        return total
+        return np.where(seen, image, np.nan), np.where(seen, np.abs(sd), np.nan)

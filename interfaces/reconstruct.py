@@ -505,7 +505,7 @@ class _DescribeImageInput(BaseInterfaceInputSpec):
     kspace_filter = traits.Enum("none", "hamming", usedefault=True, desc="of the image")
     nominal_voxel = traits.List(traits.Float, desc="AcquisitionVoxelSize [mm], three numbers")
     psf_fwhm = traits.List(traits.Float, desc="width of a Gaussian kernel [mm], three numbers")
-    echo_time = traits.Float(0.0, usedefault=True, desc="excitation to first sample [s]")
+    echo_time = traits.Float(mandatory=True, desc="excitation to first sample [s]")
     coils = traits.Int(0, usedefault=True, desc="receive coils, 0 where not known")
 
 

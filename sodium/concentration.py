@@ -582,7 +582,7 @@ def calibrated_by(
     Parameters
     ----------
     signals
-        By method; "none" is what is not corrected.
+        By method.
     method
         Whose signal of that region the calibration rests on.
     index
@@ -603,9 +603,10 @@ def calibrated_by(
     )
     variance = source.noise_variance.copy()
     variance[index] = 0.0
-    found = {name: replace(s, reference=own) for name, s in signals.items()}
+    found = {
+        # a method that uses no kernel changes with that of its reference
+        name: replace(s, reference=own, kernel_change=np.nan_to_num(s.kernel_change))
+        for name, s in signals.items()
+    }
     found[method] = replace(found[method], noise_variance=variance)
-    if "none" in found:  # uses no kernel, but its reference does
-        unchanged = np.zeros(len(source.values))
-        found["none"] = replace(found["none"], kernel_change=unchanged)
     return found

@@ -137,7 +137,7 @@ def tissue_transfers(
     sample_times: Floats,
     trajectory: Floats,
     geometry: Geometry,
-    echo_time: float = 0.0,
+    echo_time: float,
 ) -> dict[str, Complexes]:
     """Return the transfer function of each tissue for a gridding reconstruction.
 
@@ -311,7 +311,7 @@ def on_doubled_grid(image: Floats, voxel: tuple[int, int, int]) -> Floats:
 
 
 def decay_from_first_sample(
-    relaxation: Relaxation, sample_times: Floats, echo_time: float = 0.0
+    relaxation: Relaxation, sample_times: Floats, echo_time: float
 ) -> Floats:
     """Return the decay along a readout, relative to its first sample.
 
@@ -368,7 +368,7 @@ def spherical_transfer(
     decay_times: Floats,
     relaxation: Relaxation,
     hamming: bool,
-    echo_time: float = 0.0,
+    echo_time: float,
 ) -> Floats:
     """Return the transfer function of a spherical coverage of k-space with decay on its way out.
 

@@ -126,6 +126,8 @@ class ImageProperties:
         Of the image.
     voxel_size
         Shape (3,) [m].
+    echo_time
+        From the excitation to the first sample [s].
     nominal_voxel
         Voxel size that the acquisition resolves, shape (3,) [m].
     trajectory_type
@@ -136,18 +138,16 @@ class ImageProperties:
         Whether a Hamming window was laid over k-space.
     psf_fwhm
         Width of the kernel along the axes, shape (3,) [m]; wins over the other keys.
-    echo_time
-        From the excitation to the first sample [s].
     """
 
     shape: tuple[int, ...]
     voxel_size: Floats
+    echo_time: float
     nominal_voxel: Floats | None = None
     trajectory_type: str | None = None
     readout_duration: float | None = None
     hamming: bool = False
     psf_fwhm: Floats | None = None
-    echo_time: float = 0.0
 
     @property
     def geometry(self) -> Geometry:
@@ -218,7 +218,7 @@ def assumed_response(known: ImageProperties, tissues: Mapping[str, Relaxation]) 
         for name, relaxation in tissues.items()
     }
     flat = Relaxation(t1=1.0, t2_short=1e9, t2_long=1e9, short_fraction=0.0)
-    coverage = spherical_transfer(radius, np.zeros(64), flat, known.hamming)
+    coverage = spherical_transfer(radius, np.zeros(64), flat, known.hamming, known.echo_time)
     return Response(transfers, normalized_spectrum(coverage**2, doubled))
 
 

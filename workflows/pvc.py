@@ -5,9 +5,10 @@ from __future__ import annotations
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
-from sodiumprep.interfaces.pvc import FROM_KSPACE, SEGMENTATION_ERROR, CorrectPartialVolume
+from sodiumprep.interfaces.pvc import FROM_KSPACE, CorrectPartialVolume
 from sodiumprep.interfaces.pvc_kspace import RegressKspace
 from sodiumprep.interfaces.regions import SampleRegions
+from sodiumprep.sodium.pvc.assessment import SEGMENTATION_ERROR
 from sodiumprep.workflows.plans import SodiumPlan
 
 OF_MEASUREMENT = {"kspace_file", "stated", "sensitivities", "gradient_delay", "estimate_delay",

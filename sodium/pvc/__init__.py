@@ -4,7 +4,8 @@
 whose grid is finer than what it resolves. ``regional`` gives one value for each region,
 ``voxelwise`` and ``local`` maps by the regions, ``deconvolution`` maps without regions,
 ``kspace`` regional values from raw data. ``propagation`` tells what the noise becomes,
-``sensitivity`` what changes the values. ``methods`` has them all by their names.
+``sensitivity`` what changes the values. ``methods`` has them all by their names,
+``assessment`` with noise and changes, ``fine`` their maps at the resolution of the anatomy.
 """
 
 METHODS = {  # by the names of options and tables

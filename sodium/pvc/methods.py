@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,12 @@ from sodiumprep.sodium.pvc.propagation import (
     labbe_weights,
     map_sd,
     purest_weights,
-    regional_covariance,
     replica_sd,
     target_weights,
     unmixed_weights,
     yang_weights,
 )
+from sodiumprep.sodium.pvc.reduced import ReducedRegions
 from sodiumprep.sodium.pvc.regional import (
     Method,
     RegionalEstimate,
@@ -73,7 +73,9 @@ class Setup:
         Regions whose signals iterative Yang does not change, as a background that is not uniform.
     focus
         Regions around which least squares weighs voxels by their noise; elsewhere they hardly
-        count. None: everywhere.
+        count. Empty: all voxels count by their noise.
+    negative_as_zero
+        Whether Richardson-Lucy takes negative voxels as 0; else it refuses them.
     feed
         Method whose regional values a map rests on, one of ``FEEDS``.
     draws
@@ -89,6 +91,7 @@ class Setup:
     transfer: Complexes | None = None
     fixed: Sequence[str] = ()
     focus: Sequence[str] = ()
+    negative_as_zero: bool = True
     feed: str = "gtm"
     draws: int = 30
     seed: int = 0
@@ -104,6 +107,8 @@ class Correction:
         Regional, shape (regions,).
     image
         Corrected map, shape (nx, ny, nz); None where the method makes none.
+    rests_on
+        Regional signals that the map was made from, shape (regions,); None where it is not.
     local
         Maps of single regions, of the local regression.
     made
@@ -114,6 +119,7 @@ class Correction:
 
     values: Floats
     image: Floats | None = None
+    rests_on: Floats | None = None
     local: LocalMaps | None = None
     made: Any = None
     remarks: tuple[str, ...] = ()
@@ -156,7 +162,7 @@ def correct(
         made = mueller_gaertner(image, regions, setup.target, setup.fluid)
         values = made.values.copy()
         values[list(regions.names).index(setup.target)] = target_mean(made, regions, setup.target)
-        return Correction(values, made.image, made=made)
+        return Correction(values, made.image, made.values, made=made)
     if method not in FED:
         raise ValueError(f"there is no method '{method}'")
     fed = _regional(setup.feed, image, regions, noise, setup, with_covariance=False).values
@@ -172,16 +178,17 @@ def _regional(
     *,
     with_covariance: bool = True,
 ) -> RegionalEstimate:
-    if method != "labbe" or noise is None or not setup.focus:
+    if method != "labbe" or not setup.focus:
         return REGIONAL[method](image, regions, noise, with_covariance=with_covariance)
-    level = level_around(regions, setup.focus, noise.noise_sd)
+    noise_sd = np.ones(image.shape, np.float32) if noise is None else noise.noise_sd
+    level = level_around(regions, setup.focus, noise_sd)
     return labbe(image, regions, noise, with_covariance=with_covariance, level=level)
 
 
 def _simple(make: Callable[[Floats, Regions, Floats], CorrectedMap]) -> Callable[..., Correction]:
     def corrected(image: Floats, regions: Regions, fed: Floats, setup: Setup) -> Correction:
         made = make(image, regions, fed)
-        return Correction(unmixed_values(made.image, regions), made.image, made=made)
+        return Correction(unmixed_values(made.image, regions), made.image, fed, made=made)
 
     return corrected
 
@@ -190,15 +197,31 @@ def _yang(image: Floats, regions: Regions, fed: Floats, setup: Setup) -> Correct
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", RuntimeWarning)
         made = iterative_yang(image, regions, fed, fixed=setup.fixed)
-    return Correction(
-        made.values, made.image, made=made, remarks=tuple(str(w.message) for w in told)
-    )
+    remarks = tuple(str(w.message) for w in told)
+    return Correction(made.values, made.image, made.values, made=made, remarks=remarks)
 
 
 def _local(image: Floats, regions: Regions, fed: Floats, setup: Setup) -> Correction:
-    regression = _regression(regions, setup)
-    maps = regression(image, fed)
-    return Correction(unmixed_values(maps.image, regions), maps.image, local=maps)
+    if isinstance(regions, ReducedRegions):
+        return _local_reduced(image, regions, fed, setup)
+    maps = _regression(regions, setup)(image, fed)
+    return Correction(unmixed_values(maps.image, regions), maps.image, fed, maps)
+
+
+def _local_reduced(
+    image: Floats, regions: ReducedRegions, fed: Floats, setup: Setup
+) -> Correction:
+    """Regress on the work grid, and interpolate only how signals differ from the regional ones."""
+    low_regions, low_image = regions.sampled(image)
+    scale = regions.spacing / regions.grid.spacing
+    x, y, z = setup.neighbourhood * scale
+    maps = _regression(low_regions, replace(setup, neighbourhood=(x, y, z)))(low_image, fed)
+    differences = np.zeros((len(regions.parts), *low_image.shape), np.float32)
+    for name, signals in zip(maps.names, maps.signals, strict=True):
+        k = list(regions.names).index(name)
+        differences[k] = signals - fed[k]
+    combined = regions.composed(fed) + regions.composed_of(differences)
+    return Correction(unmixed_values(combined, regions), combined, fed)
 
 
 def _regression(regions: Regions, setup: Setup) -> LocalRegression:
@@ -206,14 +229,26 @@ def _regression(regions: Regions, setup: Setup) -> LocalRegression:
 
 
 def _deconvolved(method: str, image: Floats, regions: Regions, setup: Setup) -> Correction:
-    made = DECONVOLUTIONS[method](image, _one_kernel(setup))
+    made = DECONVOLUTIONS[method](image, one_kernel(setup), setup)
     remarks: tuple[str, ...] = ()
     if made.n_negative:
         remarks = (f"{method}: {made.n_negative} voxels of the image below 0 were taken as 0",)
     return Correction(unmixed_values(made.image, regions), made.image, made=made, remarks=remarks)
 
 
-def _one_kernel(setup: Setup) -> Complexes:
+def one_kernel(setup: Setup) -> Complexes:
+    """Return the kernel that a deconvolution undoes.
+
+    Parameters
+    ----------
+    setup
+        Of the methods.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
     if setup.transfer is None:
         raise ValueError("a deconvolution needs one kernel for the whole image")
     return setup.transfer
@@ -225,10 +260,13 @@ FED: dict[str, Callable[..., Correction]] = {
     "mtc": _simple(mtc),
     "regression": _local,
 }
-DECONVOLUTIONS: dict[str, Callable[[Floats, Complexes], Deconvolved]] = {
-    "rl": lambda image, transfer: richardson_lucy(image, transfer, negative_as_zero=True),
-    "vc": lambda image, transfer: reblurred_van_cittert(image, transfer, STEP),
+DECONVOLUTIONS: dict[str, Callable[[Floats, Complexes, Setup], Deconvolved]] = {
+    "rl": lambda image, transfer, setup: richardson_lucy(
+        image, transfer, negative_as_zero=setup.negative_as_zero
+    ),
+    "vc": lambda image, transfer, _: reblurred_van_cittert(image, transfer, STEP),
 }
+BY_DRAWS = ("regression", "rl")  # methods whose noise has no closed form
 
 
 @dataclass(frozen=True)
@@ -239,12 +277,13 @@ class CorrectionNoise:
     ----------
     covariance
         Of the regional values, shape (regions, regions).
-    image
-        Standard deviation of each voxel of the map, shape (nx, ny, nz); None without a map.
+    of_map
+        Returns the SD of each voxel of the map, shape (nx, ny, nz), which takes as long again;
+        None where the method makes no map.
     """
 
     covariance: Floats
-    image: Floats | None = field(default=None)
+    of_map: Callable[[], Floats] | None = None
 
 
 def noise_of(
@@ -269,24 +308,28 @@ def noise_of(
     Returns
     -------
     noise
-        To first order and exact in the noise correlation. That of "regression" and "rl" is from
-        ``setup.draws`` draws (of "rl" a third), with a relative error of ``1 / sqrt(2 draws)``.
+        To first order and exact in the noise correlation. That of ``BY_DRAWS`` is from
+        ``setup.draws`` draws (of "rl" a third), with a relative error of ``1 / sqrt(2 draws)``;
+        correlations of its regional values are not told: 0.
     """
     if method in REGIONAL:
         return CorrectionNoise(_regional(method, image, regions, noise, setup).covariance)
-    if method in ("regression", "rl"):
-        return _drawn(method, image, regions, noise, setup)
+    if method in BY_DRAWS:
+        sd = _drawn(method, image, regions, noise, setup)
+        voxels, values = sd[: image.size].reshape(image.shape), sd[image.size :]
+        return CorrectionNoise(np.diag(values**2), lambda: voxels)
+    each = np.eye(len(correction.values))
     if method == "vc":
-        after = van_cittert_noise(noise, _one_kernel(setup), STEP, correction.made.iterations)
-        unmix = np.linalg.inv(regions.overlap())
-        covariance = regional_covariance(
-            lambda u: regions.composed(u @ unmix), len(correction.values), after
-        )
-        return CorrectionNoise(covariance, after.noise_sd)
+        after = van_cittert_noise(noise, one_kernel(setup), STEP, correction.made.iterations)
+        unmixing = np.linalg.inv(regions.overlap())
+        covariance = regions.covariance((regions.composed(u @ unmixing) for u in each), after)
+        return CorrectionNoise(covariance, lambda: after.noise_sd)
     made: CorrectedMap = correction.made
     weights, regional = _weights(method, made, regions, noise, setup)
-    covariance = regional_covariance(regional, len(correction.values), noise)
-    return CorrectionNoise(covariance, map_sd(made, regions, weights, noise))
+    return CorrectionNoise(
+        regions.covariance((regional(u) for u in each), noise),
+        lambda: map_sd(made, regions, weights, noise),
+    )
 
 
 def feed_weights(regions: Regions, noise: ImageNoise, setup: Setup) -> Weights:
@@ -340,9 +383,8 @@ def _of_target(made: CorrectedMap, regions: Regions, weights: Weights, target: s
 
 def _drawn(
     method: str, image: Floats, regions: Regions, noise: ImageNoise, setup: Setup
-) -> CorrectionNoise:
-    """Return the noise of a map and of its regional values from seeded draws."""
-    n_voxels = image.size
+) -> Floats:
+    """Return the SD of a map and then of its regional values, from seeded draws."""
     regression = _regression(regions, setup) if method == "regression" else None
 
     def all_of(drawn: Floats) -> Floats:
@@ -354,5 +396,4 @@ def _drawn(
         return np.concatenate([made.ravel(), unmixed_values(made, regions)])
 
     draws = setup.draws if regression else max(LEAST_DRAWS, setup.draws // SLOWER)
-    sd = replica_sd(all_of, image, noise, draws, np.random.default_rng(setup.seed))
-    return CorrectionNoise(np.diag(sd[n_voxels:] ** 2), sd[:n_voxels].reshape(image.shape))
+    return replica_sd(all_of, image, noise, draws, np.random.default_rng(setup.seed))

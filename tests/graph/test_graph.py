@@ -10,6 +10,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Workflow
 
 from sodiumprep.interfaces.outputs import SPACE_FILES
+from sodiumprep.sodium.pvc import MAPS
 from sodiumprep.workflows.anatomy import INPUTS as OPTIONAL_ANATOMY
 from sodiumprep.workflows.base import init_subject_wf
 from sodiumprep.workflows.concentration import init_concentration_wf
@@ -57,11 +58,16 @@ def sodium_plan(
     given=False,
     nonlinear="",
     spaces=False,
+    pvc=("gtm",),
     **_,
 ):
     pair = {"array_files": [file("array.nii.gz")], "volume_files": [file("volume.nii.gz")]}
     labels = {"vial_labels": file("labels.nii.gz"), "vial_space": "T1w", "vial_names": ["1 low"]}
-    source = {"kspace_file": file("raw.h5")} if kspace else {"image_file": file("na.nii.gz")}
+    source = (
+        {"kspace_file": file("raw.h5")}
+        if kspace
+        else {"image_file": file("na.nii.gz"), "echo_time": 3e-4}
+    )
     return SodiumPlan(
         name="sodium_wf", source=source, is_kspace=kspace,
         receive={"pair": pair, "map": {"map_file": file("map.nii.gz")}, "none": {}}[receive],
@@ -73,6 +79,8 @@ def sodium_plan(
         nonlinear={"method": nonlinear, "source": {"kspace_file": file("raw.h5")}, "outputs": {}}
         if nonlinear else {},
         spaces=space_plans(file) if spaces else (),
+        pvc={"methods": list(pvc)},
+        map_outputs={f"{m}:corrected_file": "map.nii.gz" for m in pvc if m in MAPS},
     )  # fmt: skip
 
 
@@ -386,3 +394,29 @@ def test_a_factory_that_states_methods_describes_itself_in_a_sentence(file, name
 @pytest.mark.parametrize("name", NAMES)
 def test_a_factory_stays_small(file, name):
     assert len(factories(file)[name].list_node_names()) <= 10
+
+
+def built_with(file, *pvc, **changes):
+    options = {**DEFAULT, "kspace": True, **changes}
+    return subject(file, **options, pvc=pvc)._create_flat_graph()
+
+
+@pytest.mark.parametrize("pvc", [("gtm", "labbe"), ("gtm", "rbv"), ("gtm", "kspace", "mtc")])
+def test_every_correction_is_fed_and_makes_what_it_can(file, pvc):
+    flat = built_with(file, *pvc, lesions=True)
+    fed = fed_ports(flat)
+    open_ports = [(node.fullname, field) for node in flat.nodes()
+                  for field in node.inputs.traits(mandatory=True)
+                  if not is_fed(node, field, fed)]  # fmt: skip
+    assert open_ports == []
+    made = {node.fullname.split("sodium_wf.")[-1] for node in flat.nodes()}
+    assert ("pvc_maps_wf.save" in made) == bool({"rbv", "mtc"} & set(pvc))
+    assert ("pvc_wf.kspace" in made) == ("kspace" in pvc)
+
+
+def test_raw_data_are_corrected_for_regression_as_they_are_for_the_image(file):
+    flat = built_with(file, "gtm", "kspace")
+    kspace = next(node for node in flat.nodes() if node.fullname.endswith("pvc_wf.kspace"))
+    assert kspace.inputs.kspace_file == file("raw.h5")
+    fed = {field for _, _, target, field in edges_of(flat) if target is kspace}
+    assert {"field_file", "xfm_file", "properties", "gm_file", "brain_mask"} <= fed

@@ -5,9 +5,10 @@ import pytest
 
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.pvc import CorrectPartialVolume
-from sodiumprep.interfaces.pvc_maps import FINE, MapCorrected
+from sodiumprep.interfaces.pvc_maps import MapCorrected
 from sodiumprep.interfaces.regions import SampleRegions
 from sodiumprep.sodium.pvc import MAPS
+from sodiumprep.sodium.pvc.fine import BY_FRACTIONS
 
 pytestmark = pytest.mark.slow  # all methods on one head, made once
 
@@ -67,7 +68,7 @@ def truth():
     return {"GM": 42.0, "WM": 37.0, "CSF": 145.0}
 
 
-@pytest.mark.parametrize("method", [*FINE, "regression"])
+@pytest.mark.parametrize("method", [*BY_FRACTIONS, "regression"])
 def test_the_map_of_the_anatomy_is_as_sharp_as_its_fractions(made, head, truth, method):
     maps, _ = made
     found = maps[f"{method}:anat_corrected_file"]

@@ -68,7 +68,10 @@ def describe(run_in, tmp_path):
         path = save_image(
             tmp_path / "image.nii.gz", head_image()[0] if image is None else image, affine
         )
-        return run_in(DescribeImage(image_file=path, tissues=TISSUES, **changes), tmp_path / "run")
+        return run_in(
+            DescribeImage(image_file=path, tissues=TISSUES, **{"echo_time": 3e-4, **changes}),
+            tmp_path / "run",
+        )
 
     return described
 

@@ -188,9 +188,12 @@ def test_the_reference_has_no_noise_of_its_own_and_hands_its_change_to_the_other
     lines = csf_lines(float(SIGNALS[2]), 0.1, float(FACTORS[2]))
     change = np.array([0.0, 0.0, 0.04 * SIGNALS[2]])
     raw = signals(noise_variance=np.ones(3), kernel_change=change)
-    own = calibrated_by({"none": raw, "gtm": raw, "labbe": raw}, "gtm", 2)
+    without = replace(raw, kernel_change=np.full(3, np.nan))
+    own = calibrated_by({"none": without, "gtm": raw, "labbe": raw, "kspace": without}, "gtm", 2)
     assert own["labbe"].noise_variance[2] == 1  # its fluid is not that of the calibration
-    assert not own["none"].kernel_change.any()
+    for name in ("none", "kspace"):  # use no kernel, their reference does
+        told = concentration_table(own[name], FACTORS, TISSUES, PROTOCOL, lines["corrected"])
+        np.testing.assert_allclose(told["u_pvc"], 0.04 * TRUTH)
     own = own["gtm"]
     found = concentration_table(own, FACTORS, TISSUES, PROTOCOL, lines["corrected"])
     assert found["u_noise"][2] == 0 < found["u_noise"][0]

@@ -53,7 +53,7 @@ def width_of(transfer):
 
 
 def spherical(tissue, times, hamming=False):
-    return spherical_transfer(relative_radius(GRID, VOXEL), times, TISSUES[tissue], hamming)
+    return spherical_transfer(relative_radius(GRID, VOXEL), times, TISSUES[tissue], hamming, 0.0)
 
 
 @pytest.mark.parametrize(("tissue", "readout", "hamming", "published"), WIDTHS)
@@ -68,7 +68,7 @@ def test_a_radial_trajectory_has_the_published_width(tissue, readout, hamming, p
     weights = radial_weights(TRAJECTORY) * (hamming_filter(TRAJECTORY) if hamming else 1)
     times = np.linspace(0, readout, TRAJECTORY.shape[1])
     named = {tissue: TISSUES[tissue]}
-    transfer = tissue_transfers(named, weights, times, TRAJECTORY, GRID)[tissue]
+    transfer = tissue_transfers(named, weights, times, TRAJECTORY, GRID, 0.0)[tissue]
     np.testing.assert_allclose(width_of(transfer), published, rtol=0.02)
 
 
@@ -89,7 +89,7 @@ def test_a_spherical_transfer_passes_the_mean_unchanged(tissue, hamming):
 def test_a_computed_transfer_passes_the_mean_unchanged(tissue):
     named, times = {tissue: TISSUES[tissue]}, np.linspace(0, 0.02, TRAJECTORY.shape[1])
     weights = radial_weights(TRAJECTORY)
-    transfer = tissue_transfers(named, weights, times, TRAJECTORY, GRID)[tissue]
+    transfer = tissue_transfers(named, weights, times, TRAJECTORY, GRID, 0.0)[tissue]
     # not 1 exactly: lags beyond the field of view are cut off, and the tail of a decay is long
     assert abs(transfer[0, 0, 0]) == pytest.approx(1.0, abs=0.02)
 
@@ -183,7 +183,7 @@ def gridded(samples):
 
 
 def point_of(tissue, voxel=VOXEL_AT):
-    decay = decay_from_first_sample(TISSUES[tissue], TIMES)
+    decay = decay_from_first_sample(TISSUES[tissue], TIMES, 0.0)
     return point_samples(voxel, decay, ONE_COIL, TRAJECTORY, GRID)
 
 
@@ -192,7 +192,7 @@ def test_the_local_response_of_gridding_is_its_kernel(tissue):
     some = np.random.default_rng(0).normal(size=(1, *TRAJECTORY.shape[:2])).astype(np.complex64)
     found = local_response(gridded, some * 1e-9, point_of(tissue), VOXEL_AT, 2.0)
     exact = tissue_transfers(
-        {tissue: TISSUES[tissue]}, radial_weights(TRAJECTORY), TIMES, TRAJECTORY, GRID
+        {tissue: TISSUES[tissue]}, radial_weights(TRAJECTORY), TIMES, TRAJECTORY, GRID, 0.0
     )[tissue]
     np.testing.assert_allclose(width_of(found.transfer), width_of(exact), rtol=0.01)
     assert found.gain == pytest.approx(exact[0, 0, 0].real, abs=0.03)  # tails are cut at the edge
@@ -237,7 +237,7 @@ def regularized(tissue, weight):
     small = Geometry(np.zeros(3), np.eye(3), (0.032,) * 3, (8, 8, 8))
     spokes = density_adapted_radial(200, 30, 0.5 / VOXEL[0])
     density = radial_weights(spokes) * np.prod(small.voxel_size)
-    decay = decay_from_first_sample(TISSUES[tissue], np.linspace(0, 0.02, 30))
+    decay = decay_from_first_sample(TISSUES[tissue], np.linspace(0, 0.02, 30), 0.0)
 
     def normal(image, factor):
         return adjoint(forward(image, spokes, small) * factor, spokes, small)

@@ -34,7 +34,7 @@ def kernel(readout, field, corrected=True):
     """Return width [mm] and peak of white matter at ``PLACE``, in a field [Hz]."""
     times = np.arange(96) * readout / 96
     turning = np.exp(-2j * np.pi * field[PLACE] * (times + ECHO_TIME))
-    change = decay_from_first_sample(WM, times) * turning
+    change = decay_from_first_sample(WM, times, 0.0) * turning
     point = point_samples(PLACE, change, np.ones(1), TRAJECTORY, GRID)[0]
     evolution = Evolution(times, off_resonance=field.astype("f4"), echo_time=ECHO_TIME)
     segments = adequate_segments(evolution, 0.01) if corrected else None

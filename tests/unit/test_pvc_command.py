@@ -217,10 +217,10 @@ def test_the_residual_shows_what_the_regions_do_not_explain(files):
 def test_sensitivity_columns_tell_what_errors_do(files):
     assert files("--sensitivity", image=noisy(files, 0.1)) == 0
     rows = {r["pvc"]: r for r in table(files) if r["index"] == "3"}
-    assert rows["none"]["d_psf"] == "n/a"
-    assert 1 < float(rows["gtm"]["d_psf"]) < 30
-    assert 0.1 < float(rows["gtm"]["d_registration"]) < 30
-    assert 1 < float(rows["gtm"]["d_segmentation"]) < 40
+    assert rows["none"]["change_psf_10percent"] == "n/a"
+    assert 1 < float(rows["gtm"]["change_psf_10percent"]) < 30
+    assert 0.1 < float(rows["gtm"]["change_position_1mm"]) < 30
+    assert 1 < float(rows["gtm"]["change_segmentation_0.5mm"]) < 40
 
 
 def entangled(files):

@@ -68,10 +68,10 @@ def test_the_noise_of_values_and_map_is_told(method):
     assert np.all(np.abs(found.values - correct(method, seen(), regions(), noise(), SETUP).values)
                   < 5 * sd)  # fmt: skip
     assert np.all(sd > 0)
-    assert (told.image is not None) == (method in MAPS)
-    if told.image is not None:
+    assert (told.of_map is not None) == (method in MAPS)
+    if told.of_map is not None:
         inside = regions().fractions[0] > 0.5
-        assert 0.05 < np.median(told.image[inside]) < 10
+        assert 0.05 < np.median(told.of_map()[inside]) < 10
 
 
 @pytest.mark.parametrize("method", ["rbv", "iy", "mg", "mtc", "vc", "regression"])
@@ -92,7 +92,7 @@ def test_the_noise_of_regional_values_is_that_of_draws(method):
 def test_draws_of_one_seed_are_the_same():
     found = correct("regression", seen(), regions(), noise(), SETUP)
     one, two = (
-        noise_of("regression", found, seen(), regions(), noise(), SETUP).image for _ in range(2)
+        noise_of("regression", found, seen(), regions(), noise(), SETUP).of_map() for _ in range(2)
     )
     np.testing.assert_array_equal(one, two)
 

@@ -116,7 +116,9 @@ def test_useless_noise_readouts_are_refused(oblique, make_blob):
 
 
 def properties(**changes):
-    return ImageProperties(**{"shape": (20, 20, 20), "voxel_size": np.full(3, 4e-3), **changes})
+    return ImageProperties(
+        **{"shape": (20, 20, 20), "voxel_size": np.full(3, 4e-3), "echo_time": 0.0, **changes}
+    )
 
 
 def width(response, tissue="WM", voxel=4e-3):
