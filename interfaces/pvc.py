@@ -26,7 +26,7 @@ from sodiumprep.sodium.pvc import METHODS
 from sodiumprep.sodium.pvc.assessment import UNCORRECTED, AssessedSignals, Assessment
 from sodiumprep.sodium.pvc.local import MOST_LOCAL
 from sodiumprep.sodium.pvc.methods import FEEDS, Correction, Setup
-from sodiumprep.sodium.pvc.sensitivity import MovedBorder
+from sodiumprep.sodium.pvc.sensitivity import MovedBorder, moving_together
 from sodiumprep.sodium.pvc.shown import SampledRegions
 
 FROM_KSPACE = "kspace"  # the one method that does not start from the image
@@ -208,17 +208,11 @@ def _save_map(
 
 
 def _borders(stored: Mapping[str, Any]) -> list[list[MovedBorder]]:
-    """Return the moved borders that were stored with the regions.
-
-    Those of two regions of the brain move one by one; those of a region with all that lies
-    around the brain move together.
-    """
+    """Return the moved borders that were stored with the regions, as they err together."""
     fields = ("grown", "shrunk", "taken", "shown_grown", "shown_shrunk")
     columns = (stored[f"border_{name}"] for name in fields)
-    inside = stored["kinds"] == "tissue"
-    rows: dict[tuple[int, int], list[MovedBorder]] = {}
-    for grown, shrunk, *arrays in zip(*columns, strict=True):
-        border = MovedBorder(int(grown), int(shrunk), *arrays)
-        other = border.shrunk if inside[border.shrunk] else -1
-        rows.setdefault((border.grown, other), []).append(border)
-    return list(rows.values())
+    borders = [
+        MovedBorder(int(grown), int(shrunk), *arrays)
+        for grown, shrunk, *arrays in zip(*columns, strict=True)
+    ]
+    return moving_together(borders, int(np.sum(stored["kinds"] == "tissue")))

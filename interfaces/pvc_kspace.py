@@ -16,7 +16,7 @@ from sodiumprep.interfaces.regions import SampledAnatomy, SampleRegionsInput, sa
 from sodiumprep.sodium.acquisition import Acquisition, Floats
 from sodiumprep.sodium.kernel import decay_from_first_sample
 from sodiumprep.sodium.model_based import MeasurementModel
-from sodiumprep.sodium.pvc.assessment import AssessedSignals
+from sodiumprep.sodium.pvc.assessment import POSITION_ERROR, AssessedSignals
 from sodiumprep.sodium.pvc.kspace import (
     KspaceEstimate,
     kspace_regression,
@@ -24,6 +24,7 @@ from sodiumprep.sodium.pvc.kspace import (
     white_samples,
 )
 from sodiumprep.sodium.pvc.regional import entangled
+from sodiumprep.sodium.pvc.sensitivity import moved_borders, moving_together
 
 OUTSIDE = "muscle"  # whose decay the head around the brain has
 
@@ -31,6 +32,9 @@ OUTSIDE = "muscle"  # whose decay the head around the brain has
 class _RegressKspaceInput(MeasurementInput, SampleRegionsInput):
     field_file = File(exists=True, mandatory=True, desc="what the image is multiplied by")
     properties = traits.Dict(mandatory=True, desc="RegistrationSpread [mm]")
+    border_shift = traits.Float(
+        0.0, usedefault=True, desc="also tell what borders moved by this would change [mm]"
+    )
 
 
 class _RegressKspaceOutput(TraitedSpec):
@@ -62,12 +66,19 @@ class RegressKspace(SimpleInterface):
             registration_changes=estimate.shift_changes(np.full(3, shift)),
             residual_sd=np.full(n, np.nan),
             entangled=entangled(estimate.covariance),
-            sensitivity=np.zeros((0, n)),
+            sensitivity=self._sensitivity(estimate),
         )
         path = Path(runtime.cwd) / "signals.npz"
         self._results["signals_file"] = save_signals(path, {FROM_KSPACE: signals})
         self._results["told"] = {"KspaceRegression": _told(estimate)}
         return runtime
+
+    def _sensitivity(self, estimate: KspaceEstimate) -> Floats:
+        n = len(estimate.names)
+        if not self.inputs.border_shift:
+            return np.zeros((0, n))
+        moved = estimate.shift_changes(np.full(3, POSITION_ERROR * 1e-3))
+        return np.concatenate([moved, np.zeros((1, n)), estimate.border_changes])  # no kernel
 
     def _estimate(self, acquisition: Acquisition, sampled: SampledAnatomy) -> KspaceEstimate:
         measurement, segments, _ = measured(acquisition, self.inputs)
@@ -76,12 +87,17 @@ class RegressKspace(SimpleInterface):
         multiplier, _ = load_finite_image(self.inputs.field_file)
         white = white_samples(model, 1 / multiplier)
         known = measurement.acquisition
+        fractions = list(sampled.regions.values())
+        n_inside = list(sampled.kinds.values()).count("tissue")
+        shift = self.inputs.border_shift / float(np.mean(sampled.grid.spacing))
+        borders = moving_together(list(moved_borders(fractions, n_inside, shift)), n_inside)
         return kspace_regression(
             white,
-            iter(sampled.regions.values()),
+            fractions,
             sampled.factor,
             self._decays(list(sampled.regions), known),
             list(sampled.regions),
+            borders,
         )
 
     def _decays(self, names: list[str], acquisition: Acquisition) -> Floats:

@@ -23,7 +23,7 @@ from sodiumprep.interfaces.registration import read_transform
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import index_map, resample
 from sodiumprep.sodium.lesions import lesion_remarks
-from sodiumprep.sodium.pvc.sensitivity import layer_at_border
+from sodiumprep.sodium.pvc.sensitivity import moved_borders
 from sodiumprep.sodium.regions import (
     TISSUES,
     background_regions,
@@ -36,7 +36,6 @@ from sodiumprep.sodium.regions import (
     voxel_means,
 )
 
-NOTHING_MOVED = 0.1  # fine voxels; a layer of less is no border
 TOUCHING_ML = 0.1  # of vials inside the brain, what resampling may make of them
 
 
@@ -101,7 +100,7 @@ class SampleRegions(SimpleInterface):
         shift = self.inputs.border_shift / float(np.mean(grid.spacing))
         np.savez(
             Path(runtime.cwd) / "regions.npz",
-            **_moved_borders(list(everything.values()), n_brain, shift, factor, transfers),
+            **_shown_borders(list(everything.values()), n_brain, shift, factor, transfers),
             static_blurred=_static_blurred(self.inputs, vials, factor),
             names=list(everything),
             kinds=list(sampled.kinds.values()),
@@ -125,17 +124,16 @@ class SampleRegions(SimpleInterface):
         return str(path)
 
 
-def _moved_borders(
+def _shown_borders(
     fine: list[Floats], n_brain: int, shift: float, factor: int, transfers: list[Floats]
 ) -> dict[str, Any]:
     """Return what regions of the brain would take from their neighbours, as arrays to store."""
-    pairs = [(i, j) for i in range(n_brain) for j in range(len(fine)) if j > i] if shift else []
-    moved = []
-    for grown, shrunk in pairs:
-        layer = layer_at_border(fine[grown], fine[shrunk], shift)
-        if layer.sum(dtype=np.float64) > NOTHING_MOVED:
-            shown = [blur_to_grid(layer, factor, transfers[k]) for k in (grown, shrunk)]
-            moved.append((grown, shrunk, voxel_means(layer, factor), *shown))
+    moved = [
+        (border.grown, border.shrunk, voxel_means(border.taken, factor),
+         *(blur_to_grid(border.taken, factor, transfers[k])
+           for k in (border.grown, border.shrunk)))
+        for border in moved_borders(fine, n_brain, shift)
+    ]  # fmt: skip
     fields = ("grown", "shrunk", "taken", "shown_grown", "shown_shrunk")
     columns = zip(*moved, strict=True) if moved else [[] for _ in fields]
     return {f"border_{name}": list(column) for name, column in zip(fields, columns, strict=True)}

@@ -93,7 +93,7 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
         (correct, result, [(port, port) for port in ("signals_file", "map_files", "properties")]),
     ])  # fmt: skip
     if from_kspace(plan):
-        _add_kspace(workflow, plan)
+        _add_kspace(workflow, plan, shift)
     return workflow
 
 
@@ -108,12 +108,14 @@ def from_kspace(plan: SodiumPlan) -> bool:
     return FROM_KSPACE in plan.pvc["methods"]
 
 
-def _add_kspace(workflow: Workflow, plan: SodiumPlan) -> None:
+def _add_kspace(workflow: Workflow, plan: SodiumPlan, border_shift: float) -> None:
     """Let regional signals be estimated from raw k-space as well."""
     source, correct = workflow.get_node("inputnode"), workflow.get_node("correct")
     known = {name: value for name, value in plan.source.items() if name in OF_MEASUREMENT}
     kspace = Node(
-        RegressKspace(tissues=dict(plan.tissues), **known, **plan.regions),
+        RegressKspace(
+            tissues=dict(plan.tissues), border_shift=border_shift, **known, **plan.regions
+        ),
         name="kspace",
         mem_gb=4.0,
     )

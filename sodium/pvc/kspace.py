@@ -36,6 +36,7 @@ from sodiumprep.sodium.acquisition import Complexes, Floats, Geometry, Numbers
 from sodiumprep.sodium.encoding import make_plan
 from sodiumprep.sodium.interpolation import Interpolator, readout_interpolator
 from sodiumprep.sodium.model_based import MeasurementModel
+from sodiumprep.sodium.pvc.sensitivity import Border
 from sodiumprep.sodium.segments import Segments
 
 # Fractions are sampled on a work grid a little finer than that of the sodium image. It keeps
@@ -198,6 +199,8 @@ class KspaceEstimate:
         of the noise, shape (readouts,): about 1, more where the model or the readout is wrong.
     samples_per_readout
         Complex ones, of all coils together.
+    border_changes
+        Change of the values where the borders of each row lie elsewhere, shape (rows, regions).
 
     References
     ----------
@@ -212,6 +215,7 @@ class KspaceEstimate:
     noise_variance: float
     residual: Floats
     samples_per_readout: int
+    border_changes: Floats
 
     @cached_property
     def values(self) -> Floats:
@@ -306,6 +310,7 @@ def kspace_regression(
     factor: int,
     decays: Floats,
     names: Sequence[str],
+    borders: Sequence[Sequence[Border]] = (),
 ) -> KspaceEstimate:
     """Return the regional signals that explain k-space best.
 
@@ -323,6 +328,9 @@ def kspace_regression(
         Signal of each region along the readout, 1 at its first sample, shape (regions, n).
     names
         Of the regions.
+    borders
+        Rows of borders that lie elsewhere together, on the grid of the fractions. Each costs as
+        much as two more regions.
 
     Returns
     -------
@@ -346,17 +354,49 @@ def kspace_regression(
             f"{len(images)} fractions, {len(names)} names and decays of shape {decays.shape} "
             f"came; decays of shape {expected} and as many names are accepted"
         )
-    scan = _Scan(white, grid, len(images))
-    equations = _equations(scan, images, decays)
-    _check_condition(equations[0].sum(axis=0), names)
-    found = KspaceEstimate(tuple(names), *equations, white.noise_variance, np.empty(0), 0)
+    layers = [border for row in borders for border in row]
+    taken = [grid.sample(border.taken) for border in layers]
+    owners = [index for border in layers for index in (border.grown, border.shrunk)]
+    columns = [*images, *(image for image in taken for _ in range(2))]
+    scan = _Scan(white, grid, len(columns))
+    normals, noise_normals, projections, shifted = _equations(
+        scan, columns, np.concatenate([decays, decays[owners]])
+    )
+    own = slice(len(images))
+    _check_condition(normals[:, own, own].sum(axis=0), names)
+    found = KspaceEstimate(
+        tuple(names), normals[:, own, own], noise_normals[:, own, own], projections[:, own],
+        shifted[..., own], white.noise_variance, np.empty(0), 0, np.empty((0, len(images))),
+    )  # fmt: skip
     residual = _residual(scan, images, decays, found.values)
     per_readout = white.samples.shape[0] * white.samples.shape[2]
+    elsewhere = _with_moved_borders(normals.sum(axis=0), projections.sum(axis=0), borders, own)
     return replace(
         found,
         residual=residual / (per_readout * white.noise_variance),
         samples_per_readout=per_readout,
+        border_changes=elsewhere - found.values,
     )
+
+
+def _with_moved_borders(
+    normal: Floats, projection: Floats, borders: Sequence[Sequence[Border]], own: slice
+) -> Floats:
+    """Return the values with the borders of each row elsewhere, shape (rows, regions).
+
+    Behind the regions, equations hold two columns for each layer: what it gives with the decay
+    of the region that takes it, and of the one that loses it.
+    """
+    values = np.empty((len(borders), own.stop))
+    column = own.stop
+    for result, row in zip(values, borders, strict=True):
+        mixing = np.eye(len(normal), own.stop)
+        for border in row:
+            mixing[column, border.grown] = 1
+            mixing[column + 1, border.shrunk] = -1
+            column += 2
+        result[:] = np.linalg.solve(mixing.T @ normal @ mixing, mixing.T @ projection)
+    return values
 
 
 def scan_time_curve(estimate: KspaceEstimate) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy.ndimage import fourier_shift
@@ -11,6 +12,8 @@ from scipy.ndimage import fourier_shift
 from sodiumprep.sodium.acquisition import Floats, Geometry
 from sodiumprep.sodium.kernel import blur, gaussian_transfer
 from sodiumprep.sodium.pvc.shown import SampledRegions
+
+NOTHING_MOVED = 0.1  # voxels; a layer of less is no border
 
 Values = Callable[[Floats, SampledRegions], Floats]  # from image and regions to regional values
 
@@ -102,7 +105,7 @@ def shift_changes(values: Callable[[Floats], Floats], image: Floats, shift: Floa
 
 
 @dataclass(frozen=True)
-class MovedBorder:
+class Border:
     """A layer that one region takes from another where their border lies elsewhere.
 
     Parameters
@@ -111,14 +114,24 @@ class MovedBorder:
         Index of both regions.
     taken
         Share of each voxel that changes hands, shape (nx, ny, nz).
-    shown_grown, shown_shrunk
-        What the image shows of that layer where it belongs to the one and to the other, same
-        shape: each region has its own kernel.
     """
 
     grown: int
     shrunk: int
     taken: Floats
+
+
+@dataclass(frozen=True)
+class MovedBorder(Border):
+    """A border with what the image shows of it.
+
+    Parameters
+    ----------
+    shown_grown, shown_shrunk
+        What the image shows of the layer where it belongs to the one and to the other, shape
+        (nx, ny, nz): each region has its own kernel.
+    """
+
     shown_grown: Floats
     shown_shrunk: Floats
 
@@ -130,6 +143,59 @@ class MovedBorder:
         blurred[self.grown] += self.shown_grown
         blurred[self.shrunk] -= self.shown_shrunk
         return SampledRegions(fractions, blurred, regions.names)
+
+
+AnyBorder = TypeVar("AnyBorder", bound=Border)
+
+
+def moved_borders(fractions: Sequence[Floats], n_inside: int, shift: float) -> Iterator[Border]:
+    """Yield what regions inside the brain take from their neighbours.
+
+    Parameters
+    ----------
+    fractions
+        Of all regions, those inside the brain first, on a grid fine enough to resolve their
+        borders, each of shape (nx, ny, nz).
+    n_inside
+        How many lie inside the brain.
+    shift
+        Of every border [voxels]; 0 for none.
+
+    Yields
+    ------
+    border
+        Of two regions that touch.
+    """
+    if not shift:
+        return
+    for grown in range(n_inside):
+        for shrunk in range(grown + 1, len(fractions)):
+            layer = layer_at_border(fractions[grown], fractions[shrunk], shift)
+            if layer.sum(dtype=np.float64) > NOTHING_MOVED:
+                yield Border(grown, shrunk, layer)
+
+
+def moving_together(borders: Sequence[AnyBorder], n_inside: int) -> list[list[AnyBorder]]:
+    """Group borders into those that err together.
+
+    Parameters
+    ----------
+    borders
+        As :func:`moved_borders` yields them.
+    n_inside
+        How many regions lie inside the brain; they come first.
+
+    Returns
+    -------
+    rows
+        A border of two regions inside the brain errs alone; those of one region with all that lies
+        around the brain err together.
+    """
+    rows: dict[tuple[int, int], list[AnyBorder]] = {}
+    for border in borders:
+        other = border.shrunk if border.shrunk < n_inside else -1
+        rows.setdefault((border.grown, other), []).append(border)
+    return list(rows.values())
 
 
 def segmentation_changes(

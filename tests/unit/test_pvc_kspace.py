@@ -21,6 +21,7 @@ from sodiumprep.sodium.pvc.kspace import (
     scan_time_curve,
     white_samples,
 )
+from sodiumprep.sodium.pvc.sensitivity import moved_borders
 from sodiumprep.sodium.segments import Evolution, time_segments
 from sodiumprep.sodium.signal import Relaxation, biexponential_decay
 from sodiumprep.sodium.trajectory import density_adapted_radial
@@ -365,3 +366,21 @@ def test_what_another_position_changes_is_known_to_second_order(axis):
     stated = of_exact().shift_changes(np.full(3, 5e-4))[axis]
     np.testing.assert_allclose(stated, expected, rtol=0.05, atol=2e-3)
     assert expected.max() > 0.05
+
+
+def test_moved_borders_change_what_fractions_with_those_borders_would():
+    shares = list(fractions())
+    alone, *together = moved_borders(shares, 2, 1.5)
+    rows = [[alone], together]
+    found = kspace_regression(
+        scanned(exact(), robust()), shares, FACTOR, DECAYS, NAMES, borders=rows
+    )
+    np.testing.assert_allclose(found.values, of_exact().values, rtol=1e-6)
+    for changes, row in zip(found.border_changes, rows, strict=True):
+        elsewhere = [share.copy() for share in shares]
+        for border in row:
+            elsewhere[border.grown] += border.taken
+            elsewhere[border.shrunk] -= border.taken
+        again = estimate(scanned(exact(), robust()), elsewhere).values
+        assert np.abs(changes).max() > 1
+        np.testing.assert_allclose(found.values + changes, again, rtol=1e-5)
