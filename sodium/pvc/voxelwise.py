@@ -7,8 +7,9 @@ tell its uncertainty. Nothing is clipped: a corrected voxel may be negative.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +37,10 @@ class CorrectedMap:
         Corrected, shape (nx, ny, nz).
     values
         Regional signals that it rests on, shape (regions,).
-    by_image, by_fraction, by_shown
-        Derivatives, shape (nx, ny, nz) each.
+    by_image
+        Derivative, shape (nx, ny, nz).
+    others
+        Gives ``by_fraction`` and ``by_shown``, which only an uncertainty needs.
     n_excepted
         Voxels for which the method's rule against a division by nearly nothing was needed.
     iterations
@@ -49,11 +52,24 @@ class CorrectedMap:
     image: Floats
     values: Floats
     by_image: Floats
-    by_fraction: Floats
-    by_shown: Floats
+    others: Callable[[], tuple[Floats, Floats]]
     n_excepted: int
     iterations: int = 0
     converged: bool = True
+
+    @cached_property
+    def _others(self) -> tuple[Floats, Floats]:
+        return self.others()
+
+    @property
+    def by_fraction(self) -> Floats:
+        """Derivative, shape (nx, ny, nz)."""
+        return self._others[0]
+
+    @property
+    def by_shown(self) -> Floats:
+        """Derivative, shape (nx, ny, nz)."""
+        return self._others[1]
 
 
 def rbv(image: Floats, regions: Regions, values: Floats) -> CorrectedMap:
@@ -98,14 +114,16 @@ def rbv(image: Floats, regions: Regions, values: Floats) -> CorrectedMap:
     _check(image, regions, values)
     composed, shown = regions.composed(values), regions.shown(values)
     gain, divisor = _gain(composed, shown)
-    residual = (image - shown) / divisor
-    by_shown = -gain - residual * np.where(shown < divisor, 1, gain)
+
+    def others() -> tuple[Floats, Floats]:
+        residual = (image - shown) / divisor
+        return 1 + residual, -gain - residual * np.where(shown < divisor, 1, gain)
+
     return CorrectedMap(
         composed + gain * (image - shown),
         np.asarray(values),
         gain,
-        1 + residual,
-        by_shown,
+        others,
         int(np.sum(shown < divisor)),
     )
 
@@ -196,14 +214,7 @@ def iterative_yang(
         )
     last = rbv(image, regions, before)
     return CorrectedMap(
-        last.image,
-        values,
-        last.by_image,
-        last.by_fraction,
-        last.by_shown,
-        last.n_excepted,
-        iteration,
-        converged,
+        last.image, values, last.by_image, last.others, last.n_excepted, iteration, converged
     )
 
 
@@ -277,10 +288,10 @@ def mtc(image: Floats, regions: Regions, values: Floats) -> CorrectedMap:
         gain += fraction / np.maximum(blurred, SMALLEST_SHARE)
         excepted |= (blurred < SMALLEST_SHARE) & (fraction > TOLERANCE)
     corrected = regions.composed(values) + gain * (image - regions.shown(values))
-    by_fraction = np.ones_like(gain)
     return CorrectedMap(
-        corrected, np.asarray(values), gain, by_fraction, -gain, int(excepted.sum())
-    )
+        corrected, np.asarray(values), gain, lambda: (np.ones_like(gain), -gain),
+        int(excepted.sum()),
+    )  # fmt: skip
 
 
 def mueller_gaertner(
@@ -330,8 +341,7 @@ def mueller_gaertner(
         by_image * (image - regions.shown(others)),
         values,
         by_image,
-        np.zeros_like(by_image),
-        -by_image,
+        lambda: (np.zeros_like(by_image), -by_image),
         int(np.sum(~inside & (fraction > TOLERANCE))),
     )
 
