@@ -23,7 +23,6 @@ from sodiumprep.bids_app import phantom as simulated
 from sodiumprep.sodium import phantom_signal
 from sodiumprep.sodium.acquisition import Acquisition, Geometry
 from sodiumprep.sodium.alignment import resample
-from sodiumprep.sodium.coil_fields import fit_receive_correction, grid_positions
 from sodiumprep.sodium.coils import combine_coils
 from sodiumprep.sodium.density import hamming_filter, radial_weights
 from sodiumprep.sodium.encoding import Transform, forward
@@ -55,6 +54,7 @@ from sodiumprep.sodium.pvc.kspace import (
 )
 from sodiumprep.sodium.pvc.regional import gtm, labbe
 from sodiumprep.sodium.pvc.shown import SampledRegions
+from sodiumprep.sodium.receive import fit_receive_correction
 from sodiumprep.sodium.reconstruct import gridding
 from sodiumprep.sodium.regions import (
     background_regions,
@@ -65,6 +65,7 @@ from sodiumprep.sodium.regions import (
 )
 from sodiumprep.sodium.relaxation import relaxation_of
 from sodiumprep.sodium.signal import Relaxation
+from sodiumprep.sodium.smooth_field import grid_positions
 from sodiumprep.sodium.trajectory import density_adapted_radial
 
 TISSUES = ("GM", "WM", "CSF")

@@ -191,6 +191,10 @@ class DerivativeNames:
         """Path of the receive profile that was divided out."""
         return self._sodium("RB1map", desc="receive")
 
+    def transmit_field(self) -> Path:
+        """Path of the flip angle over nominal that was corrected for [percent]."""
+        return self._sodium("TB1map", desc="transmit")
+
     def sodium_transform(self) -> Path:
         """Path of the ITK text that maps points of T1w space to sodium space."""
         return self._sodium("xfm", ".txt", **{"from": "sodium", "to": "T1w", "mode": "image"})

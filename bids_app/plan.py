@@ -248,6 +248,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
     vials = _plain_vials(run.vials) if reference == "vials" else ()
     inputs = [run.source, run.phase, run.vial_labels, run.receive_map, run.sodium_to_anat]
     inputs += [*run.receive_array, *run.receive_volume, run.fieldmap]
+    inputs += run.transmit.paths if run.transmit else []
     registration = _registration(job, run, settings)
     inputs += [run.coil_image] if "coil_file" in registration else []
     warnings += _unused_transform(run, settings)
@@ -262,6 +263,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         source=_source(run, settings),
         is_kspace=run.is_kspace,
         receive=_receive(run),
+        transmit=_transmit(run),
         regions=_regions(lesions, run, vials) if anatomical else _drawn(run, vials),
         given_xfm=str(run.sodium_to_anat or ""),
         given_backward=run.transform_backward,
@@ -326,7 +328,8 @@ def _sodium_only_outputs(names: DerivativeNames) -> dict[str, str]:
     paths = {
         "image_file": names.sodium_preproc(),
         "noise_file": names.sodium_preproc(stat="noise"),
-        "field_file": names.receive_field(),
+        "receive_file": names.receive_field(),
+        "flip_file": names.transmit_field(),
         "apparent_file": names.tsc_map("apparent"),
         "uncertainty_file": names.tsc_map("apparent", stat="uncertainty"),
         "table_file": names.tsc_table("drawn"),
@@ -436,6 +439,19 @@ def _receive(run: SodiumRun) -> dict[str, Any]:
             "volume_files": [str(p) for p in run.receive_volume],
         }
     return {"map_file": str(run.receive_map)} if run.receive_map else {}
+
+
+def _transmit(run: SodiumRun) -> dict[str, Any]:
+    found = run.transmit
+    if found is None:
+        return {}
+    if found.kind == "TB1map":
+        return {"map_file": str(found.paths[0]), "units": found.units}
+    return {
+        "angle_files": [str(path) for path in found.paths],
+        "flip_angle": found.flip_angle,
+        "repetition_time": found.repetition_time,
+    }
 
 
 def _registration(job: SubjectJob, run: SodiumRun, settings: Settings) -> dict[str, Any]:
@@ -593,7 +609,8 @@ def _outputs(names: DerivativeNames) -> dict[str, str]:
     paths = {
         "image_file": names.sodium_preproc(),
         "noise_file": names.sodium_preproc(stat="noise"),
-        "field_file": names.receive_field(),
+        "receive_file": names.receive_field(),
+        "flip_file": names.transmit_field(),
         "xfm_file": names.sodium_transform(),
         "apparent_file": names.tsc_map("apparent"),
         "corrected_file": names.tsc_map("corrected"),

@@ -36,6 +36,11 @@ RECEIVE = {
     "RB1map": "receive map (RB1map)",
     "none": "none",
 }
+TRANSMIT = {
+    "TB1map": "corrected by a map (TB1map)",
+    "TB1DAM": "corrected by two flip angles (TB1DAM)",
+    "none": "taken for the nominal one: u_b1 is n/a",
+}
 REFERENCES = {
     "first-lex": "that of the first session, for all sessions (first-lex)",
     "unbiased": "the mean of all sessions, halfway between them (unbiased)",
@@ -318,6 +323,7 @@ def _chosen(run: RunResults, session: SessionResults) -> list[tuple[str, str]]:
         *_reference_rows(held),
         method,
         ("Receive correction", _receive_text(held)),
+        ("Flip angle", TRANSMIT[str(held.get("TransmitCorrection", "none"))]),
         ("Registration", f"“{plain_value(held.get('RegistrationChosen'))}”, standard error "
                          f"{number(spread, 2)} mm"),
         ("Partial volume", plain_value(held.get("PartialVolumeCorrection"))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,9 @@ from sodiumprep.bids_app.index import (
     without_part,
 )
 from sodiumprep.bids_app.metadata import (
+    FLIP_ANGLE,
     HYDROGEN,
+    REPETITION_TIME,
     SODIUM,
     Protocol,
     UserError,
@@ -36,7 +39,32 @@ from sodiumprep.bids_app.settings import Settings
 from sodiumprep.interfaces.kspace import read_kspace_header
 
 QUANTIFIED = ("PDw", "MEGRE")
-UNUSED_TRANSMIT = ("TB1map", "TB1DAM")
+TWICE = 0.01  # relative, by which the larger of two flip angles may differ from twice the smaller
+
+
+@dataclass(frozen=True)
+class Transmit:
+    """What tells the flip angle that the spins saw.
+
+    Parameters
+    ----------
+    paths
+        A map (one file), or magnitudes with one flip angle and with twice that.
+    units
+        Of the map, as its sidecar states them.
+    flip_angle, repetition_time
+        Of the image with the smaller flip angle [rad, s].
+    """
+
+    paths: tuple[Path, ...]
+    units: str = ""
+    flip_angle: float = 0.0
+    repetition_time: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        """Suffix of the files."""
+        return "TB1DAM" if len(self.paths) == 2 else "TB1map"
 
 
 @dataclass(frozen=True)
@@ -63,6 +91,8 @@ class SodiumRun:
         Label image and the space it lies in, ``sodium`` or ``T1w``.
     receive_array, receive_volume, receive_map
         Images of the array and of the volume coil, and a receive map.
+    transmit
+        Map of the flip angle, or two images with two of them.
     fieldmap, fieldmap_nucleus
         Field map [Hz] and the nucleus whose frequency it tells.
     sodium_to_anat
@@ -91,6 +121,7 @@ class SodiumRun:
     receive_array: tuple[Path, ...] = ()
     receive_volume: tuple[Path, ...] = ()
     receive_map: Path | None = None
+    transmit: Transmit | None = None
     fieldmap: Path | None = None
     fieldmap_nucleus: str = SODIUM
     sodium_to_anat: Path | None = None
@@ -219,6 +250,7 @@ def _build_run(
     vials = _read_source_vials(settings, source)
     labels, space = find_vial_labels(source, ready)
     receive = _find_receive(settings, source, fmaps)
+    transmit, said = _find_transmit(settings, source, fmaps)
     fieldmap, nucleus, told = _find_fieldmap(settings, source, fmaps)
     return SodiumRun(
         subject,
@@ -235,10 +267,11 @@ def _build_run(
         receive["array"],
         receive["volume"],
         next(iter(receive["map"]), None),
+        transmit,
         fieldmap,
         nucleus,
         *find_transform(source, ready),
-        (*notes, *told, *_fmap_notes(fmaps)),
+        (*notes, *said, *told, *_fmap_notes(fmaps)),
     )
 
 
@@ -317,6 +350,43 @@ def _find_receive(
     return {kind: tuple(paths) for kind, paths in found.items()}
 
 
+def _find_transmit(
+    settings: Settings, source: RawFile, fmaps: Sequence[RawFile]
+) -> tuple[Transmit | None, list[str]]:
+    """Return what tells the flip angle, and what must be said of it: a map before a pair."""
+    filters = settings.bids_filters.get("fmap", {})
+    found = [
+        f for f in fmaps
+        if f.suffix in ("TB1map", "TB1DAM") and f.is_sodium and f.parts.get("part", "mag") == "mag"
+        and passes(f, filters) and _intended(f, source)
+    ]  # fmt: skip
+    maps = [f for f in found if f.suffix == "TB1map"]
+    if maps:
+        check_image(maps[0].path)
+        notes = [f"{f.path.name}: not used, {maps[0].path.name} is" for f in found if f != maps[0]]
+        return Transmit((maps[0].path,), str(maps[0].metadata.get("Units") or "")), notes
+    if not found:
+        return None, []
+    angles = {f.path: FLIP_ANGLE.read(f.metadata, str(f.path)) for f in found}
+    pair = sorted(found, key=lambda f: angles[f.path])
+    if len(pair) != 2 or abs(angles[pair[1].path] / angles[pair[0].path] / 2 - 1) > TWICE:
+        told = ", ".join(f"{f.path.name} ({angles[f.path]:g} degrees)" for f in pair)
+        raise UserError(
+            f"{told}: no double-angle pair; accepted: two files flip-1 and flip-2 _TB1DAM, with "
+            "a FlipAngle and twice that"
+        )
+    times = [REPETITION_TIME.read(f.metadata, str(f.path)) for f in pair]
+    if times[0] != times[1]:
+        raise UserError(
+            f"{pair[1].path}: RepetitionTime is {times[1]:g} s, that of {pair[0].path.name} is "
+            f"{times[0]:g} s; accepted: the same"
+        )
+    for file in pair:
+        check_image(file.path)
+    paths = tuple(file.path for file in pair)
+    return Transmit(paths, "", math.radians(angles[paths[0]]), times[0]), []
+
+
 def _find_fieldmap(
     settings: Settings, source: RawFile, fmaps: Sequence[RawFile]
 ) -> tuple[Path | None, str, list[str]]:
@@ -369,11 +439,6 @@ def _intended(file: RawFile, source: RawFile) -> bool:
 
 def _fmap_notes(fmaps: Sequence[RawFile]) -> list[str]:
     notes = [
-        f"{file.path.name}: transmit maps are not used yet"
-        for file in fmaps
-        if file.is_sodium and file.suffix in UNUSED_TRANSMIT
-    ]
-    notes += [
         f'{file.path.name}: not used, its sidecar lacks "ResonantNucleus": "{SODIUM}"'
         for file in fmaps
         if file.looks_sodium

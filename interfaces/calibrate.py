@@ -16,6 +16,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from sodiumprep.interfaces.coil_fields import load_transmit
 from sodiumprep.interfaces.image import load_finite_image, load_image
 from sodiumprep.interfaces.pvc import FEED, load_signals
 from sodiumprep.interfaces.reconstruct import tissue_constants
@@ -110,6 +111,7 @@ class _CalibrateInput(BaseInterfaceInputSpec):
     tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue and vial [s]")
     protocol = traits.Dict(mandatory=True, desc="echo and repetition time [s], flip angle [rad]")
     properties = traits.Dict(mandatory=True, desc="of the image; kernel widths [mm] are read")
+    transmit_file = File(exists=True, desc="what the flip angle does to regions (npz)")
 
 
 class _CalibrateOutput(TraitedSpec):
@@ -135,11 +137,17 @@ class Calibrate(SimpleInterface):
             )  # fmt: skip
         constants = tissue_constants(self.inputs.tissues)
         protocol = protocol_of(self.inputs.protocol)
+        transmit = load_transmit(self.inputs.transmit_file)
+
+        def factor(name: str) -> float:
+            left = 1.0 if transmit is None else transmit.factor(name)
+            return protocol.factor(constants[name]) * left
+
         if self.inputs.reference == "csf":
             signals = load_signals(self.inputs.signals_file)[FEED]
             k = names.index("CSF")
             value, u = signals.values[k], np.sqrt(signals.covariance[k, k])
-            lines = csf_lines(float(value), float(u), protocol.factor(constants["CSF"]))
+            lines = csf_lines(float(value), float(u), factor("CSF"))
             extra: dict[str, Any] = {"reference": "csf", "assumed": list(REFERENCE_CSF)}
         else:
             image, affine = load_finite_image(self.inputs.static_file)
@@ -149,8 +157,8 @@ class Calibrate(SimpleInterface):
                 k = names.index(vial["name"])
                 depth = CORE_DEPTH * _width(self.inputs.properties, vial["name"], affine)
                 signal = core_signal(image, blurred[vial["name"]], fractions[k], noise, depth)
-                factor = protocol.factor(constants[vial["name"]])
-                measured.append(VialSignal(*signal, factor=factor, **_known(vial)))
+                known = _known(vial)
+                measured.append(VialSignal(*signal, factor=factor(vial["name"]), **known))
             lines = vial_lines(measured)
             extra = {"reference": "vials", "vials": [vars(v) for v in measured]}
         path = Path(runtime.cwd) / "calibration.json"

@@ -1,7 +1,9 @@
-"""Receive correction: from an array/volume pair or a receive map to a corrected image."""
+"""Coil corrections: what the receive profile and the flip angle make of an image is undone."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,19 @@ from nipype.interfaces.base import (
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import index_map, resample
-from sodiumprep.sodium.coil_fields import (
-    SmoothField,
-    fit_receive_correction,
-    grid_positions,
-    inverse_map,
-)
 from sodiumprep.sodium.noise import background_moments, unbiased_magnitude
+from sodiumprep.sodium.receive import fit_receive_correction, inverse_map
+from sodiumprep.sodium.smooth_field import SmoothField, grid_positions
+from sodiumprep.sodium.transmit import (
+    REFERENCE_T1,
+    DoubleAngle,
+    TransmitEffect,
+    fit_double_angle,
+    fit_transmit_map,
+    relative_flip_angle,
+    saturation_change,
+    transmit_effect,
+)
 
 
 class _CorrectReceiveInput(BaseInterfaceInputSpec):
@@ -120,6 +128,185 @@ def _fit_pair(array_files: list[str], volume_files: list[str]) -> SmoothField:
     if volume.shape != array.shape or not np.allclose(affine, own, atol=1e-3):
         volume = resample(volume, index_map(affine, own, np.eye(4)), array.shape, 1)
     return fit_receive_correction(array, volume, affine, (array_noise, volume_noise))
+
+
+class _CorrectTransmitInput(BaseInterfaceInputSpec):
+    image_file = File(exists=True, mandatory=True, desc="receive-corrected image [signal]")
+    noise_file = File(exists=True, mandatory=True, desc="its noise SD [signal]")
+    static_file = File(exists=True, desc="image of what does not move with the head")
+    static_noise_file = File(exists=True, desc="its noise SD [signal]")
+    field_file = File(exists=True, mandatory=True, desc="factor that was applied so far")
+    properties = traits.Dict(mandatory=True, desc="of the image")
+    protocol = traits.Dict(mandatory=True, desc="repetition time [s], flip angle [rad]")
+    map_file = File(exists=True, desc="TB1map")
+    units = traits.Str("", usedefault=True, desc="of the map, as its sidecar states them")
+    angle_files = traits.List(File(exists=True), desc="TB1DAM: smaller and twice that flip angle")
+    flip_angle = traits.Float(desc="the smaller one of them [rad]")
+    repetition_time = traits.Float(desc="of these images [s]")
+
+
+class _CorrectTransmitOutput(TraitedSpec):
+    out_file = File(exists=True, desc="corrected image [signal]")
+    noise_file = File(exists=True, desc="its noise SD [signal]")
+    static_file = File(exists=True, desc="corrected static image [signal]")
+    static_noise_file = File(exists=True, desc="its noise SD [signal]")
+    field_file = File(exists=True, desc="factor that was applied in all")
+    flip_file = File(exists=True, desc="flip angle over nominal [percent], grid of the image")
+    model_file = File(exists=True, desc="the fitted field (npz)")
+    properties = traits.Dict(desc="input properties and what was corrected")
+
+
+class CorrectTransmit(SimpleInterface):
+    """Give an image the signal that tissue of one T1 has at the nominal flip angle.
+
+    The transmit coil stays where it is: an image of what does not move with the head has the same
+    field. What is left for other T1 joins the relaxation factors (:class:`AssessTransmit`).
+    """
+
+    input_spec = _CorrectTransmitInput
+    output_spec = _CorrectTransmitOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        given, out = self.inputs, Path(runtime.cwd)
+        image, affine = load_finite_image(given.image_file)
+        source, model = self._model()
+        places = grid_positions(image.shape, affine)
+        field = model(places).reshape(image.shape)
+        angle, repetition = (given.protocol[key] for key in ("flip_angle", "repetition_time"))
+        gain = 1 / saturation_change(field, angle, repetition, REFERENCE_T1)
+        own = {
+            "out_file": given.image_file,
+            "noise_file": given.noise_file,
+            "field_file": given.field_file,
+        }
+        moving = given.static_file in (Undefined, given.image_file)
+        static = {} if moving else {
+            "static_file": given.static_file, "static_noise_file": given.static_noise_file,
+        }  # fmt: skip
+        for name, path in (own | static).items():
+            values, _ = load_image(path)
+            scaled = (values * gain).astype(np.float32)
+            self._results[name] = save_image(out / f"{name}.nii.gz", scaled, affine)
+        if moving:
+            self._results["static_file"] = self._results["out_file"]
+            self._results["static_noise_file"] = self._results["noise_file"]
+        percent = (100 * field).astype(np.float32)
+        self._results["flip_file"] = save_image(out / "flip_file.nii.gz", percent, affine)
+        self._results["model_file"] = _save(out / "transmit.npz", model)
+        self._results["properties"] = {**given.properties, "TransmitCorrection": source}
+        return runtime
+
+    def _model(self) -> tuple[str, SmoothField]:
+        given = self.inputs
+        if isdefined(given.map_file):
+            values, affine = load_image(given.map_file)
+            try:
+                return "TB1map", fit_transmit_map(relative_flip_angle(values, given.units), affine)
+            except ValueError as error:
+                raise ValueError(f"{given.map_file}: {error}") from None
+        (first, affine, noise), (second, own, other) = (_mean_of([p]) for p in given.angle_files)
+        if second.shape != first.shape or not np.allclose(affine, own, atol=1e-3):
+            raise ValueError(f"{given.angle_files[1]}: another grid than {given.angle_files[0]}")
+        images = DoubleAngle(
+            first, second, affine, (noise, other), given.flip_angle, given.repetition_time
+        )
+        try:
+            return "TB1DAM", fit_double_angle(images)
+        except ValueError as error:
+            raise ValueError(f"{given.angle_files[0]}: {error}") from None
+
+
+class _AssessTransmitInput(BaseInterfaceInputSpec):
+    model_file = File(exists=True, mandatory=True, desc="transmit field (npz)")
+    image_file = File(
+        exists=True, mandatory=True, desc="sodium image; its grid is that of regions"
+    )
+    regions_file = File(exists=True, mandatory=True, desc="regions (npz)")
+    tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue and vial [s]")
+    protocol = traits.Dict(mandatory=True, desc="repetition time [s], flip angle [rad]")
+
+
+class _AssessTransmitOutput(TraitedSpec):
+    transmit_file = File(exists=True, desc="what the field does to tissues and vials (npz)")
+
+
+class AssessTransmit(SimpleInterface):
+    """Tell what the transmit field leaves in tissues and vials, and how sure that is."""
+
+    input_spec = _AssessTransmitInput
+    output_spec = _AssessTransmitOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        image, affine = load_image(self.inputs.image_file)
+        with np.load(self.inputs.regions_file) as stored:
+            chosen = np.isin(stored["kinds"], ("tissue", "vial"))
+            names, fractions = stored["names"][chosen].tolist(), stored["fractions"][chosen]
+        model = load_field(self.inputs.model_file)
+        protocol = self.inputs.protocol
+        effect = transmit_effect(
+            model,
+            grid_positions(image.shape, affine),
+            fractions.reshape(len(names), -1),
+            (protocol["flip_angle"], protocol["repetition_time"]),
+            [self.inputs.tissues[name]["t1"] for name in names],
+        )
+        path = Path(runtime.cwd) / "transmit.npz"
+        np.savez(path, names=names, **{f"field_{k}": v for k, v in vars(model).items()},
+                 **vars(effect))  # fmt: skip
+        self._results["transmit_file"] = str(path)
+        return runtime
+
+
+@dataclass(frozen=True)
+class RegionTransmit:
+    """What the transmit field does to the regions of one image.
+
+    Parameters
+    ----------
+    names
+        Of tissues and vials.
+    effect
+        On them.
+    model
+        The field.
+    """
+
+    names: list[str]
+    effect: TransmitEffect
+    model: SmoothField
+
+    def factor(self, name: str) -> float:
+        """Return what is left in a region's signal."""
+        return float(self.effect.factors[self.names.index(name)])
+
+    def uncertainty(self, names: list[str], reference: list[str]) -> Floats:
+        """Return the relative uncertainty of regions over the mean of the reference ones."""
+        weights = np.array([name in reference for name in self.names], float)
+        every = self.effect.uncertainty(self.model, weights / weights.sum())
+        return every[[self.names.index(name) for name in names]]
+
+
+def load_transmit(path: Any) -> RegionTransmit | None:
+    """Read what :class:`AssessTransmit` wrote.
+
+    Parameters
+    ----------
+    path
+        ``.npz`` file, or undefined where the flip angle was not corrected.
+
+    Returns
+    -------
+    transmit
+        None for none.
+    """
+    if not isdefined(path):
+        return None
+    with np.load(path) as stored:
+        fields = {name: stored[name] for name in stored.files}
+    names = fields.pop("names").tolist()
+    of_model = {k.removeprefix("field_"): v for k, v in fields.items() if k.startswith("field_")}
+    rest: Mapping[str, Any] = {k: v for k, v in fields.items() if not k.startswith("field_")}
+    return RegionTransmit(names, TransmitEffect(**rest), SmoothField(**of_model))
 
 
 def _save(path: Path, model: SmoothField) -> str:

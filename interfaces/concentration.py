@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from nipype.interfaces.base import (
 
 from sodiumprep.interfaces.anatomy import resample_once
 from sodiumprep.interfaces.calibrate import load_lines, protocol_of
-from sodiumprep.interfaces.coil_fields import load_field
+from sodiumprep.interfaces.coil_fields import RegionTransmit, load_field, load_transmit
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
 from sodiumprep.interfaces.pvc import FEED, load_signals
 from sodiumprep.interfaces.reconstruct import tissue_constants
@@ -28,7 +28,6 @@ from sodiumprep.interfaces.registration import read_transform
 from sodiumprep.interfaces.templates import template_grid
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import index_map, resample
-from sodiumprep.sodium.coil_fields import grid_positions, relative_uncertainty
 from sodiumprep.sodium.concentration import (
     EFFECTS,
     BrainRegions,
@@ -43,6 +42,7 @@ from sodiumprep.sodium.concentration import (
     with_flag,
 )
 from sodiumprep.sodium.pvc.assessment import UNCORRECTED, AssessedSignals
+from sodiumprep.sodium.smooth_field import grid_positions, relative_uncertainty
 
 COLUMNS = [
     "index",
@@ -83,6 +83,7 @@ class QuantifyInput(BaseInterfaceInputSpec):
     calibration_file = File(exists=True, mandatory=True, desc="apparent and corrected line (JSON)")
     tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue [s]")
     protocol = traits.Dict(mandatory=True, desc="echo and repetition time [s], flip angle [rad]")
+    transmit_file = File(exists=True, desc="what the flip angle does to regions (npz)")
 
 
 class _MapOutput(TraitedSpec):
@@ -150,14 +151,23 @@ class _Regions:
         self.names: list[str] = stored["names"][tissue].tolist()
         self.fractions, self.blurred = stored["fractions"][tissue], stored["blurred"][tissue]
         self.volumes_ml, self.coverage = stored["volumes_ml"], stored["coverage"]
-        self.signals = {name: _of_regions(own, tissue) for name, own in signals.items()}
+        self.signals = {
+            name: _of_regions(own, tissue, signals[FEED]) for name, own in signals.items()
+        }
         self.sensitivity = {name: own.sensitivity[:, tissue] for name, own in signals.items()}
         self.entangled = {name: own.entangled[tissue] for name, own in signals.items()}
         by_name = tissue_constants(inputs.tissues)
         self.constants = [by_name[name] for name in self.names]
         self.protocol = protocol_of(inputs.protocol)
-        self.brain = BrainRegions(self.blurred, self.signals[FEED].values, self.constants)
+        self.transmit = load_transmit(inputs.transmit_file)
+        self.brain = BrainRegions(
+            self.blurred,
+            self.signals[FEED].values,
+            self.constants,
+            transmit_factors(self.transmit, self.names),
+        )
         vials = stored["kinds"] == "vial"
+        self.vial_names: list[str] = stored["names"][vials].tolist()
         self.vial_fractions: Floats = stored["fractions"][vials]
 
     @classmethod
@@ -166,14 +176,41 @@ class _Regions:
             return cls(inputs, stored, load_signals(inputs.signals_file))
 
 
-def _of_regions(signals: AssessedSignals, which: Floats) -> RegionalSignals:
-    """Return the signals of some regions; the receive uncertainty is not yet known."""
+def transmit_factors(transmit: RegionTransmit | None, names: Sequence[str]) -> Floats:
+    """Return what the flip angle leaves in the signal of regions.
+
+    Parameters
+    ----------
+    transmit
+        None where the flip angle was not corrected.
+    names
+        Of the regions.
+
+    Returns
+    -------
+    factors
+        Shape (n,).
+    """
+    return np.array([1.0 if transmit is None else transmit.factor(name) for name in names])
+
+
+def _of_regions(signals: AssessedSignals, which: Floats, main: AssessedSignals) -> RegionalSignals:
+    """Return the signals of some regions; the uncertainties of the coils are not yet known.
+
+    A method that did not try other borders takes the relative changes of the main one.
+    """
+    borders = signals.border_changes
+    if not len(borders):
+        borders = main.border_changes * (signals.values / main.values)
+    unknown = np.full(int(which.sum()), np.nan)
     return RegionalSignals(
         signals.values[which],
         np.diag(signals.covariance)[which],
         signals.kernel_change[which],
         signals.registration_changes[:, which],
-        np.full(int(which.sum()), np.nan),
+        borders[:, which],
+        unknown,
+        unknown,
     )
 
 
@@ -199,11 +236,12 @@ class TabulateRegions(SimpleInterface):
         regions = _Regions.load(self.inputs)
         lines, extra = load_lines(self.inputs.calibration_file)
         reference = regions.names.index("CSF") if extra["reference"] == "csf" else None
-        u_receive = self._receive(regions, image.shape, affine, reference)
-        voxel = np.linalg.norm(affine[:3, :3], axis=0)
-        signals = {
-            name: replace(own, u_receive=u_receive) for name, own in regions.signals.items()
+        coils = {
+            "u_receive": self._receive(regions, image.shape, affine, reference),
+            "u_transmit": _transmit(regions, reference),
         }
+        voxel = np.linalg.norm(affine[:3, :3], axis=0)
+        signals = {name: replace(own, **coils) for name, own in regions.signals.items()}
         if reference is not None:
             signals = calibrated_by(signals, FEED, reference)
         maps = map_concentration(image, noise, regions.brain, regions.protocol, lines)
@@ -266,12 +304,19 @@ class TabulateRegions(SimpleInterface):
         return pd.DataFrame(columns)
 
 
+def _transmit(regions: _Regions, reference: int | None) -> Floats:
+    if regions.transmit is None:
+        return np.full(len(regions.names), np.nan)
+    against = regions.vial_names if reference is None else [regions.names[reference]]
+    return regions.transmit.uncertainty(regions.names, against)
+
+
 def _all_tables(
     regions: _Regions, signals: Mapping[str, RegionalSignals], maps: Concentrations,
     lines: Mapping[str, Any], of_reference: Floats | None,
 ) -> list[tuple[str, str, dict[str, Floats]]]:  # fmt: skip
     ones = np.ones(len(regions.names))
-    own = np.array([regions.protocol.factor(c) for c in regions.constants])
+    own = regions.brain.factors(regions.protocol)
     mixed = maps.mean_factors(regions.fractions)
     return [
         (

@@ -44,9 +44,10 @@ ANATOMY_FILES: dict[str, tuple[str, str]] = {
 }
 TSC = "mmol/L"
 SODIUM_FILES: dict[str, tuple[str, str]] = {
-    "image_file": ("arbitrary", "Sodium image before the receive correction"),
+    "image_file": ("arbitrary", "Sodium image before the coil corrections"),
     "noise_file": ("arbitrary", "Standard deviation of the noise of the sodium image"),
-    "field_file": ("1", "Receive correction: factor that the sodium image was multiplied by"),
+    "receive_file": ("1", "Receive correction: factor that the sodium image was multiplied by"),
+    "flip_file": ("percent", "Flip angle over nominal that the sodium image was corrected for"),
     "xfm_file": ("mm", "Maps points of the anatomy to points of the sodium image (ITK, LPS)"),
     "apparent_file": (TSC, "Apparent tissue sodium concentration, without relaxation correction"),
     "corrected_file": (TSC, "Tissue sodium concentration, relaxation-corrected"),
@@ -215,7 +216,8 @@ class _SaveSodiumInput(BaseInterfaceInputSpec):
     properties = traits.Dict(mandatory=True, desc="of the image, for the QC file")
     image_file = File(exists=True, mandatory=True, desc="sodium image [signal]")
     noise_file = File(exists=True, mandatory=True, desc="noise SD [signal]")
-    field_file = File(exists=True, mandatory=True, desc="receive correction")
+    receive_file = File(exists=True, mandatory=True, desc="receive correction")
+    flip_file = File(exists=True, desc="flip angle over nominal [percent], where it is known")
     xfm_file = File(exists=True, mandatory=True, desc="transform")
     apparent_file = File(exists=True, mandatory=True, desc="[mmol/L]")
     corrected_file = File(exists=True, mandatory=True, desc="[mmol/L]")
@@ -240,7 +242,7 @@ class SaveSodium(SimpleInterface):
         table = pd.read_csv(self.inputs.table_file, sep="\t")
         written = []
         for port, (units, description) in SODIUM_FILES.items():
-            if port in NOT_SAVED:
+            if port in NOT_SAVED or not isdefined(getattr(self.inputs, port)):
                 continue
             target = self.inputs.outputs[port]
             save_as(getattr(self.inputs, port), target)
@@ -287,6 +289,7 @@ def _numbers_used(inputs: Any) -> dict[str, Any]:
         "RelaxationConstants": dict(inputs.tissues),
         "PointSpreadFWHM": inputs.properties["PointSpreadFWHM"],
         "ReceiveCorrection": inputs.properties["ReceiveCorrection"],
+        "TransmitCorrection": inputs.properties.get("TransmitCorrection", "none"),
         "PartialVolumeCorrection": "gtm (regional values)",
     }
 
@@ -443,7 +446,8 @@ class SaveNonlinear(SimpleInterface):
 SODIUM_ONLY_FILES: dict[str, tuple[str, str]] = {
     "image_file": SODIUM_FILES["image_file"],
     "noise_file": SODIUM_FILES["noise_file"],
-    "field_file": SODIUM_FILES["field_file"],
+    "receive_file": SODIUM_FILES["receive_file"],
+    "flip_file": SODIUM_FILES["flip_file"],
     "apparent_file": SODIUM_FILES["apparent_file"],
     "uncertainty_file": (TSC, "Standard uncertainty of the apparent concentration"),
     "table_file": (TSC, "Apparent concentrations of the regions that were drawn"),
@@ -456,7 +460,8 @@ class _SaveSodiumOnlyInput(BaseInterfaceInputSpec):
     properties = traits.Dict(mandatory=True, desc="of the image, for the QC file")
     image_file = File(exists=True, mandatory=True, desc="sodium image [signal]")
     noise_file = File(exists=True, mandatory=True, desc="noise SD [signal]")
-    field_file = File(exists=True, mandatory=True, desc="receive correction")
+    receive_file = File(exists=True, mandatory=True, desc="receive correction")
+    flip_file = File(exists=True, desc="flip angle over nominal [percent], where it is known")
     apparent_file = File(exists=True, mandatory=True, desc="[mmol/L]")
     uncertainty_file = File(exists=True, mandatory=True, desc="[mmol/L]")
     calibration_file = File(exists=True, mandatory=True, desc="calibration lines (JSON)")
@@ -477,12 +482,14 @@ class SaveSodiumOnly(SimpleInterface):
             "Calibration": {**references, "Lines": {"apparent": vars(lines["apparent"])}},
             "PointSpreadFWHM": known["PointSpreadFWHM"],
             "ReceiveCorrection": known["ReceiveCorrection"],
+            "TransmitCorrection": known.get("TransmitCorrection", "none"),
             "PartialVolumeCorrection": "none",
         }
         empty = pd.read_csv(self.inputs.table_file, sep="\t").empty
         written = []
         for port, (units, description) in SODIUM_ONLY_FILES.items():
-            if port == "table_file" and empty:
+            missing = not isdefined(getattr(self.inputs, port))
+            if missing or (port == "table_file" and empty):
                 continue
             target = self.inputs.outputs[port]
             save_as(getattr(self.inputs, port), target)
@@ -578,9 +585,9 @@ TABLE_COLUMNS: dict[str, dict[str, str]] = {
         ("u_calibration", TSC, "Term of it: calibration line"),
         ("u_relaxation", TSC, "Term of it: relaxation constants"),
         ("u_receive", TSC, "Term of it: receive profile against the reference"),
-        ("u_b1", TSC, "Term of it: transmit field (not determined yet)"),
+        ("u_b1", TSC, "Term of it: transmit field against the reference"),
         ("u_pvc", TSC, "Term of it: width of the point-spread function"),
-        ("u_segmentation", TSC, "Term of it: segmentation (not determined yet)"),
+        ("u_segmentation", TSC, "Term of it: where the borders of tissues and lesions lie"),
         ("u_registration", TSC, "Term of it: position of the sodium image"),
         ("ci_low", TSC, "Lower end of the 95 % interval"),
         ("ci_high", TSC, "Upper end of the 95 % interval"),

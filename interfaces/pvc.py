@@ -23,11 +23,18 @@ from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.kernel import near_part
 from sodiumprep.sodium.noise import ImageNoise
 from sodiumprep.sodium.pvc import METHODS
-from sodiumprep.sodium.pvc.assessment import UNCORRECTED, AssessedSignals, Assessment
+from sodiumprep.sodium.pvc.assessment import (
+    BORDER_OF_LESION,
+    BORDER_OF_TISSUE,
+    UNCORRECTED,
+    AssessedSignals,
+    Assessment,
+)
 from sodiumprep.sodium.pvc.local import MOST_LOCAL
 from sodiumprep.sodium.pvc.methods import FEEDS, Correction, Setup
-from sodiumprep.sodium.pvc.sensitivity import MovedBorder, moving_together
+from sodiumprep.sodium.pvc.sensitivity import Border, MovedBorder, moving_together
 from sodiumprep.sodium.pvc.shown import SampledRegions
+from sodiumprep.sodium.regions import TISSUES
 
 FROM_KSPACE = "kspace"  # the one method that does not start from the image
 NEAR = 8.0  # voxels; what a deconvolution undoes of a kernel
@@ -123,7 +130,7 @@ class CorrectPartialVolume(SimpleInterface):
             names = stored["names"].tolist()
             regions = SampledRegions(stored["fractions"], stored["blurred"], names)
             remarks = stored["remarks"].tolist()
-            borders = _borders(stored) if self.inputs.sensitivity else None
+            borders = _borders(stored)
             kinds = stored["kinds"]
         case = self._case(image, affine, regions, kinds, borders)
         folder = Path(runtime.cwd)
@@ -158,7 +165,7 @@ class CorrectPartialVolume(SimpleInterface):
 
     def _case(
         self, image: Floats, affine: Floats, regions: SampledRegions, kinds: Floats,
-        borders: Sequence[Sequence[MovedBorder]] | None,
+        borders: Sequence[Sequence[MovedBorder]],
     ) -> Assessment:  # fmt: skip
         noise_sd, _ = load_image(self.inputs.noise_file)
         response = load_response(self.inputs.response_file)
@@ -187,6 +194,8 @@ class CorrectPartialVolume(SimpleInterface):
             shift=(np.nan if spread is None else spread) / np.sqrt(3) / voxel,
             voxel_size=voxel,
             borders=borders,
+            border_uncertainty=border_uncertainty(borders, regions.names, kinds),
+            sensitivity=self.inputs.sensitivity,
         )
 
 
@@ -205,6 +214,33 @@ def _save_map(
             for name, values in single
         }
     return files
+
+
+def border_uncertainty(
+    borders: Sequence[Sequence[Border]], names: Sequence[str], kinds: Sequence[str]
+) -> Floats:
+    """Return how uncertain the place of borders is that err together.
+
+    Parameters
+    ----------
+    borders
+        Rows of them.
+    names, kinds
+        Of the regions.
+
+    Returns
+    -------
+    uncertainty
+        Shape (rows,) [mm].
+    """
+    lesions = {
+        k for k, (name, kind) in enumerate(zip(names, kinds, strict=True))
+        if kind == "tissue" and name not in TISSUES
+    }  # fmt: skip
+    return np.array([
+        BORDER_OF_LESION if any({b.grown, b.shrunk} & lesions for b in row) else BORDER_OF_TISSUE
+        for row in borders
+    ])  # fmt: skip
 
 
 def _borders(stored: Mapping[str, Any]) -> list[list[MovedBorder]]:

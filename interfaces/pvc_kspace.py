@@ -10,13 +10,17 @@ from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, traits
 
 from sodiumprep.interfaces.image import load_finite_image
 from sodiumprep.interfaces.kspace import read_kspace
-from sodiumprep.interfaces.pvc import FROM_KSPACE, save_signals
+from sodiumprep.interfaces.pvc import FROM_KSPACE, border_uncertainty, save_signals
 from sodiumprep.interfaces.reconstruct import MeasurementInput, measured, tissue_constants
 from sodiumprep.interfaces.regions import SampledAnatomy, SampleRegionsInput, sample_all
 from sodiumprep.sodium.acquisition import Acquisition, Floats
 from sodiumprep.sodium.kernel import decay_from_first_sample
 from sodiumprep.sodium.model_based import MeasurementModel
-from sodiumprep.sodium.pvc.assessment import POSITION_ERROR, AssessedSignals
+from sodiumprep.sodium.pvc.assessment import (
+    POSITION_ERROR,
+    SEGMENTATION_ERROR,
+    AssessedSignals,
+)
 from sodiumprep.sodium.pvc.kspace import (
     KspaceEstimate,
     kspace_regression,
@@ -58,12 +62,14 @@ class RegressKspace(SimpleInterface):
         spread = self.inputs.properties.get("RegistrationSpread")
         shift = np.nan if spread is None else spread / np.sqrt(3) * 1e-3
         n = len(estimate.names)
+        moved, uncertain = estimate.border_changes, self._border_uncertainty
         signals = AssessedSignals(
             values=estimate.values,
             rests_on=estimate.values,
             covariance=estimate.covariance,
             kernel_change=np.full(n, np.nan),  # there is none
             registration_changes=estimate.shift_changes(np.full(3, shift)),
+            border_changes=moved * (uncertain / SEGMENTATION_ERROR)[:, None],
             residual_sd=np.full(n, np.nan),
             entangled=entangled(estimate.covariance),
             sensitivity=self._sensitivity(estimate),
@@ -91,6 +97,8 @@ class RegressKspace(SimpleInterface):
         n_inside = list(sampled.kinds.values()).count("tissue")
         shift = self.inputs.border_shift / float(np.mean(sampled.grid.spacing))
         borders = moving_together(list(moved_borders(fractions, n_inside, shift)), n_inside)
+        kinds = list(sampled.kinds.values())
+        self._border_uncertainty = border_uncertainty(borders, list(sampled.regions), kinds)
         return kspace_regression(
             white,
             fractions,

@@ -11,7 +11,8 @@ import numpy as np
 from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, traits
 
 from sodiumprep.interfaces.calibrate import load_lines, protocol_of
-from sodiumprep.interfaces.concentration import QuantifyInput
+from sodiumprep.interfaces.coil_fields import load_transmit
+from sodiumprep.interfaces.concentration import QuantifyInput, transmit_factors
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
 from sodiumprep.interfaces.pvc import FEED, load_signals
 from sodiumprep.interfaces.reconstruct import tissue_constants
@@ -96,7 +97,9 @@ class _Scene:
         by_name = tissue_constants(self.inputs.tissues)
         constants = [by_name[name] for name in np.asarray(self.names)[tissue]]
         lines, _ = load_lines(self.inputs.calibration_file)
-        brain = BrainRegions(shares, values, constants)
+        transmit = load_transmit(self.inputs.transmit_file)
+        left = transmit_factors(transmit, np.asarray(self.names)[tissue])
+        brain = BrainRegions(shares, values, constants, left)
         done = map_concentration(image, noise, brain, protocol_of(self.inputs.protocol), lines)
         affine = self.fine_affine if place else self.affine
         return {

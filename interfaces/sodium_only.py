@@ -23,7 +23,6 @@ from sodiumprep.interfaces.concentration import COLUMNS
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
 from sodiumprep.interfaces.reconstruct import load_response
 from sodiumprep.sodium.acquisition import Floats
-from sodiumprep.sodium.coil_fields import grid_positions, relative_uncertainty
 from sodiumprep.sodium.concentration import (
     concentration_table,
     map_apparent,
@@ -32,6 +31,7 @@ from sodiumprep.sodium.concentration import (
     uncorrected_signals,
 )
 from sodiumprep.sodium.noise import ImageNoise
+from sodiumprep.sodium.smooth_field import grid_positions, relative_uncertainty
 
 
 class _ApparentInput(BaseInterfaceInputSpec):
@@ -101,6 +101,7 @@ class TabulateDrawn(SimpleInterface):
             # drawn on the image itself: it cannot be out of place
             uncorrected_signals(image, fractions, known, np.full(3, np.nan)),
             u_receive=self._receive(regions["fractions"], drawn, affine),
+            u_transmit=np.full(len(names), np.nan),
         )
         protocol = protocol_of(self.inputs.protocol)
         rows = concentration_table(signals, np.ones(len(names)), None, protocol, line)

@@ -49,14 +49,15 @@ class Reference:
     ----------
     index
         Of the region.
-    kernel_change, registration_changes
+    kernel_change, registration_changes, border_changes
         Change of its signal over its signal, as in :class:`RegionalSignals`: a number, and
-        shape (3,). What changes the reference changes every concentration.
+        shapes (3,) and (rows,). What changes the reference changes every concentration.
     """
 
     index: int
     kernel_change: float
     registration_changes: Floats
+    border_changes: Floats
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,12 @@ class RegionalSignals:
     registration_changes
         Change of ``values`` for a shift by the registration's uncertainty along each axis,
         shape (3, n).
-    u_receive
-        Relative standard uncertainty of the receive profile against the reference, shape (n,).
+    border_changes
+        Change of ``values`` where the borders of each row lie elsewhere by their uncertainty,
+        shape (rows, n); none where it is not known.
+    u_receive, u_transmit
+        Relative standard uncertainty of the receive profile and of what the flip angle makes of
+        the signal, both against the reference, shape (n,).
     reference
         The region that is the calibration's reference, or None (vials).
     """
@@ -85,7 +90,9 @@ class RegionalSignals:
     noise_variance: Floats
     kernel_change: Floats
     registration_changes: Floats
+    border_changes: Floats
     u_receive: Floats
+    u_transmit: Floats
     reference: Reference | None = None
 
 
@@ -233,20 +240,29 @@ def concentration_table(
     unknown = np.full(len(mean), np.nan)
     known = signals.reference
     index = None if known is None else known.index
-    common = np.zeros(4) if known is None else [known.kernel_change, *known.registration_changes]
+    shared = {
+        name: np.zeros(len(changes)) if known is None else np.atleast_1d(getattr(known, name))
+        for name, changes in (
+            ("kernel_change", signals.kernel_change[None]),
+            ("registration_changes", signals.registration_changes),
+            ("border_changes", signals.border_changes),
+        )
+    }
+
+    def moved(name: str) -> Floats:
+        changes = np.atleast_2d(getattr(signals, name)) - signals.values * shared[name][:, None]
+        return np.asarray(np.linalg.norm(changes * gain, axis=0))
+
     terms = {
         "u_noise": np.sqrt(signals.noise_variance) * gain,
         "u_calibration": u_calibration(signals.values, factors, calibration),
         "u_relaxation": unknown if tissues is None
         else u_relaxation(mean, tissues, protocol, index),
         "u_receive": np.abs(mean) * signals.u_receive,
-        "u_b1": unknown,
-        "u_pvc": np.abs(signals.kernel_change - signals.values * common[0]) * gain,
-        "u_segmentation": unknown,
-        "u_registration": np.sqrt(sum(
-            ((change - signals.values * shared) * gain) ** 2
-            for change, shared in zip(signals.registration_changes, common[1:], strict=True)
-        )),
+        "u_b1": np.abs(mean) * signals.u_transmit,
+        "u_pvc": moved("kernel_change"),
+        "u_segmentation": moved("border_changes") if len(signals.border_changes) else unknown,
+        "u_registration": moved("registration_changes"),
     }  # fmt: skip
     uncertainty = combine(terms)
     low, high = interval(mean, uncertainty)
@@ -311,11 +327,18 @@ class BrainRegions:
         Corrected regional signals, shape (n,).
     tissues
         Relaxation constants, n of them.
+    transmit
+        What the flip angle leaves in the signal of each, shape (n,); ones where it is not known.
     """
 
     blurred: Floats
     signals: Floats
     tissues: Sequence[Relaxation]
+    transmit: Floats
+
+    def factors(self, protocol: Protocol) -> Floats:
+        """Return what the signal of each tissue is over that of full magnetization."""
+        return np.array([protocol.factor(t) for t in self.tissues]) * self.transmit
 
 
 @dataclass(frozen=True)
@@ -384,7 +407,7 @@ def map_concentration(
         uncertainty combines noise, calibration and the relaxation constants of the mean of grey
         and white matter.
     """
-    factors = np.array([protocol.factor(t) for t in regions.tissues])
+    factors = regions.factors(protocol)
     outside = float(factors[:2].mean())
     factor = expected_factor(regions.signals, regions.blurred, factors, outside)
     line = lines["corrected"]
@@ -448,7 +471,7 @@ def uncorrected_signals(
     Returns
     -------
     signals
-        With the receive uncertainty not yet known.
+        With the uncertainties of the coils not yet known.
     """
     weights = fractions / fractions.sum(axis=(1, 2, 3), keepdims=True)
     unknown = np.full(len(fractions), np.nan)
@@ -461,6 +484,8 @@ def uncorrected_signals(
         np.diag(weighted_covariance(weights, noise)),
         unknown,
         shift_changes(means, image, shift),
+        np.zeros((0, len(fractions))),
+        unknown,
         unknown,
     )
 
@@ -600,6 +625,7 @@ def calibrated_by(
         index,
         float(source.kernel_change[index] / value),
         source.registration_changes[:, index] / value,
+        source.border_changes[:, index] / value,
     )
     variance = source.noise_variance.copy()
     variance[index] = 0.0

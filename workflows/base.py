@@ -19,7 +19,7 @@ from sodiumprep.workflows.concentration import init_concentration_wf
 from sodiumprep.workflows.nonlinear import init_nonlinear_wf
 from sodiumprep.workflows.outputs import init_anatomy_outputs_wf, init_sodium_outputs_wf
 from sodiumprep.workflows.plans import AnatomyPlan, ReferencePlan, SodiumPlan
-from sodiumprep.workflows.pvc import from_kspace, init_pvc_wf
+from sodiumprep.workflows.pvc import from_kspace, init_pvc_wf, transmit_port
 from sodiumprep.workflows.pvc_maps import init_pvc_maps_wf
 from sodiumprep.workflows.reconstruct import init_reconstruct_wf
 from sodiumprep.workflows.register import init_register_wf
@@ -259,7 +259,8 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
         (image, register, [("outputnode.image_file", "inputnode.sodium_file"), *properties]),
         (image, pvc, corrected + response
          + [(f"outputnode.{p}", f"inputnode.{p}") for p in (
-             "static_response_file", *(["field_file"] if from_kspace(plan) else []))]),
+             "static_response_file", *(["field_file"] if from_kspace(plan) else []),
+             *(["transmit_model_file"] if plan.transmit else []))]),
         (image, concentration,
          list(corrected)
          + [(f"outputnode.{p}", f"inputnode.{p}")
@@ -267,13 +268,15 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
         (image, save, [
             ("outputnode.raw_image_file", "inputnode.image_file"),
             ("outputnode.raw_noise_file", "inputnode.noise_file"),
-            ("outputnode.field_file", "inputnode.field_file"),
+            *((f"outputnode.{p}", f"inputnode.{p}")
+              for p in ("receive_file", *(["flip_file"] if plan.transmit else []))),
         ]),
         (register, pvc, transform + properties),
         (register, concentration, list(transform)),
         (register, save, list(transform)),  # Nipype keeps and changes the list it is given
         (pvc, concentration, properties + [
-            (f"outputnode.{p}", f"inputnode.{p}") for p in ("regions_file", "signals_file")
+            (f"outputnode.{p}", f"inputnode.{p}")
+            for p in ("regions_file", "signals_file", *transmit_port(plan))
         ]),
         (pvc, save, properties),
         (concentration, save, [
@@ -330,7 +333,14 @@ def _add_corrected_maps(
     taken = {
         "image": ("image_file", "noise_file"),
         "register": ("xfm_file",),
-        "pvc": ("regions_file", "signals_file", "map_files", "anatomy_file", "properties"),
+        "pvc": (
+            "regions_file",
+            "signals_file",
+            "map_files",
+            "anatomy_file",
+            "properties",
+            *transmit_port(plan),
+        ),
         "concentration": ("calibration_file",),
     }
     workflow.connect([
@@ -349,7 +359,7 @@ def _add_nonlinear(
     beside = init_nonlinear_wf(plan)
     taken = {
         "register": ("xfm_file",),
-        "pvc": ("regions_file", "signals_file"),
+        "pvc": ("regions_file", "signals_file", *transmit_port(plan)),
         "concentration": ("calibration_file",),
     }
     workflow.connect([

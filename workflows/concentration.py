@@ -13,6 +13,7 @@ from sodiumprep.interfaces.concentration import (
     TabulateRegions,
 )
 from sodiumprep.workflows.plans import SodiumPlan
+from sodiumprep.workflows.pvc import transmit_port
 
 REGIONS = ["regions_file", "signals_file"]
 IMAGE, STATIC = ["image_file", "noise_file"], ["static_file", "static_noise_file"]
@@ -51,14 +52,16 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
         ``inputnode``: ``image_file`` and ``noise_file`` [signal], ``static_file`` and
         ``static_noise_file`` from which vials are read, ``regions_file``,
         ``signals_file``, ``model_file``, ``xfm_file``, ``reference_file`` (grid
-        of the anatomy), ``properties``. ``outputnode``: the maps [mmol/L] on the sodium grid and,
-        as ``anat_*``, on that of the anatomy; ``residual_file`` (what no region explains),
+        of the anatomy), ``transmit_file`` (with a transmit field), ``properties``.
+        ``outputnode``: the maps [mmol/L] on the sodium grid and, as ``anat_*``, on that of the
+        anatomy; ``residual_file`` (what no region explains),
         ``calibration_file``, ``table_file``.
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = DESCRIPTION
     constants = {"tissues": dict(plan.tissues), "protocol": dict(plan.protocol)}
-    source = Node(IdentityInterface(INPUTS), name="inputnode")
+    given = [*REGIONS, *transmit_port(plan)]
+    source = Node(IdentityInterface([*INPUTS, *transmit_port(plan)]), name="inputnode")
     calibrate = Node(
         Calibrate(reference=plan.reference, vials=[dict(v) for v in plan.vials], **constants),
         name="calibrate",
@@ -69,7 +72,7 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
     resample = {name: Node(ResampleToAnatomy(), name=f"anat_{name}") for name in MAPS}
     result = Node(IdentityInterface(OUTPUTS), name="outputnode")
     workflow.connect([
-        *((source, node, [(port, port) for port in [*own, *REGIONS]])
+        *((source, node, [(port, port) for port in [*own, *given]])
           for node, own in ((calibrate, STATIC), (maps, IMAGE), (table, IMAGE))),
         (source, calibrate, [("properties", "properties")]),
         (source, table, [(p, p) for p in ("model_file", "properties")]),

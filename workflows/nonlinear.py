@@ -11,11 +11,11 @@ from sodiumprep.interfaces.guided import ReconstructGuided
 from sodiumprep.interfaces.outputs import SaveNonlinear
 from sodiumprep.interfaces.reconstruct import ReconstructKspace
 from sodiumprep.workflows.plans import SodiumPlan
-from sodiumprep.workflows.reconstruct import METHODS
+from sodiumprep.workflows.pvc import transmit_port
+from sodiumprep.workflows.reconstruct import METHODS, add_transmit
 
 ANATOMY = ["gm_file", "wm_file", "csf_file", "guide_file", "xfm_file"]
 REGIONS = ["regions_file", "signals_file", "calibration_file"]
-INPUTS = [*ANATOMY, *REGIONS]
 # method -> interface, and what of the anatomy it takes
 SOURCES = {"tv": (ReconstructKspace, []), "agr": (ReconstructGuided, ANATOMY)}
 AIMS = {
@@ -43,17 +43,19 @@ def init_nonlinear_wf(plan: SodiumPlan, name: str = "nonlinear_wf") -> Workflow:
     -------
     workflow
         ``inputnode``: fractions and ``guide_file`` of the anatomy, ``xfm_file``, and from the
-        linear reconstruction ``regions_file``, ``signals_file`` and ``calibration_file``. It
-        saves what it makes.
+        linear reconstruction ``regions_file``, ``signals_file``, ``calibration_file`` and, with
+        a transmit field, ``transmit_file``. It saves what it makes.
     """
     method = plan.nonlinear["method"]
     interface, taken = SOURCES[method]
     workflow = Workflow(name=name)
     workflow.__desc__ = f"{AIMS[method]} {USE}"
     constants = {"tissues": dict(plan.tissues)}
-    source = Node(IdentityInterface(INPUTS), name="inputnode")
+    regions = [*REGIONS, *transmit_port(plan)]
+    source = Node(IdentityInterface([*ANATOMY, *regions]), name="inputnode")
     image = Node(interface(**constants, **plan.nonlinear["source"]), name="image", mem_gb=2.5)
     receive = Node(CorrectReceive(**plan.receive), name="receive", mem_gb=1.0)
+    last = add_transmit(workflow, plan, receive)
     maps = Node(MapConcentration(**constants, protocol=dict(plan.protocol)), name="maps")
     save = Node(
         SaveNonlinear(outputs=dict(plan.nonlinear["outputs"]), provenance=dict(plan.provenance)),
@@ -63,10 +65,10 @@ def init_nonlinear_wf(plan: SodiumPlan, name: str = "nonlinear_wf") -> Workflow:
     results = ["apparent_file", "corrected_file", "uncertainty_file"]
     workflow.connect([
         (source, image, [(port, port) for port in taken]),
-        (source, maps, [(port, port) for port in REGIONS]),
+        (source, maps, [(port, port) for port in regions]),
         (image, receive, [(p, p) for p in ("image_file", "noise_file", "properties")]),
-        (receive, maps, list(drawn)),
-        (receive, save, [*drawn, ("properties", "properties")]),
+        (last, maps, list(drawn)),
+        (last, save, [*drawn, ("properties", "properties")]),
         (maps, save, [(port, port) for port in results]),
     ])  # fmt: skip
     return workflow

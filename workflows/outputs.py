@@ -55,7 +55,7 @@ def init_sodium_outputs_wf(plan: SodiumPlan, name: str = "sodium_outputs_wf") ->
         ``inputnode``: the files named in ``SODIUM_FILES``, and ``properties``.
     """
     workflow = Workflow(name=name)
-    ports = [*SODIUM_FILES, "properties"]
+    ports = [p for p in SODIUM_FILES if p != "flip_file" or plan.transmit] + ["properties"]
     source = Node(IdentityInterface(ports), name="inputnode")
     save = Node(
         SaveSodium(

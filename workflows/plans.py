@@ -174,6 +174,9 @@ class SodiumPlan:
         Whether the source is raw data.
     receive
         Inputs of the receive correction: ``array_files`` and ``volume_files``, or ``map_file``.
+    transmit
+        Inputs of the transmit correction: ``map_file`` and ``units``, or ``angle_files`` with
+        ``flip_angle`` and ``repetition_time``; empty for none.
     regions
         Inputs of the regions: vial labels and their space, lesions.
     given_xfm
@@ -226,6 +229,7 @@ class SodiumPlan:
     vials: tuple[Mapping[str, Any], ...]
     outputs: Mapping[str, str]
     provenance: Mapping[str, Any]
+    transmit: Mapping[str, Any] = field(default_factory=dict)
     nonlinear: Mapping[str, Any] = field(default_factory=dict)
     given_backward: bool = False
     sodium_only: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
+from sodiumprep.interfaces.coil_fields import AssessTransmit
 from sodiumprep.interfaces.pvc import FROM_KSPACE, CorrectPartialVolume
 from sodiumprep.interfaces.pvc_kspace import RegressKspace
 from sodiumprep.interfaces.regions import SampleRegions
@@ -51,22 +52,30 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
     -------
     workflow
         ``inputnode``: ``image_file`` and ``noise_file`` [signal], ``field_file`` (what they were
-        multiplied by to correct the receive profile; where k-space is used), ``response_file``,
+        multiplied by to correct for the coils; where k-space is used), ``transmit_model_file``
+        (with a transmit field), ``response_file``,
         ``static_response_file`` (of the image that vials are read from), ``xfm_file``, the
         fractions and masks of the anatomy, ``properties``. ``outputnode``: ``regions_file``,
         ``signals_file`` (corrected regional signals with covariance), ``map_files`` (corrected
         images by method), ``anatomy_file`` (where there are any: fractions on the grid of the
-        anatomy), ``properties``.
+        anatomy), ``transmit_file`` (with a transmit field), ``properties``.
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = DESCRIPTION.format(
         methods="; by ".join(CITED[method] for method in plan.pvc["methods"])
     )
-    ports = [*INPUTS, *(["field_file"] if from_kspace(plan) else [])]
+    ports = [
+        *INPUTS,
+        *(["field_file"] if from_kspace(plan) else []),
+        *(["transmit_model_file"] if plan.transmit else []),
+    ]
     source = Node(IdentityInterface(ports), name="inputnode")
-    shift = SEGMENTATION_ERROR if plan.pvc.get("sensitivity") else 0.0
     regions = Node(
-        SampleRegions(**plan.regions, border_shift=shift, keep_anatomy=bool(plan.map_outputs)),
+        SampleRegions(
+            **plan.regions,
+            border_shift=SEGMENTATION_ERROR,
+            keep_anatomy=bool(plan.map_outputs),
+        ),
         name="regions",
         mem_gb=2.5,
     )
@@ -75,7 +84,7 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
         name="correct",
         mem_gb=1.0,
     )
-    result = Node(IdentityInterface(OUTPUTS), name="outputnode")
+    result = Node(IdentityInterface([*OUTPUTS, *transmit_port(plan)]), name="outputnode")
     workflow.connect([
         (source, regions, [
             ("image_file", "sodium_file"),
@@ -92,9 +101,45 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
         (regions, result, [(port, port) for port in ("regions_file", "anatomy_file")]),
         (correct, result, [(port, port) for port in ("signals_file", "map_files", "properties")]),
     ])  # fmt: skip
+    if plan.transmit:
+        _add_transmit(workflow, plan)
     if from_kspace(plan):
-        _add_kspace(workflow, plan, shift)
+        _add_kspace(workflow, plan)
     return workflow
+
+
+def transmit_port(plan: SodiumPlan) -> list[str]:
+    """Return the port that tells what the flip angle does to regions, where it is known.
+
+    Parameters
+    ----------
+    plan
+        What is known of the run.
+    """
+    return ["transmit_file"] if plan.transmit else []
+
+
+def _add_transmit(workflow: Workflow, plan: SodiumPlan) -> None:
+    """Let it be told what the flip angle does to the regions."""
+    source, regions, result = (
+        workflow.get_node(name) for name in ("inputnode", "regions", "outputnode")
+    )
+    assess = Node(
+        AssessTransmit(tissues=dict(plan.tissues), protocol=dict(plan.protocol)),
+        name="transmit",
+        mem_gb=0.5,
+    )
+    workflow.connect(
+        [
+            (
+                source,
+                assess,
+                [("image_file", "image_file"), ("transmit_model_file", "model_file")],
+            ),
+            (regions, assess, [("regions_file", "regions_file")]),
+            (assess, result, [("transmit_file", "transmit_file")]),
+        ]
+    )
 
 
 def from_kspace(plan: SodiumPlan) -> bool:
@@ -108,14 +153,14 @@ def from_kspace(plan: SodiumPlan) -> bool:
     return FROM_KSPACE in plan.pvc["methods"]
 
 
-def _add_kspace(workflow: Workflow, plan: SodiumPlan, border_shift: float) -> None:
+def _add_kspace(workflow: Workflow, plan: SodiumPlan) -> None:
     """Let regional signals be estimated from raw k-space as well."""
     source, correct = workflow.get_node("inputnode"), workflow.get_node("correct")
     known = {name: value for name, value in plan.source.items() if name in OF_MEASUREMENT}
+    # moved borders cost more than the regression itself: those of gtm stand in for them
+    shift = SEGMENTATION_ERROR if plan.pvc.get("sensitivity") else 0.0
     kspace = Node(
-        RegressKspace(
-            tissues=dict(plan.tissues), border_shift=border_shift, **known, **plan.regions
-        ),
+        RegressKspace(tissues=dict(plan.tissues), border_shift=shift, **known, **plan.regions),
         name="kspace",
         mem_gb=4.0,
     )

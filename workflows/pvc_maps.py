@@ -8,10 +8,10 @@ from nipype.pipeline.engine import Node, Workflow
 from sodiumprep.interfaces.outputs import SaveCorrected
 from sodiumprep.interfaces.pvc_maps import MapCorrected
 from sodiumprep.workflows.plans import SodiumPlan
+from sodiumprep.workflows.pvc import transmit_port
 
 MAPPED = ["image_file", "noise_file", "regions_file", "signals_file", "map_files", "anatomy_file",
           "calibration_file", "reference_file", "xfm_file"]  # fmt: skip
-INPUTS = [*MAPPED, "properties"]
 DESCRIPTION = (
     "Corrected maps were made on the sodium grid, and anew at the resolution of the anatomy from "
     "its tissue fractions, where only what the image adds to them was interpolated."
@@ -38,7 +38,8 @@ def init_pvc_maps_wf(plan: SodiumPlan, name: str = "pvc_maps_wf") -> Workflow:
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = DESCRIPTION
-    source = Node(IdentityInterface(INPUTS), name="inputnode")
+    mapped = [*MAPPED, *transmit_port(plan)]
+    source = Node(IdentityInterface([*mapped, "properties"]), name="inputnode")
     maps = Node(
         MapCorrected(tissues=dict(plan.tissues), protocol=dict(plan.protocol)),
         name="maps",
@@ -53,7 +54,7 @@ def init_pvc_maps_wf(plan: SodiumPlan, name: str = "pvc_maps_wf") -> Workflow:
         name="save",
     )
     workflow.connect([
-        (source, maps, [(port, port) for port in MAPPED]),
+        (source, maps, [(port, port) for port in mapped]),
         (maps, save, [("map_files", "map_files")]),
         (source, save, [(port, port) for port in ("calibration_file", "properties")]),
     ])  # fmt: skip

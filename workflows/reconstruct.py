@@ -1,4 +1,4 @@
-"""The sodium image: reconstructed or taken as it is, then corrected for the receive profile."""
+"""The sodium image: reconstructed or taken as it is, then corrected for the coils."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
-from sodiumprep.interfaces.coil_fields import CorrectReceive
+from sodiumprep.interfaces.coil_fields import CorrectReceive, CorrectTransmit
 from sodiumprep.interfaces.reconstruct import DescribeImage, ReconstructKspace
 from sodiumprep.workflows.plans import SodiumPlan
 
@@ -21,10 +21,12 @@ OUTPUTS = [
     "static_noise_file",
     "response_file",
     "static_response_file",
+    "receive_file",
     "field_file",
     "model_file",
     "properties",
 ]
+OF_TRANSMIT = ["flip_file", "transmit_model_file"]  # further outputs where the flip angle is known
 SOURCES = {True: ReconstructKspace, False: DescribeImage}
 # a surname with a year names a reference of the methods text
 TRANSFORM = "the non-uniform Fourier transform (finufft, Barnett 2019)"
@@ -65,6 +67,9 @@ def describe_reconstruction(plan: SodiumPlan) -> str:
         Sentences; references as a surname with a year in brackets.
     """
     received = "Sodium images were corrected for the receive profile." if plan.receive else ""
+    if plan.transmit:
+        way = "a map" if "map_file" in plan.transmit else "two flip angles (Insko 1993)"
+        received += f" The flip angle came from {way} and acted through the steady state."
     parts = list(_kspace_sentences(plan.source)) if plan.is_kspace else [READY]
     if plan.is_kspace and plan.reference == "vials":
         parts.append("Vials were then read from an average of the repetitions without alignment.")
@@ -105,10 +110,11 @@ def init_reconstruct_wf(plan: SodiumPlan, name: str = "reconstruct_wf") -> Workf
     -------
     workflow
         ``outputnode``: ``raw_image_file`` and ``raw_noise_file`` [signal]; the same corrected for
-        the receive profile as ``image_file`` and ``noise_file``, and as ``static_file`` and
+        the coils as ``image_file`` and ``noise_file``, and as ``static_file`` and
         ``static_noise_file`` where the head is not aligned; ``response_file`` (transfer
-        functions and noise spectrum) and ``static_response_file``, ``field_file``,
-        ``model_file``, ``properties``.
+        functions and noise spectrum) and ``static_response_file``, ``receive_file`` (factor of
+        that correction), ``field_file`` (of all corrections), ``model_file``, ``properties``;
+        with a transmit field ``flip_file`` and ``transmit_model_file``.
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = describe_reconstruction(plan)
@@ -118,7 +124,10 @@ def init_reconstruct_wf(plan: SodiumPlan, name: str = "reconstruct_wf") -> Workf
         mem_gb=2.0,
     )
     receive = Node(CorrectReceive(**plan.receive), name="receive", mem_gb=1.0)
-    result = Node(IdentityInterface(OUTPUTS), name="outputnode")
+    result = Node(
+        IdentityInterface([*OUTPUTS, *(OF_TRANSMIT if plan.transmit else [])]), name="outputnode"
+    )
+    last = add_transmit(workflow, plan, receive)
     workflow.connect([
         (source, receive, [
             ("image_file", "image_file"),
@@ -133,14 +142,48 @@ def init_reconstruct_wf(plan: SodiumPlan, name: str = "reconstruct_wf") -> Workf
             ("response_file", "response_file"),
             ("static_response_file", "static_response_file"),
         ]),
-        (receive, result, [
+        (receive, result, [("field_file", "receive_file"), ("model_file", "model_file")]),
+        (last, result, [
             ("out_file", "image_file"),
             ("noise_file", "noise_file"),
             ("static_file", "static_file"),
             ("static_noise_file", "static_noise_file"),
             ("field_file", "field_file"),
-            ("model_file", "model_file"),
             ("properties", "properties"),
         ]),
     ])  # fmt: skip
+    if plan.transmit:
+        known = [("flip_file", "flip_file"), ("model_file", "transmit_model_file")]
+        workflow.connect([(last, result, known)])
     return workflow
+
+
+def add_transmit(workflow: Workflow, plan: SodiumPlan, receive: Node) -> Node:
+    """Let the transmit correction, if there is one, follow the receive correction.
+
+    Parameters
+    ----------
+    workflow
+        That holds ``receive``.
+    plan
+        What is known of the run.
+    receive
+        Node of the receive correction.
+
+    Returns
+    -------
+    last
+        Node of the last correction: ``receive`` itself without a transmit field.
+    """
+    if not plan.transmit:
+        return receive
+    transmit = Node(
+        CorrectTransmit(protocol=dict(plan.protocol), **plan.transmit),
+        name="transmit",
+        mem_gb=1.0,
+    )
+    taken = ("noise_file", "static_file", "static_noise_file", "field_file", "properties")
+    workflow.connect(
+        [(receive, transmit, [("out_file", "image_file"), *((port, port) for port in taken)])]
+    )
+    return transmit

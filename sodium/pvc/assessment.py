@@ -34,6 +34,9 @@ UNCORRECTED = "none"
 POSITION_ERROR = 1.0  # mm
 PSF_ERROR = 0.1  # of the width of every kernel
 SEGMENTATION_ERROR = 0.5  # mm
+# standard uncertainty of where a border lies [mm]: between tissues in T1w images of 1 mm (Fischl &
+# Dale 2000, doi:10.1073/pnas.200033797); of lesions, which are outlined by hand: assumed
+BORDER_OF_TISSUE, BORDER_OF_LESION = 0.25, 0.5
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ class AssessedSignals:
         the method uses no kernel.
     registration_changes
         Change for a shift by the registration's uncertainty along each axis, shape (3, regions).
+    border_changes
+        Change for each row of borders further in by its uncertainty, shape (rows, regions); of
+        shape (0, regions) where it is not known.
     residual_sd
         Of the image less what the regions explain, by region, shape (regions,).
     entangled
@@ -69,6 +75,7 @@ class AssessedSignals:
     covariance: Floats
     kernel_change: Floats
     registration_changes: Floats
+    border_changes: Floats
     residual_sd: Floats
     entangled: Floats
     sensitivity: Floats
@@ -98,7 +105,11 @@ class Assessment:
     voxel_size
         Shape (3,) [mm].
     borders
-        Rows of borders that move together; None where the sensitivity is not asked for.
+        Rows of borders that move together by ``SEGMENTATION_ERROR``.
+    border_uncertainty
+        Standard uncertainty of where the borders of each row lie, shape (rows,) [mm].
+    sensitivity
+        Whether it is asked for what given errors would change.
     """
 
     image: Floats
@@ -109,7 +120,9 @@ class Assessment:
     width_uncertainty: float
     shift: Floats
     voxel_size: Floats
-    borders: Sequence[Sequence[MovedBorder]] | None = None
+    borders: Sequence[Sequence[MovedBorder]]
+    border_uncertainty: Floats
+    sensitivity: bool = False
 
     def signals(self, method: str) -> tuple[AssessedSignals, Correction, Floats | None]:
         """Return the signals by a method, what it made, and the noise SD of its map.
@@ -133,23 +146,24 @@ class Assessment:
         map_noise = None if made.image is None or told.of_map is None else told.of_map()
         shifted = partial(self._shifted, method, made)
         wider = partial(self._wider, method, made)
+        moved = segmentation_changes(*self._values(method, made), self.regions, self.borders)
         assessed = AssessedSignals(
             values=made.values,
             rests_on=made.values if made.rests_on is None else made.rests_on,
             covariance=told.covariance,
             kernel_change=wider(self.width_uncertainty),
             registration_changes=shifted(self.shift),
+            border_changes=moved * (self.border_uncertainty / SEGMENTATION_ERROR)[:, None],
             residual_sd=residual_sd(*self._known, made.values),
             entangled=entangled(told.covariance),
             sensitivity=np.zeros((0, n)),
         )
-        if self.borders is None:
+        if not self.sensitivity:
             return assessed, made, map_noise
-        values, image = self._values(method, made)
         errors = [
             shifted(POSITION_ERROR / self.voxel_size),
             np.nan_to_num(wider(PSF_ERROR))[None],  # without a kernel nothing changes
-            segmentation_changes(values, image, self.regions, self.borders),
+            moved,
         ]
         return replace(assessed, sensitivity=np.concatenate(errors)), made, map_noise
 

@@ -168,11 +168,17 @@ def moved_borders(fractions: Sequence[Floats], n_inside: int, shift: float) -> I
     """
     if not shift:
         return
+    extents = [_extent(fraction) for fraction in fractions]
     for grown in range(n_inside):
         for shrunk in range(grown + 1, len(fractions)):
-            layer = layer_at_border(fractions[grown], fractions[shrunk], shift)
+            box = _where_both_are(extents[grown], extents[shrunk])
+            if box is None:
+                continue
+            layer = _layer(fractions[grown][box], fractions[shrunk][box], shift)
             if layer.sum(dtype=np.float64) > NOTHING_MOVED:
-                yield Border(grown, shrunk, layer)
+                taken = np.zeros_like(fractions[grown])
+                taken[box] = layer
+                yield Border(grown, shrunk, taken)
 
 
 def moving_together(borders: Sequence[AnyBorder], n_inside: int) -> list[list[AnyBorder]]:
@@ -252,36 +258,45 @@ def layer_at_border(grown: Floats, shrunk: Floats, shift: float) -> Floats:
         Share of each voxel that changes hands, same shape; at most what there is.
     """
     taken = np.zeros_like(grown)
-    box = _where_both_are(grown, shrunk)
-    if box is None:
-        return taken
-    g_here, s_here = grown[box], shrunk[box]
-    squares = np.zeros(g_here.shape, g_here.dtype)
+    box = _where_both_are(_extent(grown), _extent(shrunk))
+    if box is not None:
+        taken[box] = _layer(grown[box], shrunk[box], shift)
+    return taken
+
+
+def _layer(grown: Floats, shrunk: Floats, shift: float) -> Floats:
+    squares = np.zeros(grown.shape, grown.dtype)
     for axis in range(3):
-        g, s = (np.moveaxis(part, axis, 0) for part in (g_here, s_here))
+        g, s = (np.moveaxis(part, axis, 0) for part in (grown, shrunk))
         face = np.abs(g[1:] * s[:-1] - g[:-1] * s[1:])
         lower = s[:-1] / np.maximum(s[:-1] + s[1:], 1e-9)  # the layer is taken where there is any
         along = np.zeros_like(g)
         along[:-1] += face * lower
         along[1:] += face * (1 - lower)
         squares += np.moveaxis(along, 0, axis) ** 2
-    layer = np.minimum(shift * np.sqrt(squares), s_here)
-    taken[box] = np.minimum(layer, 1 - g_here)
-    return taken
+    return np.minimum(np.minimum(shift * np.sqrt(squares), shrunk), 1 - grown)
 
 
-def _where_both_are(one: Floats, other: Floats) -> tuple[slice, ...] | None:
-    """Return the box in which two regions may touch; None where they cannot."""
-    sides = []
+def _extent(share: Floats) -> list[tuple[int, int]]:
+    """Return the first voxel along each axis that holds any of it, and that behind the last."""
+    ends = []
     for axis in range(3):
-        rest = tuple(a for a in range(3) if a != axis)
-        ends = []
-        for part in (one, other):
-            here = np.flatnonzero(part.any(axis=rest))
-            if not here.size:
-                return None
-            ends.append((here[0] - 1, here[-1] + 2))
-        start, stop = max(0, *(e[0] for e in ends)), min(e[1] for e in ends)
+        held = np.flatnonzero(share.any(axis=tuple(a for a in range(3) if a != axis)))
+        if not held.size:
+            return []
+        ends.append((int(held[0]), int(held[-1]) + 1))
+    return ends
+
+
+def _where_both_are(
+    one: Sequence[tuple[int, int]], other: Sequence[tuple[int, int]]
+) -> tuple[slice, ...] | None:
+    """Return the box in which two regions may touch; None where they cannot."""
+    if not one or not other:
+        return None
+    sides = []
+    for (first, end), (other_first, other_end) in zip(one, other, strict=True):
+        start, stop = max(0, first - 1, other_first - 1), min(end, other_end) + 1
         if start >= stop:
             return None
         sides.append(slice(start, stop))

@@ -27,7 +27,7 @@ VIALS = ({"name": "1 low", "concentration": 50.0}, {"name": "2 high", "concentra
 READY = ("preproc", "mask", "GM", "WM", "CSF")
 OPTIONS = [  # what changes no edge goes along with something else
     {"kspace": kspace, "receive": receive, "vials": vials, "lesions": lesions, "ready": ready,
-     "given": lesions, "sloppy": vials, "spaces": lesions,
+     "given": lesions, "sloppy": vials, "spaces": lesions, "transmit": lesions != vials,
      "nonlinear": ("tv" if vials else "agr") if kspace and lesions else ""}
     for kspace, receive, vials, lesions, ready in product(
         (True, False), ("pair", "map", "none"), (True, False), (True, False),
@@ -59,6 +59,7 @@ def sodium_plan(
     nonlinear="",
     spaces=False,
     pvc=("gtm",),
+    transmit=False,
     **_,
 ):
     pair = {"array_files": [file("array.nii.gz")], "volume_files": [file("volume.nii.gz")]}
@@ -80,6 +81,7 @@ def sodium_plan(
         if nonlinear else {},
         spaces=space_plans(file) if spaces else (),
         pvc={"methods": list(pvc)},
+        transmit={"map_file": file("flip.nii.gz")} if transmit else {},
         map_outputs={f"{m}:corrected_file": "map.nii.gz" for m in pvc if m in MAPS},
     )  # fmt: skip
 
@@ -420,3 +422,21 @@ def test_raw_data_are_corrected_for_regression_as_they_are_for_the_image(file):
     assert kspace.inputs.kspace_file == file("raw.h5")
     fed = {field for _, _, target, field in edges_of(flat) if target is kspace}
     assert {"field_file", "xfm_file", "properties", "gm_file", "brain_mask"} <= fed
+
+
+def test_the_flip_angle_reaches_all_that_turns_signal_into_concentration(file):
+    flat = built_with(file, "gtm", "rbv", transmit=True, nonlinear="tv")
+    takers = {
+        target.fullname.split("sodium_wf.")[-1]
+        for _, _, target, field in edges_of(flat)
+        if field == "transmit_file" and not target.name.endswith("putnode")
+    }
+    assert takers == {
+        "concentration_wf.calibrate",
+        "concentration_wf.maps",
+        "concentration_wf.table",
+        "pvc_maps_wf.maps",
+        "nonlinear_wf.maps",
+    }
+    without = {node.name for node in built_with(file, "gtm").nodes()}
+    assert "transmit" not in without

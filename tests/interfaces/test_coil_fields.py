@@ -1,11 +1,17 @@
-"""Receive correction from a pair, from a map, or from nothing."""
+"""Receive correction from a pair, a map, or nothing; flip angle from a map or a pair."""
 
 import numpy as np
 import pytest
 
-from sodiumprep.interfaces.coil_fields import CorrectReceive, load_field
+from sodiumprep.interfaces.coil_fields import (
+    AssessTransmit,
+    CorrectReceive,
+    CorrectTransmit,
+    load_field,
+    load_transmit,
+)
 from sodiumprep.interfaces.image import load_image, save_image
-from sodiumprep.sodium.coil_fields import grid_positions
+from sodiumprep.sodium.smooth_field import grid_positions
 
 AFFINE = np.diag([9.0, 9, 9, 1])
 AFFINE[:3, 3] = -108
@@ -142,3 +148,149 @@ def test_a_pair_without_signal_is_refused(correct, files, tmp_path):
     noise = save_image(tmp_path / "empty.nii.gz", rician(5, np.zeros(SHAPE)), AFFINE)
     with pytest.raises(ValueError, match="exceed 3 noise SDs"):
         correct(array_files=[noise], volume_files=[files["volume"]])
+
+
+FLIP, REPETITION = np.pi / 2, 0.06
+PROTOCOL = {"echo_time": 3e-4, "repetition_time": REPETITION, "flip_angle": FLIP}
+FLUID_T1 = 0.058
+
+
+def flip_angle(affine, shape):
+    """Return a dome that is 15 % too low at the rim of the head, and leans to a side."""
+    places = grid_positions(shape, affine)
+    dome = 1.05 * np.exp(-0.21 * np.sum(places**2, axis=1) / 80**2)
+    return (dome * (1 + 0.03 * places[:, 0] / 80)).reshape(shape)
+
+
+def steady_state(angle, repetition_time, t1):
+    """Return the signal of a spoiled sequence, from its magnetization before each pulse."""
+    along = 1.0
+    for _ in range(200):
+        along = 1 - (1 - along * np.cos(angle)) * np.exp(-repetition_time / t1)
+    return along * np.sin(angle)
+
+
+@pytest.fixture
+def flips(tmp_path):
+    small = 0.7
+    first, second = (
+        200 * head(AFFINE, SHAPE) * steady_state(n * small * flip_angle(AFFINE, SHAPE), 0.3, 0.037)
+        for n in (1, 2)
+    )
+    here = flip_angle(OTHER, (26, 26, 26))
+    images = {
+        "percent": (100 * flip_angle(AFFINE, SHAPE), AFFINE),
+        "first": (rician(6, first), AFFINE), "second": (rician(7, second), AFFINE),
+        "grey": (50 * steady_state(FLIP * here, REPETITION, 0.037), OTHER),
+        "one": (np.ones_like(here), OTHER),
+    }  # fmt: skip
+    saved = {name: save_image(tmp_path / f"{name}.nii.gz", *both) for name, both in images.items()}
+    ways = {
+        "map": {"map_file": saved["percent"], "units": "percent"},
+        "pair": {"angle_files": [saved["first"], saved["second"]], "flip_angle": small,
+                 "repetition_time": 0.3},
+    }  # fmt: skip
+    return saved | ways
+
+
+@pytest.fixture
+def unflip(flips, run_in, tmp_path):
+    def corrected(way="map", **changes):
+        return run_in(
+            CorrectTransmit(
+                image_file=flips["grey"], noise_file=flips["one"], field_file=flips["one"],
+                properties={}, protocol=PROTOCOL, **{**flips[way], **changes},
+            ),
+            tmp_path / "transmit",
+        )  # fmt: skip
+
+    return corrected
+
+
+@pytest.mark.parametrize("way", ["map", "pair"])
+def test_tissue_of_uneven_flip_angle_becomes_uniform(unflip, flips, way):
+    inside = head(OTHER, (26, 26, 26)) > 0
+    assert uniformity(flips["grey"]) > 0.008
+    outputs = unflip(way)
+    values = load_image(outputs.out_file)[0][inside]
+    expected = 50 * steady_state(FLIP, REPETITION, 0.037)
+    np.testing.assert_allclose(values, expected, rtol=0.01)
+    assert values.std() / values.mean() < 0.002
+    percent = load_image(outputs.flip_file)[0][inside]
+    np.testing.assert_allclose(percent, 100 * flip_angle(OTHER, (26, 26, 26))[inside], rtol=0.03)
+    assert outputs.properties["TransmitCorrection"] == {"map": "TB1map", "pair": "TB1DAM"}[way]
+
+
+def test_noise_and_the_factor_of_all_corrections_follow_the_image(unflip, flips):
+    outputs = unflip()
+    gain = load_image(outputs.out_file)[0] / load_image(flips["grey"])[0]
+    for name in ("noise_file", "field_file"):
+        np.testing.assert_allclose(load_image(getattr(outputs, name))[0], gain, rtol=1e-5)
+    assert outputs.static_file == outputs.out_file
+
+
+def test_an_image_of_what_lies_still_is_corrected_too(unflip, flips):
+    outputs = unflip(static_file=flips["one"], static_noise_file=flips["one"])
+    gain = load_image(outputs.field_file)[0]
+    np.testing.assert_allclose(load_image(outputs.static_file)[0], gain, rtol=1e-5)
+
+
+def test_what_is_left_for_another_t1_joins_its_region(unflip, flips, run_in, tmp_path):
+    shape = (26, 26, 26)
+    rim = (np.linalg.norm(grid_positions(shape, OTHER), axis=1) > 65).reshape(shape)
+    inside = head(OTHER, shape)
+    path = tmp_path / "regions.npz"
+    np.savez(path, names=["GM", "CSF", "air"], kinds=["tissue", "tissue", "background"],
+             fractions=np.stack([inside * ~rim, inside * rim, 1 - inside]))  # fmt: skip
+    corrected = unflip()
+    assess = AssessTransmit(
+        model_file=corrected.model_file, image_file=flips["grey"], regions_file=str(path),
+        tissues={"GM": {"t1": 0.037}, "CSF": {"t1": FLUID_T1}}, protocol=PROTOCOL,
+    )  # fmt: skip
+    found = load_transmit(run_in(assess, tmp_path / "assess").transmit_file)
+    assert found.factor("GM") == pytest.approx(1, abs=1e-6)
+    fluid = steady_state(FLIP * flip_angle(OTHER, shape), REPETITION, FLUID_T1)
+    seen = fluid * load_image(corrected.field_file)[0]
+    expected = np.average(seen, weights=inside * rim) / steady_state(FLIP, REPETITION, FLUID_T1)
+    assert abs(expected - 1) > 0.01
+    assert found.factor("CSF") == pytest.approx(expected, rel=0.003)
+    assert found.uncertainty(["GM", "CSF"], ["CSF"])[1] == pytest.approx(0, abs=1e-9)
+    assert 0 < found.uncertainty(["GM", "CSF"], ["CSF"])[0] < 0.02
+
+
+@pytest.mark.parametrize(
+    ("scale", "units", "message"),
+    [
+        (
+            1.0,
+            "percent",
+            r"flip.nii.gz: the median .* 20 to 300 .percent.; .* set \"Units\": \"1\"",
+        ),
+        (100.0, "1", r"the median .* is \d+.*; accepted: 0.2 to 3 .ratio."),
+        (100.0, "degree", "Units of the transmit map is 'degree'; accepted: percent"),
+        (0.0, "percent", "only 0 voxels of the transmit map are above 0"),
+        (40.0, "percent", "the flip angle over nominal runs from .* accepted: 0.3 to 2"),
+    ],
+)
+def test_a_map_in_another_unit_is_refused(unflip, tmp_path, scale, units, message):
+    values = scale * flip_angle(AFFINE, SHAPE)
+    path = save_image(tmp_path / "flip.nii.gz", values, AFFINE)
+    with pytest.raises(ValueError, match=message):
+        unflip(map_file=path, units=units)
+
+
+def test_holes_of_a_map_are_filled(unflip, flips, tmp_path):
+    values = 100 * flip_angle(AFFINE, SHAPE)
+    values[9:13, 6:16, 8:14] = 0
+    values[3, :, :] = np.nan
+    path = save_image(tmp_path / "holes.nii.gz", values, AFFINE)
+    filled, whole = load_image(unflip(map_file=path).flip_file)[0], load_image(unflip().flip_file)
+    np.testing.assert_allclose(filled, whole[0], atol=1.0)
+
+
+def test_a_pair_without_signal_or_on_two_grids_is_refused(unflip, flips, tmp_path):
+    dark = save_image(tmp_path / "dark.nii.gz", rician(8, np.zeros(SHAPE)), AFFINE)
+    with pytest.raises(ValueError, match="dark.nii.gz: only .* exceed 5 noise SDs"):
+        unflip("pair", angle_files=[dark, flips["second"]])
+    with pytest.raises(ValueError, match=r"grey.nii.gz: another grid than .*first"):
+        unflip("pair", angle_files=[flips["first"], flips["grey"]])

@@ -17,7 +17,7 @@ from sodiumprep.interfaces.concentration import (
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.pvc import load_signals, save_signals
 from sodiumprep.sodium.acquisition import LPS_TO_RAS
-from sodiumprep.sodium.coil_fields import SmoothField
+from sodiumprep.sodium.smooth_field import SmoothField
 
 CONTRACT = [
     "index",

@@ -109,7 +109,7 @@ def test_without_regions_the_table_has_no_row_and_is_not_saved(
 def save(folder, drawn, head):
     outputs = {port: str(folder / f"{port}.nii.gz") for port in SODIUM_ONLY_FILES}
     outputs |= {"table_file": str(folder / "a_TSC.tsv"), "qc": str(folder / "qc.json")}
-    field = {"field_file": drawn["inputs"]["image_file"]}
+    field = {"receive_file": drawn["inputs"]["image_file"]}
     files = {k: drawn["inputs"][k] for k in ("image_file", "noise_file", "calibration_file")}
     files |= {k: drawn[k] for k in ("apparent_file", "uncertainty_file", "table_file")}
     return SaveSodiumOnly(outputs=outputs, provenance={"InputWarnings": ["alone"]},
@@ -118,7 +118,7 @@ def save(folder, drawn, head):
 
 def test_everything_is_saved_with_what_it_rests_on(tmp_path, drawn, head, run_in):
     saved = run_in(save(tmp_path / "out", drawn, head), tmp_path / "save")
-    assert len(saved.out_files) == len(SODIUM_ONLY_FILES) + 1
+    assert len(saved.out_files) == len(SODIUM_ONLY_FILES)  # no flip angle, but the QC file
     quality = json.loads((tmp_path / "out/qc.json").read_text())
     assert quality["Warnings"] == ["alone"]
     assert list(quality["Calibration"]["Lines"]) == ["apparent"]

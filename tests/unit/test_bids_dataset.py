@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -564,7 +565,6 @@ def test_intended_for_decides_where_it_stands(simple):
 @pytest.mark.parametrize(
     ("name", "keys", "said"),
     [
-        ("acq-23Na_TB1map", {"ResonantNucleus": "23Na"}, "not used yet"),
         ("acq-23NaHead_RB1COR", {}, "lacks"),
         ("acq-23Na_RB1COR", {"ResonantNucleus": "23Na"}, "neither Head"),
     ],
@@ -574,6 +574,43 @@ def test_field_maps_that_are_not_used_are_said(simple, name, keys, said):
     (note,) = simple.run().warnings
     assert note.startswith(f"sub-01_{name}.nii.gz: ")
     assert said in note
+
+
+def double_angle(simple, small=30.0, large=60.0, times=(0.2, 0.2)):
+    for number, (angle, apart) in enumerate(zip((small, large), times, strict=True), 1):
+        keys = {"ResonantNucleus": "23Na", "FlipAngle": angle, "RepetitionTime": apart}
+        simple.image(f"fmap/sub-01_acq-23Na_flip-{number}_TB1DAM.nii.gz", keys)
+
+
+def test_two_flip_angles_are_found_the_smaller_one_first(simple):
+    double_angle(simple, small=60.0, large=30.0)
+    found = simple.run().transmit
+    assert found.kind == "TB1DAM"
+    assert [path.name[:22] for path in found.paths] == [
+        f"sub-01_acq-23Na_flip-{n}" for n in (2, 1)
+    ]
+    assert (found.flip_angle, found.repetition_time) == (pytest.approx(np.pi / 6), 0.2)
+
+
+def test_a_map_of_the_flip_angle_goes_before_a_pair(simple):
+    double_angle(simple)
+    keys = {"ResonantNucleus": "23Na", "Units": "percent"}
+    simple.image("fmap/sub-01_acq-23Na_TB1map.nii.gz", keys)
+    run = simple.run()
+    assert (run.transmit.kind, run.transmit.units) == ("TB1map", "percent")
+    assert sum("not used, sub-01_acq-23Na_TB1map.nii.gz is" in note for note in run.warnings) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"large": 50.0}, "no double-angle pair; accepted: two files"),
+        ({"times": (0.2, 0.3)}, "RepetitionTime is 0.3 s, that of .* is 0.2 s"),
+    ],
+)
+def test_images_that_are_no_double_angle_pair_are_refused(simple, change, message):
+    double_angle(simple, **change)
+    assert re.search(message, simple.failure())
 
 
 def test_ready_made_anatomy_is_found(simple):

@@ -41,7 +41,9 @@ def signals(**changes):
         "noise_variance": np.zeros(3),
         "kernel_change": np.zeros(3),
         "registration_changes": np.zeros((3, 3)),
+        "border_changes": np.zeros((0, 3)),
         "u_receive": np.zeros(3),
+        "u_transmit": np.zeros(3),
     }
     return RegionalSignals(**{**nothing, **changes})
 
@@ -74,7 +76,7 @@ def test_a_region_of_negative_signal_weighs_nothing():
 
 
 def maps_of(image, line):
-    regions = BrainRegions(MIXED, SIGNALS, TISSUES)
+    regions = BrainRegions(MIXED, SIGNALS, TISSUES, np.ones(3))
     lines = {"apparent": line, "corrected": line}
     return map_concentration(image, np.ones_like(image), regions, PROTOCOL, lines)
 
@@ -112,7 +114,8 @@ def test_a_table_holds_the_true_concentrations():
 
 
 def test_terms_that_are_not_determined_are_nan():
-    found = table(kernel_change=np.full(3, np.nan), u_receive=np.full(3, np.nan))
+    nothing = np.full(3, np.nan)
+    found = table(kernel_change=nothing, u_receive=nothing, u_transmit=nothing)
     for name in ("u_b1", "u_segmentation", "u_pvc", "u_receive"):
         assert np.isnan(found[name]).all()
     assert np.isfinite(found["uncertainty"]).all()
@@ -125,7 +128,7 @@ def test_the_terms_combine_to_the_uncertainty_and_its_interval():
         registration_changes=changes, u_receive=np.array([0.01, 0.02, 0.0]),
     )  # fmt: skip
     squares = [v**2 for k, v in found.items() if k.startswith("u_") and not np.isnan(v).any()]
-    assert len(squares) == 6
+    assert len(squares) == 7
     np.testing.assert_allclose(found["uncertainty"], np.sqrt(np.sum(squares, axis=0)))
     np.testing.assert_allclose(found["ci_high"] - found["ci_low"], 3.92 * found["uncertainty"])
 
@@ -178,10 +181,30 @@ def test_the_relaxation_of_the_reference_cancels_in_itself_and_enters_all_others
 
 def test_a_change_that_scales_all_signals_cancels_against_the_reference():
     scaled = 0.05 * SIGNALS
-    own = Reference(2, 0.05, np.full(3, 0.05))
-    found = table(kernel_change=scaled, registration_changes=np.stack([scaled] * 3), reference=own)
-    np.testing.assert_allclose(found["u_pvc"], 0, atol=1e-9)
-    np.testing.assert_allclose(found["u_registration"], 0, atol=1e-9)
+    own = Reference(2, 0.05, np.full(3, 0.05), np.full(2, 0.05))
+    found = table(
+        kernel_change=scaled, registration_changes=np.stack([scaled] * 3),
+        border_changes=np.stack([scaled] * 2), reference=own,
+    )  # fmt: skip
+    for name in ("u_pvc", "u_registration", "u_segmentation"):
+        np.testing.assert_allclose(found[name], 0, atol=1e-9)
+
+
+def test_borders_err_independently_and_the_flip_angle_in_proportion():
+    borders = np.array([[3.0, 0, 0], [4.0, 0, 0]])
+    found = table(border_changes=borders, u_transmit=np.array([0.01, 0.0, 0.02]))
+    np.testing.assert_allclose(found["u_segmentation"], [5 / (SLOPE * FACTORS[0]), 0, 0])
+    np.testing.assert_allclose(found["u_b1"], TRUTH * [0.01, 0, 0.02])
+
+
+def test_what_the_flip_angle_leaves_joins_the_relaxation_factor():
+    left = np.array([0.97, 1.0, 1.02])
+    regions = BrainRegions(MIXED, SIGNALS * left, TISSUES, left)
+    np.testing.assert_allclose(regions.factors(PROTOCOL), FACTORS * left)
+    image = np.tensordot(SIGNALS * left, MIXED, 1).astype(np.float32)
+    lines = {"apparent": LINE, "corrected": LINE}
+    done = map_concentration(image, np.ones_like(image), regions, PROTOCOL, lines)
+    np.testing.assert_allclose(done.corrected, np.tensordot(TRUTH, MIXED, 1), rtol=1e-5)
 
 
 def test_the_reference_has_no_noise_of_its_own_and_hands_its_change_to_the_others():
@@ -210,7 +233,7 @@ def test_an_image_without_known_noise_still_gives_a_table():
     found = table(
         lines=lines["corrected"],
         noise_variance=np.full(3, np.nan),
-        reference=Reference(2, 0.0, np.zeros(3)),
+        reference=Reference(2, 0.0, np.zeros(3), np.zeros(0)),
     )
     np.testing.assert_allclose(found["mean"], TRUTH)
     assert np.isfinite(found["uncertainty"]).all()

@@ -3,14 +3,9 @@
 import numpy as np
 import pytest
 
-from sodiumprep.sodium.coil_fields import (
-    SmoothField,
-    fit_receive_correction,
-    grid_positions,
-    inverse_map,
-    relative_uncertainty,
-)
 from sodiumprep.sodium.noise import background_moments, unbiased_magnitude
+from sodiumprep.sodium.receive import fit_receive_correction, inverse_map
+from sodiumprep.sodium.smooth_field import SmoothField, grid_positions, relative_uncertainty
 
 SHAPE, NOISE = (24, 24, 24), 1.0
 AFFINE = np.diag([9.0, 9.0, 9.0, 1.0])
@@ -65,8 +60,8 @@ def test_the_field_is_positive_and_bounded_where_there_is_no_signal(fitted):
 
 
 def test_outside_the_box_the_field_continues_at_its_edge(fitted):
-    edge, far = np.array([[108.0, 0, 0]]), np.array([[300.0, 0, 0]])
-    edge[0, 0] = PLACES[:, 0].max()
+    edge, far = np.array([[0.0, 0, 0]]), np.array([[400.0, 0, 0]])
+    edge[0, 0] = fitted.corner[0] + fitted.size[0]
     assert fitted(far)[0] == pytest.approx(fitted(edge)[0])
 
 

@@ -1,17 +1,20 @@
-"""The receive profile of a coil array, from an array image and a volume-coil image."""
+"""Smooth positive fields over the head: the profile of a coil, from images that it weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sodiumprep.sodium.acquisition import Floats
 
-SHORTEST_WAVE = 90.0  # mm; no array profile inside a head varies faster
-PRIOR_SD = 2.0  # of the log profile, at the longest wave; halved by every doubling^3 of the order
-MODEL_ERROR = 0.03  # relative: truncation and motion between the images of the pair
-SIGNAL_TO_NOISE = 3.0  # array voxels below it tell nothing
+PRIOR_SD = 2.0  # of the log field, at the longest wave; halved by every doubling^3 of the order
+MARGIN = 60.0  # mm beyond the images: cosines are level at the ends of their box, fields are not
+MODEL_ERROR = 0.03  # relative: truncation and motion between the images of a pair
+
+Response = Callable[[Floats], tuple[Floats, Floats]]  # field to ratio, and to d ratio / d ln field
 
 
 @dataclass(frozen=True)
@@ -97,112 +100,111 @@ def _cosines(positions: Floats, corner: Floats, size: Floats, orders: Floats) ->
     return product
 
 
-def _wave_orders(size: Floats) -> Floats:
-    highest = np.floor(2 * size / SHORTEST_WAVE).astype(int)
+def _wave_orders(size: Floats, shortest_wave: float) -> Floats:
+    highest = np.floor(2 * size / shortest_wave).astype(int)
     grid = np.stack(
         np.meshgrid(*(np.arange(n + 1) for n in highest), indexing="ij"), axis=-1
     ).reshape(-1, 3)
-    inside = np.sum((grid * SHORTEST_WAVE / (2 * size)) ** 2, axis=1) <= 1
+    inside = np.sum((grid * shortest_wave / (2 * size)) ** 2, axis=1) <= 1
     return grid[inside]
 
 
-def fit_receive_correction(
-    array: Floats, volume: Floats, affine: Floats, noise_sd: tuple[float, float]
-) -> SmoothField:
-    """Fit the smooth field that turns an array image into a volume-coil image.
-
-    The volume-coil image is modelled as array image times field; voxels are weighted by the
-    noise of both. The prior on the coefficients keeps the field smooth and carries it into
-    regions without signal.
+def proportional(field: Floats) -> tuple[Floats, Floats]:
+    """Return what a receive field makes of a signal, and its derivative by the log of the field.
 
     Parameters
     ----------
-    array, volume
-        Images of the pair without noise bias, shape (nx, ny, nz).
+    field
+        Any shape.
+
+    Returns
+    -------
+    ratio, slope
+        Same shape.
+    """
+    return field, field
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images of the same object of which the second is the first times a smooth ratio.
+
+    Parameters
+    ----------
+    first, second
+        Without noise bias, shape (nx, ny, nz).
     affine
         Of both, shape (4, 4) [mm].
     noise_sd
-        Noise SD of ``array`` and of ``volume``.
+        Of ``first`` and of ``second``: numbers.
+    used
+        Which voxels tell something, shape (nx, ny, nz).
+    model_error
+        Relative, of the ratio in one voxel.
+    """
+
+    first: Floats
+    second: Floats
+    affine: Floats
+    noise_sd: tuple[float, float]
+    used: NDArray[np.bool_]
+    model_error: float = MODEL_ERROR
+
+
+def fit_field(
+    pair: Pair, shortest_wave: float, start: float, response: Response = proportional
+) -> SmoothField:
+    """Fit the smooth field that turns one image of a pair into the other.
+
+    The second image is modelled as the first times the response to the field; voxels are weighted
+    by the noise of both. A Gaussian prior on the coefficients of the log field keeps it smooth
+    and carries it into regions that tell nothing.
+
+    Parameters
+    ----------
+    pair
+        The images.
+    shortest_wave
+        Of the field [mm].
+    start
+        Field from which the fit starts, everywhere.
+    response
+        Ratio of the images for a field.
 
     Returns
     -------
     field
-        Multiplies an image of the array; scaled to 1 where the array sees most signal.
-
-    Raises
-    ------
-    ValueError
-        If fewer than 200 voxels of the array image stand out of its noise.
+        With the covariance of its coefficients.
     """
-    used = array.ravel() > SIGNAL_TO_NOISE * noise_sd[0]
-    if used.sum() < 200:
-        raise ValueError(f"only {used.sum()} voxels of the array image exceed 3 noise SDs")
-    positions = grid_positions(array.shape, affine)
-    corner, size = positions.min(axis=0), np.ptp(positions, axis=0)
-    orders = _wave_orders(size)
+    positions = grid_positions(pair.first.shape, pair.affine)
+    used = pair.used.ravel()
+    corner, size = positions.min(axis=0) - MARGIN, np.ptp(positions, axis=0) + 2 * MARGIN
+    orders = _wave_orders(size, shortest_wave)
     basis = _cosines(positions[used], corner, size, orders)
-    a, v = array.ravel()[used].astype(np.float64), volume.ravel()[used].astype(np.float64)
-    precision = (1 + np.linalg.norm(orders, axis=1) ** 3) ** 2 / PRIOR_SD**2
-    coefficients, covariance = _fit_exponential(basis, a, v, noise_sd, precision)
-    shift = float(np.average(basis @ coefficients, weights=a))
-    coefficients[np.argmin(orders.sum(axis=1))] -= shift
-    return SmoothField(corner, size, orders, coefficients, covariance)
-
-
-def _fit_exponential(
-    basis: Floats, a: Floats, v: Floats, noise_sd: tuple[float, float], precision: Floats
-) -> tuple[Floats, Floats]:
-    """Fit ``v = a exp(basis b)`` by Gauss-Newton with a Gaussian prior on ``b``."""
-    constant = int(np.argmax(np.ptp(basis, axis=0) == 0))
-    b = np.zeros(basis.shape[1])
-    b[constant] = np.log(max(v.sum(), 1e-12) / a.sum())
-    precision = np.where(np.arange(len(b)) == constant, 1e-6, precision)
+    first, second = (image.ravel()[used].astype(np.float64) for image in (pair.first, pair.second))
+    constant = orders.sum(axis=1) == 0
+    prior = (1 + np.linalg.norm(orders, axis=1) ** 3) ** 2 / PRIOR_SD**2
+    precision = np.where(constant, 1e-6, prior)
+    b = np.where(constant, np.log(start), 0.0)
     for _ in range(20):
-        model = a * np.exp(np.clip(basis @ b, -20, 20))
-        gain = model / a
-        variance = noise_sd[1] ** 2 + (gain * noise_sd[0]) ** 2 + (MODEL_ERROR * model) ** 2
-        jacobian = basis * model[:, None]
+        ratio, slope = response(np.exp(np.clip(basis @ b, -20, 20)))
+        model = first * ratio
+        variance = (
+            pair.noise_sd[1] ** 2
+            + (ratio * pair.noise_sd[0]) ** 2
+            + (pair.model_error * model) ** 2
+        )
+        jacobian = basis * (first * slope)[:, None]
         weighted = jacobian / variance[:, None]
         covariance = np.linalg.inv(weighted.T @ jacobian + np.diag(precision))
-        step = covariance @ (weighted.T @ (v - model) - precision * b)
+        pulled = precision * np.where(constant, 0, b)
+        step = covariance @ (weighted.T @ (second - model) - pulled)
         b = b + step * min(
-            1.0, 1.0 / max(np.abs(basis[:: max(1, len(a) // 500)] @ step).max(), 1e-9)
+            1.0, 1.0 / max(np.abs(basis[:: max(1, len(first) // 500)] @ step).max(), 1e-9)
         )
         if np.abs(step).max() < 1e-4:
             break
-    return b, covariance
-
-
-def inverse_map(profile: Floats) -> Floats:
-    """Return the correction factor for a measured receive map.
-
-    Parameters
-    ----------
-    profile
-        Relative receive sensitivity, any shape.
-
-    Returns
-    -------
-    factor
-        1 over the profile, normalized to the median of its positive part; where the profile is
-        below a twentieth of that median (outside the map) it counts as that, so that air is not
-        blown up.
-
-    Raises
-    ------
-    ValueError
-        If the profile is nowhere positive.
-
-    Examples
-    --------
-    >>> inverse_map(np.array([0.5, 1.0, 2.0]))
-    array([2. , 1. , 0.5], dtype=float32)
-    """
-    positive = profile[profile > 0]
-    if not positive.size:
-        raise ValueError("the receive map is nowhere positive")
-    relative = profile / np.median(positive)
-    return np.asarray(1 / np.maximum(relative, 0.05), np.float32)
+    return SmoothField(corner, size, orders, b, covariance)
 
 
 def relative_uncertainty(model: SmoothField, region_basis: Floats, reference: Floats) -> Floats:
