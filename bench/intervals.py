@@ -383,7 +383,13 @@ def evaluate(
         paths = write_scan(seed, truth, folder, options.share)
         found = []
         for off in ("", *offs):
-            rows = rows_of(processed(paths, folder / (off or "all"), off), off)
+            try:
+                rows = rows_of(processed(paths, folder / (off or "all"), off), off)
+            except ValueError as error:
+                if not off:
+                    raise
+                print(f"seed {seed} without {off}: refused, {error}", flush=True)
+                continue
             for name, row in rows.iterrows():
                 found.append({"seed": seed, "off": off, "name": name, "true": truth.means[name],
                               **row.to_dict()})  # fmt: skip

@@ -28,6 +28,7 @@ SCALE_UNCERTAINTY = (
     0.02  # relative, of the whole field: pulse shape, model of the two-angle method
 )
 PLAUSIBLE = (0.3, 2.0)  # flip angle over nominal
+IN_HEAD, IN_MAP = 0.96, 0.5  # share of voxels that must be so: a map may reach far into air
 PERCENT = (20.0, 300.0)  # median of a map in percent of nominal
 RATIO = (0.2, 3.0)  # median of one that holds the ratio itself
 FEWEST_VOXELS = 200
@@ -111,7 +112,7 @@ def fit_transmit_map(ratio: Floats, affine: Floats) -> SmoothField:
     Raises
     ------
     ValueError
-        If the field is not plausible anywhere in the map.
+        If half of the map is not plausible.
     """
     used = np.isfinite(ratio)
     filled = np.where(used, ratio, 1.0)
@@ -125,7 +126,7 @@ def fit_transmit_map(ratio: Floats, affine: Floats) -> SmoothField:
         left = filled - field(places).reshape(ratio.shape)
         noise = max(1.4826 * float(np.median(np.abs(left[used]))), 1e-4)
         used = np.isfinite(ratio) & (np.abs(left) < OUTLIER * noise)
-    _require_plausible(field, places[np.isfinite(ratio).ravel()])
+    _require_plausible(field, places[np.isfinite(ratio).ravel()], IN_MAP)
     return fit_field(Pair(first, filled, affine, (0.0, noise), used, 0.0), SHORTEST_WAVE, start)
 
 
@@ -210,12 +211,14 @@ def fit_double_angle(images: DoubleAngle, t1: float = REFERENCE_T1) -> SmoothFie
     start = float(tried[np.argmin(np.abs(ratio(tried) - total))])
     field = fit_field(pair, SHORTEST_WAVE, start, response)
     places = grid_positions(images.first.shape, images.affine)
-    _require_plausible(field, places[used.ravel()])
+    _require_plausible(field, places[used.ravel()], IN_HEAD)
     return field
 
 
-def _require_plausible(field: SmoothField, places: Floats) -> None:
-    low, middle, high = np.percentile(field(places), [2, 50, 98])
+def _require_plausible(field: SmoothField, places: Floats, share: float) -> None:
+    """Refuse a field that is not plausible in the middle share of its values."""
+    outside = 50 * (1 - share)
+    low, middle, high = np.percentile(field(places), [outside, 50, 100 - outside])
     if not PLAUSIBLE[0] <= low <= high <= PLAUSIBLE[1]:
         raise ValueError(
             f"the flip angle over nominal runs from {low:.2f} to {high:.2f} (median "
