@@ -20,6 +20,7 @@ from sodiumprep.bids_app.settings import (
     DEFAULT_PVC,
     DEFAULT_RECON,
     DEFAULT_SEED,
+    FLUID_REFERENCES,
     SESSIONWISE,
     Settings,
     available_processors,
@@ -28,6 +29,7 @@ from sodiumprep.bids_app.templates import read_spaces
 from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
 
 EXIT_USAGE = 2
+FLUID_RANGE = (50.0, 250.0)  # mmol/L; a fluid of the body beyond it is a mistake
 LARGEST_DELAY = 50e-6  # s; a longer one is a mistake of unit
 VALIDATOR = "bids-validator-deno"
 FILTER_GROUPS = ("sodium", "anat", "fmap")
@@ -221,8 +223,17 @@ def _add_science(science: argparse._ArgumentGroup) -> None:
     )
     science.add_argument(
         "--reference",
-        choices=("vials", "csf"),
-        help="what calibrates (default: vials where there are any, else csf)",
+        choices=("vials", *FLUID_REFERENCES),
+        help="what calibrates: vials, CSF or the vitreous humour of the eyes (default: vials "
+        "where there are any, else csf); the others are compared with it",
+    )
+    science.add_argument(
+        "--reference-concentration",
+        nargs="+",
+        type=float,
+        metavar="MMOL",
+        help="sodium of the fluid that --reference names [mmol/L], and its standard uncertainty "
+        "(default: 145 5 for csf, 140 10 for vitreous)",
     )
     science.add_argument(
         "--vials",
@@ -456,6 +467,9 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         sensitivity=options.sensitivity,
         psf_fwhm=_read_psf(options.psf_fwhm),
         reference=options.reference,
+        reference_concentration=_read_concentration(
+            options.reference_concentration, options.reference
+        ),
         vials_file=_absolute(options.vials),
         relaxation_file=_absolute(options.relaxation),
         output_spaces=read_spaces(options.output_spaces),
@@ -486,6 +500,23 @@ def _read_delay(given: Sequence[str] | None) -> dict[str, Any]:
             f"{-LARGEST_DELAY * 1e6:g} and {LARGEST_DELAY * 1e6:g}, or 'estimate'"
         )
     return {"gradient_delay": delays}
+
+
+def _read_concentration(given: Sequence[float] | None, reference: str | None) -> tuple[float, ...]:
+    if given is None:
+        return ()
+    shown = f"--reference-concentration {' '.join(f'{number:g}' for number in given)}"
+    if reference not in FLUID_REFERENCES:
+        raise UserError(f"{shown} goes with --reference csf or vitreous, not {reference}")
+    low, high = FLUID_RANGE
+    value, *uncertainty = given
+    fits = low <= value <= high and all(0 <= u <= value / 2 for u in uncertainty)
+    if len(given) > 2 or not fits:
+        raise UserError(
+            f"{shown}: accepted: a concentration between {low:g} and {high:g} mmol/L, and its "
+            "standard uncertainty from 0 to half of it"
+        )
+    return tuple(given)
 
 
 def _absolute(path: Path | None) -> Path | None:

@@ -16,6 +16,7 @@ from sodiumprep.bids_app import figures
 from sodiumprep.bids_app.names import DatasetNames
 from sodiumprep.bids_app.report import Cell, environment
 from sodiumprep.bids_app.results import find_subjects
+from sodiumprep.bids_app.settings import FLUID_REFERENCES
 
 EVERYBODY = "all"
 NUMBERS = ["index", "mean", "ci_low", "ci_high", "uncertainty"]
@@ -306,5 +307,5 @@ def _warnings(quality: pd.DataFrame) -> list[tuple[str, list[str]]]:
 
 def _relative(quality: pd.DataFrame) -> list[str]:
     """Return the participants whose values are relative to an assumed concentration."""
-    rows = quality[quality["calibration_reference"] == "csf"]
+    rows = quality[quality["calibration_reference"].isin(FLUID_REFERENCES)]
     return sorted(set(rows["participant_id"]))

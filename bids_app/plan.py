@@ -24,8 +24,9 @@ from sodiumprep.bids_app.settings import DEFAULT_RECON, SESSIONWISE, Settings
 from sodiumprep.bids_app.spaces import plan_spaces, plan_templates, ready_transforms
 from sodiumprep.bids_app.templates import EMBEDDED
 from sodiumprep.sodium.acquisition import PROTON_GAMMA_BAR, SODIUM_GAMMA_BAR
+from sodiumprep.sodium.calibrate import FLUIDS
 from sodiumprep.sodium.pvc import MAPS as PVC_MAPS
-from sodiumprep.sodium.relaxation import relaxation_of
+from sodiumprep.sodium.relaxation import VITREOUS, relaxation_of
 from sodiumprep.sodium.signal import Relaxation
 from sodiumprep.workflows.plans import (
     AnatomyPlan,
@@ -46,6 +47,7 @@ FIELDS = {  # key of the relaxation file -> field
     "ShortFraction": "short_fraction",
 }
 GIVEN_BY_USER = "given by the user"
+FLUID_NAMES = {"csf": "CSF", "vitreous": "the vitreous humour"}  # as warnings say it
 
 
 def workflow_name(job: SubjectJob) -> str:
@@ -245,7 +247,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
     reference, warnings = _choose_reference(run, settings)
     if not anatomical:
         warnings = (*warnings, *_without_anatomy(run, settings))
-    vials = _plain_vials(run.vials) if reference == "vials" else ()
+    vials = _plain_vials(run.vials) if _vials_usable(run) else ()
     inputs = [run.source, run.phase, run.vial_labels, run.receive_map, run.sodium_to_anat]
     inputs += [*run.receive_array, *run.receive_volume, run.fieldmap]
     inputs += run.transmit.paths if run.transmit else []
@@ -274,6 +276,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         },
         reference=reference,
         vials=vials,
+        assumed=_assumed(reference, settings),
         outputs=(_outputs if anatomical else _sodium_only_outputs)(_names(job, run, settings)),
         nonlinear=_nonlinear(job, run, settings) if anatomical else {},
         sodium_only=not anatomical,
@@ -377,16 +380,33 @@ def _provenance(
 
 def _choose_reference(run: SodiumRun, settings: Settings) -> tuple[str, tuple[str, ...]]:
     """Return what calibrates, and what must be said of it."""
-    usable = bool(run.vials) and run.vial_labels is not None
+    usable = _vials_usable(run)
     if settings.reference == "vials" and not usable:
         missing = "CalibrationVials" if not run.vials else "desc-vials_dseg (a label image, -d)"
         raise UserError(f"{run.source}: {missing} is missing, but --reference is vials")
-    if usable and settings.reference != "csf":
+    if usable and settings.reference not in FLUIDS:
         return "vials", ()
-    said = "calibrated by CSF at an assumed 145 mmol/L: all values are relative to it"
+    chosen = settings.reference or "csf"
+    value, _ = _assumed(chosen, settings)[chosen]
+    said = (
+        f"calibrated by {FLUID_NAMES[chosen]} at an assumed {value:g} mmol/L: all values are "
+        "relative to it"
+    )
     if run.vials and not usable and settings.reference is None:
         return "csf", (f"CalibrationVials without a label image of the vials: {said}",)
-    return "csf", (said,)
+    return chosen, (said,)
+
+
+def _vials_usable(run: SodiumRun) -> bool:
+    return bool(run.vials) and run.vial_labels is not None
+
+
+def _assumed(chosen: str, settings: Settings) -> dict[str, tuple[float, float]]:
+    """Return concentration and uncertainty of the fluids; the user's are those of the chosen."""
+    if chosen not in FLUIDS or not settings.reference_concentration:
+        return dict(FLUIDS)
+    value, *u = settings.reference_concentration
+    return {**FLUIDS, chosen: (value, u[0] if u else FLUIDS[chosen][1])}
 
 
 def _plain_vials(vials: tuple[Vial, ...]) -> tuple[dict[str, Any], ...]:
@@ -500,7 +520,7 @@ def _tissues(
     try:
         constants = {
             name: relaxation_of(name, field or 0.0, overrides)
-            for name in ("GM", "WM", "CSF", "muscle", *lesions)
+            for name in ("GM", "WM", "CSF", "muscle", VITREOUS, *lesions)
         }
     except ValueError as error:
         raise UserError(f"{run.source}: MagneticFieldStrength: {error}") from None

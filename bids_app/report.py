@@ -45,6 +45,7 @@ REFERENCES = {
     "first-lex": "that of the first session, for all sessions (first-lex)",
     "unbiased": "the mean of all sessions, halfway between them (unbiased)",
 }
+FLUID_NAMES = {"csf": "CSF", "vitreous": "vitreous humour"}
 Cell = dict[str, Any]
 
 
@@ -217,6 +218,8 @@ def _run_section(
         "chosen": _chosen(run, session),
         "calibration": calibration,
         "lines": _lines(calibration),
+        "fluid": FLUID_NAMES.get(str(calibration.get("reference")), ""),
+        "references": _references(calibration),
         "methods": _present(run, "pvc"),
         "values": _values(run),
         "budget": _budget(run),
@@ -372,8 +375,9 @@ def _receive_text(held: Mapping[str, Any]) -> str:
 
 
 def _calibration_text(calibration: Mapping[str, Any]) -> str:
-    if calibration.get("reference") == "csf":
-        return "CSF, an assumed concentration: all values are relative to it"
+    if calibration.get("reference") in FLUID_NAMES:
+        fluid = FLUID_NAMES[calibration["reference"]]
+        return f"{fluid}, an assumed concentration: all values are relative to it"
     vials = calibration.get("vials") or []
     return f"{len(vials)} vials of known concentration" if vials else "n/a"
 
@@ -392,6 +396,18 @@ def _protocol_text(held: Mapping[str, Any]) -> str:
 def _lines(calibration: Mapping[str, Any]) -> list[Cell]:
     """Return the numbers of the calibration lines."""
     return [_line(name, line) for name, line in (calibration.get("Lines") or {}).items()]
+
+
+def _references(calibration: Mapping[str, Any]) -> list[Cell]:
+    """Return a row for every reference of the image, the one that calibrates first."""
+    chosen = calibration.get("reference")
+    rows = [
+        {"problem": "", "values": None, **held, "name": FLUID_NAMES.get(name, name),
+         "chosen": name == chosen}
+        | ({"problem": held["Problem"]} if "Problem" in held else {"values": held})
+        for name, held in (calibration.get("References") or {}).items()
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: not row["chosen"])
 
 
 def _line(name: str, line: Mapping[str, Any]) -> Cell:
@@ -497,9 +513,20 @@ def _fit_quality(held: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     shown = ", ".join(f"{name} {number(value)}" for name, value in left.items()) or "n/a"
     fit = held.get("KspaceRegression") or {}
     return [
+        ("Eyes", _eyes_text(held.get("Eyes") or {}), "in the sodium image; radius of each"),
         ("Residual over noise", shown, "of the image; 1 where uniform regions explain it"),
         ("The same in k-space", number(fit.get("ReducedChiSquare"), 2), "reduced chi square"),
     ]
+
+
+def _eyes_text(held: Mapping[str, Any]) -> str:
+    if not held:
+        return "n/a"
+    if not held.get("Found"):
+        return f"not found: {held.get('Reason')}"
+    radii = ", ".join(number(radius) for radius in held.get("Radii") or [])
+    scores = ", ".join(number(score, 2) for score in held.get("Scores") or [])
+    return f"{radii} mm, correlation with a ball {scores}"
 
 
 def _measured_quality(held: Mapping[str, Any]) -> list[tuple[str, str, str]]:

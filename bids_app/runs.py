@@ -35,7 +35,7 @@ from sodiumprep.bids_app.ready import (
     find_transform,
     find_vial_labels,
 )
-from sodiumprep.bids_app.settings import Settings
+from sodiumprep.bids_app.settings import FLUID_REFERENCES, Settings
 from sodiumprep.interfaces.kspace import read_kspace_header
 
 QUANTIFIED = ("PDw", "MEGRE")
@@ -156,7 +156,7 @@ def in_sodium_space(
         found = f" (ready-made {', '.join(anatomy.ready)} alone is not enough)"
         raise UserError(f"sub-{subject}: {accepted}{found if anatomy.ready else ''}")
     for run in runs:
-        if not run.vials or run.vial_space != "sodium" or settings.reference == "csf":
+        if not run.vials or run.vial_space != "sodium" or settings.reference in FLUID_REFERENCES:
             raise UserError(
                 f"sub-{subject}: {accepted}; or, for apparent concentrations in sodium space, "
                 f"CalibrationVials of {run.source.name} with *_acq-23Na_desc-vials_dseg in a -d "
@@ -332,7 +332,7 @@ def _read_source_vials(settings: Settings, source: RawFile) -> tuple[Vial, ...]:
     if settings.reference == "vials" and not vials:
         raise UserError(
             f"{source.path}: CalibrationVials is missing in its sidecar; accepted: a list of "
-            "vials, --vials FILE, or --reference csf"
+            "vials, --vials FILE, or --reference csf or vitreous"
         )
     return vials
 

@@ -13,6 +13,7 @@ from sodiumprep.bids_app.templates import Space
 DEFAULT_SEED = 23
 SESSIONWISE = "sessionwise"  # each session has an anatomy of its own
 DEFAULT_PVC = ("gtm",)
+FLUID_REFERENCES = ("csf", "vitreous")  # of the body: their concentrations are assumed
 DEFAULT_RECON = "gridding"  # results of another method carry its name
 THREAD_VARIABLES = (
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
@@ -85,7 +86,10 @@ class Settings:
     psf_fwhm
         Full width at half maximum along the three axes [mm], None to compute it.
     reference
-        ``vials`` or ``csf``; None takes vials where there are any.
+        ``vials``, ``csf`` or ``vitreous``; None takes vials where there are any, else CSF.
+    reference_concentration
+        Of the fluid that is the reference [mmol/L], and its standard uncertainty; empty for the
+        usual ones.
     vials_file
         List of calibration vials that replaces the sidecars' one.
     relaxation_file
@@ -136,6 +140,7 @@ class Settings:
     sensitivity: bool = False
     psf_fwhm: tuple[float, float, float] | None = None
     reference: str | None = None
+    reference_concentration: tuple[float, ...] = ()
     vials_file: Path | None = None
     relaxation_file: Path | None = None
     output_spaces: tuple[Space, ...] = ()

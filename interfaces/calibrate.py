@@ -13,24 +13,26 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
 from sodiumprep.interfaces.coil_fields import load_transmit
+from sodiumprep.interfaces.comparison import REGIONS, compare_references, field_covariance
 from sodiumprep.interfaces.image import load_finite_image, load_image
 from sodiumprep.interfaces.pvc import FEED, load_signals
 from sodiumprep.interfaces.reconstruct import tissue_constants
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.calibrate import (
     CORE_DEPTH,
-    REFERENCE_CSF,
+    FLUIDS,
     Calibration,
     VialSignal,
     core_signal,
-    csf_lines,
+    fluid_lines,
     vial_lines,
 )
-from sodiumprep.sodium.concentration import Protocol
+from sodiumprep.sodium.concentration import Protocol, relative_u_relaxation
 
 
 def save_lines(path: Path, lines: Mapping[str, Calibration], extra: Mapping[str, Any]) -> str:
@@ -105,13 +107,15 @@ class _CalibrateInput(BaseInterfaceInputSpec):
     )
     static_noise_file = File(exists=True, mandatory=True, desc="its noise SD [signal]")
     regions_file = File(exists=True, mandatory=True, desc="regions (npz)")
-    signals_file = File(exists=True, desc="corrected regional signals (npz), for CSF")
-    reference = traits.Enum("vials", "csf", mandatory=True, desc="what the line rests on")
+    signals_file = File(exists=True, desc="corrected regional signals (npz), for fluids")
+    reference = traits.Enum("vials", *FLUIDS, mandatory=True, desc="what the line rests on")
+    assumed = traits.Dict(FLUIDS, usedefault=True, desc="of fluids, with uncertainty [mmol/L]")
     vials = traits.List(traits.Dict, usedefault=True, desc="name, concentration [mmol/L], ...")
     tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue and vial [s]")
     protocol = traits.Dict(mandatory=True, desc="echo and repetition time [s], flip angle [rad]")
     properties = traits.Dict(mandatory=True, desc="of the image; kernel widths [mm] are read")
     transmit_file = File(exists=True, desc="what the flip angle does to regions (npz)")
+    model_file = traits.Either(None, File(exists=True), desc="fitted receive field (npz), or None")
 
 
 class _CalibrateOutput(TraitedSpec):
@@ -119,16 +123,68 @@ class _CalibrateOutput(TraitedSpec):
 
 
 class Calibrate(SimpleInterface):
-    """Fit the apparent and the relaxation-corrected line, from vials or from CSF.
+    """Fit the apparent and the relaxation-corrected line, from vials, CSF or vitreous humour.
 
     Vials are fixed to the table or the coil: they are read where their labels lie in the scanner,
-    from an image whose repetitions were not aligned to the head. CSF comes from the aligned one.
+    from an image whose repetitions were not aligned to the head. Fluids of the body come from the
+    aligned one. Whatever other references there are is compared with the one that calibrates.
     """
 
     input_spec = _CalibrateInput
     output_spec = _CalibrateOutput
 
     def _run_interface(self, runtime: Any) -> Any:
+        chosen, problems = self.inputs.reference, {}
+        found = {chosen: self._evaluated(chosen)}
+        for name in self._others():
+            try:
+                found[name] = self._evaluated(name)
+            except ValueError as error:  # it calibrates nothing: its reason is told
+                problems[name] = {"Problem": str(error)}
+        lines, extra = found[chosen]
+        told, warnings = self._compared({name: known for name, (known, _) in found.items()})
+        extra |= {"References": {**told, **problems}, "ReferenceWarnings": warnings}
+        path = Path(runtime.cwd) / "calibration.json"
+        self._results["calibration_file"] = save_lines(path, lines, extra)
+        return runtime
+
+    def _others(self) -> list[str]:
+        """Return the references that the image has, but for the one that calibrates."""
+        with np.load(self.inputs.regions_file) as stored:
+            names, kinds = stored["names"].tolist(), stored["kinds"].tolist()
+        there = {name: region in names for name, region in REGIONS.items()}
+        if not isdefined(self.inputs.signals_file):
+            there = dict.fromkeys(there, False)
+        there["vials"] = "vial" in kinds and bool(self.inputs.vials)
+        return [name for name in there if there[name] and name != self.inputs.reference]
+
+    def _compared(
+        self, lines: Mapping[str, Mapping[str, Calibration]]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Return what each reference would make of the calibration, and what must be said."""
+        given = self.inputs
+        has_signals = isdefined(given.signals_file)
+        signals = load_signals(given.signals_file)[FEED] if has_signals else None
+        model = given.model_file if isdefined(given.model_file) else None
+        vials = [vial["name"] for vial in given.vials]
+        groups = [[REGIONS[name]] if name in REGIONS else vials for name in lines]
+        independent = {n: self._independent(n, known["corrected"]) for n, known in lines.items()}
+        with np.load(given.regions_file) as stored:
+            names, transmit = stored["names"].tolist(), load_transmit(given.transmit_file)
+            fields = field_covariance(groups, stored, given.static_file, model, transmit)
+        return compare_references(lines, given.reference, signals, names, independent, fields)
+
+    def _independent(self, reference: str, line: Calibration) -> float:
+        """Return the relative uncertainty that a reference shares with no other one."""
+        if reference not in REGIONS:
+            return float(np.sqrt(line.covariance[0, 0])) / line.slope
+        value, u = self.inputs.assumed[reference]
+        constants = tissue_constants(self.inputs.tissues)[REGIONS[reference]]
+        relaxation = relative_u_relaxation(constants, protocol_of(self.inputs.protocol))
+        return float(np.hypot(u / value, relaxation))
+
+    def _evaluated(self, reference: str) -> tuple[dict[str, Calibration], dict[str, Any]]:
+        """Return the lines of a reference, and what the file tells of it."""
         with np.load(self.inputs.regions_file) as stored:
             names, fractions = stored["names"].tolist(), stored["fractions"]
             blurred = dict(
@@ -143,12 +199,13 @@ class Calibrate(SimpleInterface):
             left = 1.0 if transmit is None else transmit.factor(name)
             return protocol.factor(constants[name]) * left
 
-        if self.inputs.reference == "csf":
+        if reference in REGIONS:
+            region, assumed = REGIONS[reference], tuple(self.inputs.assumed[reference])
             signals = load_signals(self.inputs.signals_file)[FEED]
-            k = names.index("CSF")
+            k = names.index(region)
             value, u = signals.values[k], np.sqrt(signals.covariance[k, k])
-            lines = csf_lines(float(value), float(u), factor("CSF"))
-            extra: dict[str, Any] = {"reference": "csf", "assumed": list(REFERENCE_CSF)}
+            lines = fluid_lines(float(value), float(u), factor(region), assumed)
+            extra: dict[str, Any] = {"reference": reference, "assumed": list(assumed)}
         else:
             image, affine = load_finite_image(self.inputs.static_file)
             noise, _ = load_image(self.inputs.static_noise_file)
@@ -161,9 +218,7 @@ class Calibrate(SimpleInterface):
                 measured.append(VialSignal(*signal, factor=factor(vial["name"]), **known))
             lines = vial_lines(measured)
             extra = {"reference": "vials", "vials": [vars(v) for v in measured]}
-        path = Path(runtime.cwd) / "calibration.json"
-        self._results["calibration_file"] = save_lines(path, lines, extra)
-        return runtime
+        return lines, extra
 
 
 def _width(properties: Mapping[str, Any], name: str, affine: Floats) -> float:

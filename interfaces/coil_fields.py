@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -239,7 +239,7 @@ class AssessTransmit(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         image, affine = load_image(self.inputs.image_file)
         with np.load(self.inputs.regions_file) as stored:
-            chosen = np.isin(stored["kinds"], ("tissue", "vial"))
+            chosen = np.isin(stored["kinds"], ("tissue", "reference", "vial"))
             names, fractions = stored["names"][chosen].tolist(), stored["fractions"][chosen]
         model = load_field(self.inputs.model_file)
         protocol = self.inputs.protocol
@@ -284,6 +284,11 @@ class RegionTransmit:
         weights = np.array([name in reference for name in self.names], float)
         every = self.effect.uncertainty(self.model, weights / weights.sum())
         return every[[self.names.index(name) for name in names]]
+
+    def covariance(self, groups: Sequence[Sequence[str]]) -> Floats:
+        """Return the relative covariance of the means over groups of regions."""
+        weights = np.array([[name in group for name in self.names] for group in groups], float)
+        return self.effect.covariance(self.model, weights / weights.sum(axis=1, keepdims=True))
 
 
 def load_transmit(path: Any) -> RegionTransmit | None:

@@ -21,6 +21,7 @@ from nipype.interfaces.base import (
 from sodiumprep.interfaces.anatomy import resample_once
 from sodiumprep.interfaces.calibrate import load_lines, protocol_of
 from sodiumprep.interfaces.coil_fields import RegionTransmit, load_field, load_transmit
+from sodiumprep.interfaces.comparison import REGIONS
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
 from sodiumprep.interfaces.pvc import FEED, load_signals
 from sodiumprep.interfaces.reconstruct import tissue_constants
@@ -32,6 +33,7 @@ from sodiumprep.sodium.concentration import (
     EFFECTS,
     BrainRegions,
     Concentrations,
+    Reference,
     RegionalSignals,
     calibrated_by,
     concentration_table,
@@ -39,6 +41,7 @@ from sodiumprep.sodium.concentration import (
     map_concentration,
     region_flags,
     region_statistics,
+    relative_changes,
     with_flag,
 )
 from sodiumprep.sodium.pvc.assessment import UNCORRECTED, AssessedSignals
@@ -148,6 +151,8 @@ class _Regions:
 
     def __init__(self, inputs: Any, stored: Any, signals: Mapping[str, AssessedSignals]) -> None:
         tissue = stored["kinds"] == "tissue"
+        self.all_names: list[str] = stored["names"].tolist()
+        self.all_signals, self.by_name = signals, tissue_constants(inputs.tissues)
         self.names: list[str] = stored["names"][tissue].tolist()
         self.fractions, self.blurred = stored["fractions"][tissue], stored["blurred"][tissue]
         self.volumes_ml, self.coverage = stored["volumes_ml"], stored["coverage"]
@@ -156,8 +161,7 @@ class _Regions:
         }
         self.sensitivity = {name: own.sensitivity[:, tissue] for name, own in signals.items()}
         self.entangled = {name: own.entangled[tissue] for name, own in signals.items()}
-        by_name = tissue_constants(inputs.tissues)
-        self.constants = [by_name[name] for name in self.names]
+        self.constants = [self.by_name[name] for name in self.names]
         self.protocol = protocol_of(inputs.protocol)
         self.transmit = load_transmit(inputs.transmit_file)
         self.brain = BrainRegions(
@@ -166,9 +170,22 @@ class _Regions:
             self.constants,
             transmit_factors(self.transmit, self.names),
         )
-        vials = stored["kinds"] == "vial"
-        self.vial_names: list[str] = stored["names"][vials].tolist()
-        self.vial_fractions: Floats = stored["fractions"][vials]
+        beside = np.isin(stored["kinds"], ("reference", "vial"))
+        self.vial_names: list[str] = stored["names"][stored["kinds"] == "vial"].tolist()
+        self.beside = dict(zip(stored["names"][beside], stored["fractions"][beside], strict=True))
+
+    def reference(self, name: str) -> Reference:
+        """Return what changes the region that calibrates; it may be none of the rows."""
+        if name in self.names:
+            return relative_changes(self.signals[FEED], self.names.index(name))
+        every = np.ones(len(self.all_names), bool)
+        signals = _of_regions(self.all_signals[FEED], every, self.all_signals[FEED])
+        return relative_changes(signals, self.all_names.index(name), self.by_name[name])
+
+    def reference_effects(self, name: str) -> Floats:
+        """Return what given errors change in the region that calibrates, relative to it."""
+        k, main = self.all_names.index(name), self.all_signals[FEED]
+        return np.asarray(main.sensitivity[:, k] / main.values[k])
 
     @classmethod
     def load(cls, inputs: Any) -> _Regions:
@@ -235,7 +252,7 @@ class TabulateRegions(SimpleInterface):
         noise, _ = load_image(self.inputs.noise_file)
         regions = _Regions.load(self.inputs)
         lines, extra = load_lines(self.inputs.calibration_file)
-        reference = regions.names.index("CSF") if extra["reference"] == "csf" else None
+        reference = REGIONS.get(extra["reference"])
         coils = {
             "u_receive": self._receive(regions, image.shape, affine, reference),
             "u_transmit": _transmit(regions, reference),
@@ -243,9 +260,9 @@ class TabulateRegions(SimpleInterface):
         voxel = np.linalg.norm(affine[:3, :3], axis=0)
         signals = {name: replace(own, **coils) for name, own in regions.signals.items()}
         if reference is not None:
-            signals = calibrated_by(signals, FEED, reference)
+            signals = calibrated_by(signals, FEED, regions.reference(reference))
         maps = map_concentration(image, noise, regions.brain, regions.protocol, lines)
-        effects = None if reference is None else _relative(regions, reference)
+        effects = None if reference is None else regions.reference_effects(reference)
         voxel_ml = float(np.prod(voxel)) / 1e3
         flags = region_flags(
             regions.fractions, regions.coverage, self.inputs.properties, voxel_ml, regions.names
@@ -263,17 +280,19 @@ class TabulateRegions(SimpleInterface):
         return runtime
 
     def _receive(
-        self, regions: _Regions, shape: tuple[int, ...], affine: Floats, reference: int | None
+        self, regions: _Regions, shape: tuple[int, ...], affine: Floats, reference: str | None
     ) -> Floats:
         if not isdefined(self.inputs.model_file) or self.inputs.model_file is None:
             return np.full(len(regions.names), np.nan)
         model = load_field(self.inputs.model_file)
-        everything = np.concatenate([regions.fractions, regions.vial_fractions])
+        everything = np.concatenate(
+            [regions.fractions, *(f[None] for f in regions.beside.values())]
+        )
         weights = everything.reshape(len(everything), -1)
         basis = model.region_means(grid_positions(shape, affine), weights)
-        vials = basis[len(regions.names) :]
-        against = basis[reference] if reference is not None else vials.mean(axis=0)
-        return relative_uncertainty(model, basis[: len(regions.names)], against)
+        against = regions.vial_names if reference is None else [reference]
+        used = np.isin([*regions.names, *regions.beside], against)
+        return relative_uncertainty(model, basis[: len(regions.names)], basis[used].mean(axis=0))
 
     def _rows(
         self, regions: _Regions, pvc: str, desc: str, table: Mapping[str, Floats],
@@ -304,10 +323,10 @@ class TabulateRegions(SimpleInterface):
         return pd.DataFrame(columns)
 
 
-def _transmit(regions: _Regions, reference: int | None) -> Floats:
+def _transmit(regions: _Regions, reference: str | None) -> Floats:
     if regions.transmit is None:
         return np.full(len(regions.names), np.nan)
-    against = regions.vial_names if reference is None else [regions.names[reference]]
+    against = regions.vial_names if reference is None else [reference]
     return regions.transmit.uncertainty(regions.names, against)
 
 
@@ -331,10 +350,6 @@ def _all_tables(
             ("corrected", mixed if pvc == UNCORRECTED else own, regions.constants),
         )
     ]
-
-
-def _relative(regions: _Regions, reference: int) -> Floats:
-    return regions.sensitivity[FEED][:, reference] / regions.signals[FEED].values[reference]
 
 
 def _effects(changes: Floats, *known: Any) -> dict[str, Floats]:

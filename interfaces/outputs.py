@@ -237,7 +237,7 @@ class SaveSodium(SimpleInterface):
     output_spec = _SavedOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        lines, _ = load_lines(self.inputs.calibration_file)
+        lines, references = load_lines(self.inputs.calibration_file)
         used = _numbers_used(self.inputs)
         table = pd.read_csv(self.inputs.table_file, sep="\t")
         written = []
@@ -251,11 +251,15 @@ class SaveSodium(SimpleInterface):
             curve = scan_time(table, self.inputs.properties) if port == "table_file" else {}
             write_json(_sidecar(target), {**columns, **head, **used, **curve})
             written.append(target)
-        write_json(Path(self.inputs.outputs["qc"]), {**self._quality(table, lines), **used})
+        write_json(
+            Path(self.inputs.outputs["qc"]), {**self._quality(table, lines, references), **used}
+        )
         self._results["out_files"] = [*written, self.inputs.outputs["qc"]]
         return runtime
 
-    def _quality(self, table: pd.DataFrame, lines: Mapping[str, Any]) -> dict[str, Any]:
+    def _quality(
+        self, table: pd.DataFrame, lines: Mapping[str, Any], references: Mapping[str, Any]
+    ) -> dict[str, Any]:
         chosen = table[(table.pvc == "gtm") & (table.desc == "corrected")]
         values = chosen.set_index("name")["mean"]
         implausible = [
@@ -266,6 +270,7 @@ class SaveSodium(SimpleInterface):
         warnings = [
             *self.inputs.properties.get("Warnings", []),
             *self.inputs.provenance.get("InputWarnings", []),
+            *references.get("ReferenceWarnings", []),
             *implausible,
         ]
         signal_noise = chosen.set_index("name")["snr"].to_dict()

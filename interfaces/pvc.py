@@ -19,6 +19,7 @@ from nipype.interfaces.base import (
 
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
 from sodiumprep.interfaces.reconstruct import load_response
+from sodiumprep.interfaces.regions import count_bordered
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.kernel import near_part
 from sodiumprep.sodium.noise import ImageNoise
@@ -251,4 +252,4 @@ def _borders(stored: Mapping[str, Any]) -> list[list[MovedBorder]]:
         MovedBorder(int(grown), int(shrunk), *arrays)
         for grown, shrunk, *arrays in zip(*columns, strict=True)
     ]
-    return moving_together(borders, int(np.sum(stored["kinds"] == "tissue")))
+    return moving_together(borders, count_bordered(stored["kinds"]))

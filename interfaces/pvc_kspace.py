@@ -12,7 +12,12 @@ from sodiumprep.interfaces.image import load_finite_image
 from sodiumprep.interfaces.kspace import read_kspace
 from sodiumprep.interfaces.pvc import FROM_KSPACE, border_uncertainty, save_signals
 from sodiumprep.interfaces.reconstruct import MeasurementInput, measured, tissue_constants
-from sodiumprep.interfaces.regions import SampledAnatomy, SampleRegionsInput, sample_all
+from sodiumprep.interfaces.regions import (
+    SampledAnatomy,
+    SampleRegionsInput,
+    count_bordered,
+    sample_all,
+)
 from sodiumprep.sodium.acquisition import Acquisition, Floats
 from sodiumprep.sodium.kernel import decay_from_first_sample
 from sodiumprep.sodium.model_based import MeasurementModel
@@ -94,10 +99,10 @@ class RegressKspace(SimpleInterface):
         white = white_samples(model, 1 / multiplier)
         known = measurement.acquisition
         fractions = list(sampled.regions.values())
-        n_inside = list(sampled.kinds.values()).count("tissue")
+        kinds = list(sampled.kinds.values())
+        n_inside = count_bordered(kinds)
         shift = self.inputs.border_shift / float(np.mean(sampled.grid.spacing))
         borders = moving_together(list(moved_borders(fractions, n_inside, shift)), n_inside)
-        kinds = list(sampled.kinds.values())
         self._border_uncertainty = border_uncertainty(borders, list(sampled.regions), kinds)
         return kspace_regression(
             white,

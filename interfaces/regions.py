@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from sodiumprep.interfaces.eyes import OF_FLUID, eyes_from, sodium_to_anatomy
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
 from sodiumprep.interfaces.lesions import load_lesion
 from sodiumprep.interfaces.reconstruct import load_response
 from sodiumprep.interfaces.registration import read_transform
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import index_map, resample
+from sodiumprep.sodium.eyes import ORBIT, eye_regions
 from sodiumprep.sodium.lesions import lesion_remarks
 from sodiumprep.sodium.pvc.sensitivity import moved_borders
 from sodiumprep.sodium.regions import (
@@ -35,7 +38,9 @@ from sodiumprep.sodium.regions import (
     vial_fractions,
     voxel_means,
 )
+from sodiumprep.sodium.relaxation import VITREOUS
 
+BORDERED = ("tissue", "reference")  # kinds of regions, the first, whose borders may err
 TOUCHING_ML = 0.1  # of vials inside the brain, what resampling may make of them
 
 
@@ -53,6 +58,7 @@ class SampleRegionsInput(BaseInterfaceInputSpec):
     vial_labels = File(exists=True, desc="label image of the vials")
     vial_space = traits.Enum("sodium", "T1w", usedefault=True, desc="space of the vial labels")
     vial_names = traits.List(traits.Str, usedefault=True, desc="vial n carries label n")
+    eyes = traits.Dict(usedefault=True, desc="centres, radii [mm], forward; empty: none")
 
 
 class _BlurRegionsInput(SampleRegionsInput):
@@ -93,14 +99,15 @@ class SampleRegions(SimpleInterface):
         response = load_response(self.inputs.response_file)
         self._results["anatomy_file"] = self._kept(sampled.carved, Path(runtime.cwd))
         vials = {n: f for n, f in everything.items() if sampled.kinds[n] == "vial"}
-        n_brain = list(sampled.kinds.values()).count("tissue")
-        kernels = [n if n in response.transfers else "muscle" for n in everything]
+        n_bordered = count_bordered(sampled.kinds.values())
+        known = {VITREOUS: OF_FLUID} | {name: name for name in response.transfers}
+        kernels = [known.get(name, "muscle") for name in everything]
         kernels[-1] = "CSF"  # air holds no signal: any kernel will do
         transfers = [response.transfers[kernel] for kernel in kernels]
         shift = self.inputs.border_shift / float(np.mean(grid.spacing))
         np.savez(
             Path(runtime.cwd) / "regions.npz",
-            **_shown_borders(list(everything.values()), n_brain, shift, factor, transfers),
+            **_shown_borders(list(everything.values()), n_bordered, shift, factor, transfers),
             static_blurred=_static_blurred(self.inputs, vials, factor),
             names=list(everything),
             kinds=list(sampled.kinds.values()),
@@ -124,15 +131,26 @@ class SampleRegions(SimpleInterface):
         return str(path)
 
 
+def count_bordered(kinds: Iterable[str]) -> int:
+    """Return how many regions, which come first, have borders of their own that may err.
+
+    Parameters
+    ----------
+    kinds
+        Of all regions.
+    """
+    return sum(kind in BORDERED for kind in kinds)
+
+
 def _shown_borders(
-    fine: list[Floats], n_brain: int, shift: float, factor: int, transfers: list[Floats]
+    fine: list[Floats], n_bordered: int, shift: float, factor: int, transfers: list[Floats]
 ) -> dict[str, Any]:
-    """Return what regions of the brain would take from their neighbours, as arrays to store."""
+    """Return what bordered regions would take from their neighbours, as arrays to store."""
     moved = [
         (border.grown, border.shrunk, voxel_means(border.taken, factor),
          *(blur_to_grid(border.taken, factor, transfers[k])
            for k in (border.grown, border.shrunk)))
-        for border in moved_borders(fine, n_brain, shift)
+        for border in moved_borders(fine, n_bordered, shift)
     ]  # fmt: skip
     fields = ("grown", "shrunk", "taken", "shown_grown", "shown_shrunk")
     columns = zip(*moved, strict=True) if moved else [[] for _ in fields]
@@ -161,9 +179,9 @@ class SampledAnatomy:
     Parameters
     ----------
     regions
-        Fraction by name: tissues, lesions, vials, background; air comes last.
+        Fraction by name: tissues, lesions, eyes, vials, background; air comes last.
     kinds
-        ``tissue``, ``vial`` or ``background``, by name.
+        ``tissue``, ``reference``, ``vial`` or ``background``, by name.
     volumes_ml, coverage
         Of tissues and lesions.
     remarks
@@ -207,13 +225,13 @@ def sample_all(inputs: Any) -> SampledAnatomy:
     brain, volumes, covered = _brain_regions(carved, own_affine, grid, transform)
     vials = _vials(inputs, grid, transform)
     brain = _beside(vials, brain, inputs, grid)
-    background = _background(inputs, grid, transform, {**brain, **vials})
-    kinds = {
-        name: kind
-        for kind, some in (("tissue", brain), ("vial", vials), ("background", background))
-        for name in some
-    }
-    everything = {**brain, **vials, **background}
+    eyes, around = _eyes(inputs, grid, transform, {**brain, **vials})
+    background = around | _background(
+        inputs, grid, transform, {**brain, **eyes, **vials, **around}
+    )
+    parts = {"tissue": brain, "reference": eyes, "vial": vials, "background": background}
+    kinds = {name: kind for kind, some in parts.items() for name in some}
+    everything = {name: values for some in parts.values() for name, values in some.items()}
     return SampledAnatomy(everything, kinds, volumes, covered, remarks, carved, factor, grid)
 
 
@@ -292,6 +310,28 @@ def _beside(
         )
     left = 1 - np.clip(np.sum(list(vials.values()), axis=0), 0, 1)
     return {name: values * left for name, values in regions.items()}
+
+
+def _eyes(
+    inputs: Any, grid: _FineGrid, transform: Floats, others: dict[str, Floats]
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Return the vitreous humour of both eyes and what lies close around them in the head.
+
+    A sector of the scalp is too large for the fat around an eye, which holds hardly any sodium.
+    """
+    if not inputs.eyes:
+        return {}, {}
+    taken = sorted({VITREOUS, ORBIT} & set(others))
+    if taken:
+        raise ValueError(f"a region has the name '{taken[0]}'; that of the eyes is taken")
+    place = sodium_to_anatomy(grid.affine, transform)
+    vitreous, orbit = eye_regions(eyes_from(inputs.eyes), place, grid.shape)
+    free = 1 - np.clip(np.sum(list(others.values()), axis=0), 0, 1)
+    vitreous = (vitreous * free).astype(np.float32)
+    head = grid.sample(*load_finite_image(inputs.head_mask), transform)
+    orbit = np.clip(np.minimum(orbit, free - vitreous), 0, 1) * (head > 0.5)
+    around = {ORBIT: orbit.astype(np.float32)} if orbit.sum() > vitreous.sum() else {}
+    return {VITREOUS: vitreous}, around
 
 
 def _static_blurred(inputs: Any, vials: dict[str, Floats], factor: int) -> list[Floats]:

@@ -1,4 +1,4 @@
-"""From signal to concentration: the line through vials of known concentration, or CSF."""
+"""From signal to concentration: the line through vials, or through a fluid of the body."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from scipy.ndimage import distance_transform_edt
 
 from sodiumprep.sodium.acquisition import Floats
 
-REFERENCE_CSF = (145.0, 5.0)  # mmol/L, value and standard uncertainty: an assumption
+# mmol/L, value and standard uncertainty: assumptions
+REFERENCE_CSF = (145.0, 5.0)
+REFERENCE_VITREOUS = (140.0, 10.0)
+FLUIDS = {"csf": REFERENCE_CSF, "vitreous": REFERENCE_VITREOUS}  # by name of the reference
 BODY_TEMPERATURE = 310.0  # K
 UNKNOWN_TEMPERATURE = 0.03  # relative standard uncertainty where a vial's temperature is not given
 MINIMUM_R2 = 0.95
@@ -400,28 +403,32 @@ def vial_lines(vials: Sequence[VialSignal]) -> dict[str, Calibration]:
     return lines
 
 
-def csf_lines(signal: float, u_signal: float, factor: float) -> dict[str, Calibration]:
-    """Return the apparent and the relaxation-corrected line through CSF.
+def fluid_lines(
+    signal: float, u_signal: float, factor: float, assumed: tuple[float, float]
+) -> dict[str, Calibration]:
+    """Return the apparent and the relaxation-corrected line through a fluid of the body.
 
     Parameters
     ----------
     signal, u_signal
-        Signal of pure CSF and its standard uncertainty.
+        Signal of the pure fluid and its standard uncertainty.
     factor
-        Relaxation factor of CSF.
+        Relaxation factor of the fluid.
+    assumed
+        Concentration of the fluid and its standard uncertainty [mmol/L].
 
     Returns
     -------
     lines
-        "apparent" and "corrected", by the assumed concentration of CSF.
+        "apparent" and "corrected", by the assumed concentration.
 
     Raises
     ------
     ValueError
         If the signal is not positive.
     """
-    value, u = REFERENCE_CSF
+    value, u = assumed
     return {
-        "apparent": single_reference(signal, u_signal, REFERENCE_CSF),
+        "apparent": single_reference(signal, u_signal, assumed),
         "corrected": single_reference(signal, u_signal, (value * factor, u * factor)),
     }

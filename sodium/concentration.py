@@ -48,16 +48,19 @@ class Reference:
     Parameters
     ----------
     index
-        Of the region.
+        Of its row; None where it has none, as the vitreous humour.
     kernel_change, registration_changes, border_changes
         Change of its signal over its signal, as in :class:`RegionalSignals`: a number, and
         shapes (3,) and (rows,). What changes the reference changes every concentration.
+    relaxation
+        Its constants; needed where it has no row.
     """
 
-    index: int
+    index: int | None
     kernel_change: float
     registration_changes: Floats
     border_changes: Floats
+    relaxation: Relaxation | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,10 @@ def u_calibration(values: Floats, factors: Floats, calibration: Calibration) -> 
 
 
 def u_relaxation(
-    means: Floats, tissues: Sequence[Relaxation], protocol: Protocol, reference: int | None
+    means: Floats,
+    tissues: Sequence[Relaxation],
+    protocol: Protocol,
+    reference: int | Relaxation | None,
 ) -> Floats:
     """Return the uncertainty that the relaxation constants give to corrected concentrations.
 
@@ -182,21 +188,45 @@ def u_relaxation(
     protocol
         Timing.
     reference
-        Region whose own factor is in the calibration's slope, so that both cancel; or None.
+        Region whose own factor is in the calibration's slope, so that both cancel; the constants
+        of a reference that is none of the regions; or None.
 
     Returns
     -------
     uncertainty
         Shape (n,) [mmol/L].
     """
-    own = np.array(
-        [[_relative_change(t, name, protocol) for name in CONSTANT_NAMES] for t in tissues]
-    )
-    total = (own**2).sum(axis=1)
-    if reference is not None:
-        total = total + (own[reference] ** 2).sum()
+    total = np.array([relative_u_relaxation(tissue, protocol) ** 2 for tissue in tissues])
+    if isinstance(reference, Relaxation):
+        total = total + relative_u_relaxation(reference, protocol) ** 2
+    elif reference is not None:
+        total = total + total[reference]
         total[reference] = 0.0
     return np.asarray(np.abs(means) * np.sqrt(total))
+
+
+def relative_u_relaxation(tissue: Relaxation, protocol: Protocol) -> float:
+    """Return the relative standard uncertainty of a relaxation factor.
+
+    Parameters
+    ----------
+    tissue
+        Constants with their uncertainties.
+    protocol
+        Timing.
+
+    Returns
+    -------
+    uncertainty
+        Over the factor.
+
+    Examples
+    --------
+    >>> relative_u_relaxation(Relaxation(0.05, 0.05, 0.05, 0.0), Protocol(3e-4, 0.12, 1.5))
+    0.0
+    """
+    changes = [_relative_change(tissue, name, protocol) for name in CONSTANT_NAMES]
+    return float(np.linalg.norm(changes))
 
 
 def _relative_change(tissue: Relaxation, name: str, protocol: Protocol) -> float:
@@ -239,7 +269,7 @@ def concentration_table(
     mean = (signals.values - calibration.intercept) * gain
     unknown = np.full(len(mean), np.nan)
     known = signals.reference
-    index = None if known is None else known.index
+    cancels = None if known is None else known.relaxation or known.index
     shared = {
         name: np.zeros(len(changes)) if known is None else np.atleast_1d(getattr(known, name))
         for name, changes in (
@@ -257,7 +287,7 @@ def concentration_table(
         "u_noise": np.sqrt(signals.noise_variance) * gain,
         "u_calibration": u_calibration(signals.values, factors, calibration),
         "u_relaxation": unknown if tissues is None
-        else u_relaxation(mean, tissues, protocol, index),
+        else u_relaxation(mean, tissues, protocol, cancels),
         "u_receive": np.abs(mean) * signals.u_receive,
         "u_b1": np.abs(mean) * signals.u_transmit,
         "u_pvc": moved("kernel_change"),
@@ -599,8 +629,37 @@ def with_flag(flags: Sequence[str], word: str, raised: Floats | None) -> list[st
     ]
 
 
+def relative_changes(
+    signals: RegionalSignals, index: int, relaxation: Relaxation | None = None
+) -> Reference:
+    """Return what changes the signal of a region, over that signal.
+
+    Parameters
+    ----------
+    signals
+        By the method whose signal of that region the calibration rests on.
+    index
+        Of the region.
+    relaxation
+        Constants of a region that has no row; None for one that has.
+
+    Returns
+    -------
+    reference
+        That region.
+    """
+    value = signals.values[index]
+    return Reference(
+        index if relaxation is None else None,
+        float(signals.kernel_change[index] / value),
+        signals.registration_changes[:, index] / value,
+        signals.border_changes[:, index] / value,
+        relaxation,
+    )
+
+
 def calibrated_by(
-    signals: Mapping[str, RegionalSignals], method: str, index: int
+    signals: Mapping[str, RegionalSignals], method: str, reference: Reference
 ) -> dict[str, RegionalSignals]:
     """Return signals that know which region is the calibration's reference.
 
@@ -609,9 +668,9 @@ def calibrated_by(
     signals
         By method.
     method
-        Whose signal of that region the calibration rests on.
-    index
-        Of the region.
+        Whose signal of the reference the calibration rests on.
+    reference
+        The region, as :func:`relative_changes` returns it.
 
     Returns
     -------
@@ -619,20 +678,13 @@ def calibrated_by(
         What changes the reference changes every concentration. The reference has no noise of its
         own by that method: its concentration is what was assumed.
     """
-    source = signals[method]
-    value = source.values[index]
-    own = Reference(
-        index,
-        float(source.kernel_change[index] / value),
-        source.registration_changes[:, index] / value,
-        source.border_changes[:, index] / value,
-    )
-    variance = source.noise_variance.copy()
-    variance[index] = 0.0
     found = {
         # a method that uses no kernel changes with that of its reference
-        name: replace(s, reference=own, kernel_change=np.nan_to_num(s.kernel_change))
+        name: replace(s, reference=reference, kernel_change=np.nan_to_num(s.kernel_change))
         for name, s in signals.items()
     }
-    found[method] = replace(found[method], noise_variance=variance)
+    if reference.index is not None:
+        variance = found[method].noise_variance.copy()
+        variance[reference.index] = 0.0
+        found[method] = replace(found[method], noise_variance=variance)
     return found

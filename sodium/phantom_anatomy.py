@@ -484,7 +484,10 @@ def _skin(anatomy: Anatomy, p: Floats, brain: Floats) -> Floats:
 
 
 def _eyes(p: Floats) -> Floats:
-    return np.maximum(*(_ellipsoid(p, (side * 31, 62, -37), (12, 12, 12)) for side in (-1, 1)))
+    """Signed distance to the humours of both eyes, the lens left out."""
+    balls = np.maximum(*(_ellipsoid(p, (side * 31, 62, -37), (12, 12, 12)) for side in (-1, 1)))
+    lenses = (_ellipsoid(p, (side * 31, 68.3, -38.7), (4.6, 2.2, 4.6)) for side in (-1, 1))
+    return np.minimum(balls, -np.maximum(*lenses))
 
 
 def _airways(p: Floats) -> Floats:

@@ -32,10 +32,10 @@ def subdivision(voxel_size: Floats) -> int:
 
     Examples
     --------
-    >>> subdivision(np.array([4.0, 4.0, 4.0]))
+    >>> subdivision(np.array([4.0, 4.0, 4.2]))
     3
     """
-    factor = int(np.ceil(float(np.max(voxel_size)) / FINEST))
+    factor = int(np.ceil(float(np.max(voxel_size)) / FINEST - 1e-6))  # 4.2 mm are three parts
     return factor if factor % 2 else factor + 1
 
 

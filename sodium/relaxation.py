@@ -14,6 +14,7 @@ BARTHA = "Bartha & Menon, at 4 T"
 MUSCLE = "doi:10.1186/s12891-022-05879-5"
 ASSUMED = "assumed, to be verified"
 FLUID_LESIONS = ("cavity", "resection", "cyst")  # part of a lesion's name: it is filled with fluid
+VITREOUS = "vitreous"  # the humour of both eyes
 FIELD_TOLERANCE = 0.10  # relative; a row further away in field strength is not used
 
 
@@ -71,9 +72,9 @@ def relaxation_of(
     Parameters
     ----------
     tissue
-        "GM", "WM", "CSF", "muscle", or the name of a lesion class. A lesion class takes the
-        constants of :func:`lesion_tissue` with twice the uncertainty, until ``overrides`` names
-        it.
+        "GM", "WM", "CSF", "muscle", "vitreous", or the name of a lesion class. The vitreous humour
+        takes the constants of CSF and a lesion class those of :func:`lesion_tissue`, both with
+        twice the uncertainty, until ``overrides`` names them.
     field_strength
         [T]; the nominal and the true one (3 and 2.89) find the same row.
     overrides
@@ -97,7 +98,7 @@ def relaxation_of(
     if overrides and tissue in overrides:
         return overrides[tissue]
     if tissue not in ("GM", "WM", "CSF", "muscle"):
-        named = lesion_tissue(tissue)
+        named = "CSF" if tissue == VITREOUS else lesion_tissue(tissue)
         return _doubled(relaxation_of(named, field_strength, overrides), named)
     for field, rows in CONSTANTS.items():
         if abs(field_strength - field) <= FIELD_TOLERANCE * field and tissue in rows:

@@ -24,9 +24,7 @@ from sodiumprep.sodium.smooth_field import (
 
 REFERENCE_T1 = 37e-3  # s, grey and white matter
 SHORTEST_WAVE = 120.0  # mm; the field of a volume coil does not vary faster
-SCALE_UNCERTAINTY = (
-    0.02  # relative, of the whole field: pulse shape, model of the two-angle method
-)
+SCALE_UNCERTAINTY = 0.02  # relative, of the whole field: pulse shape, two-angle method
 PLAUSIBLE = (0.3, 2.0)  # flip angle over nominal
 IN_HEAD, IN_MAP = 0.96, 0.5  # share of voxels that must be so: a map may reach far into air
 PERCENT = (20.0, 300.0)  # median of a map in percent of nominal
@@ -292,6 +290,25 @@ class TransmitEffect:
         local = relative_uncertainty(model, sensitive, reference @ sensitive)
         shared = np.abs(self.slopes - reference @ self.slopes) * SCALE_UNCERTAINTY
         return np.hypot(local, shared)
+
+    def covariance(self, model: SmoothField, weights: Floats) -> Floats:
+        """Return the relative covariance that the field gives to means of regions.
+
+        Parameters
+        ----------
+        model
+            The field.
+        weights
+            Of the regions in each mean, shape (means, regions), of sum 1 each.
+
+        Returns
+        -------
+        covariance
+            Shape (means, means).
+        """
+        sensitive = weights @ (self.slopes[:, None] * self.basis)
+        scale = weights @ self.slopes * SCALE_UNCERTAINTY
+        return np.asarray(sensitive @ model.covariance @ sensitive.T + np.outer(scale, scale))
 
 
 def transmit_effect(

@@ -254,7 +254,8 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
     workflow.connect([
         (source, register, [(p, f"inputnode.{p}") for p in (*FRACTIONS, "head_mask")]
          + [("preproc_file", "inputnode.anat_file")]),
-        (source, pvc, [(p, f"inputnode.{p}") for p in USED_BY_SODIUM]),
+        (source, pvc, [(p, f"inputnode.{p}") for p in USED_BY_SODIUM]
+         + [("preproc_file", "inputnode.anat_file")]),
         (source, concentration, [("preproc_file", "inputnode.reference_file")]),
         (image, register, [("outputnode.image_file", "inputnode.sodium_file"), *properties]),
         (image, pvc, corrected + response

@@ -54,8 +54,8 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
         ``signals_file``, ``model_file``, ``xfm_file``, ``reference_file`` (grid
         of the anatomy), ``transmit_file`` (with a transmit field), ``properties``.
         ``outputnode``: the maps [mmol/L] on the sodium grid and, as ``anat_*``, on that of the
-        anatomy; ``residual_file`` (what no region explains),
-        ``calibration_file``, ``table_file``.
+        anatomy; ``residual_file`` (what no region explains), ``calibration_file``,
+        ``table_file``.
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = DESCRIPTION
@@ -63,7 +63,12 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
     given = [*REGIONS, *transmit_port(plan)]
     source = Node(IdentityInterface([*INPUTS, *transmit_port(plan)]), name="inputnode")
     calibrate = Node(
-        Calibrate(reference=plan.reference, vials=[dict(v) for v in plan.vials], **constants),
+        Calibrate(
+            reference=plan.reference,
+            vials=[dict(v) for v in plan.vials],
+            **({"assumed": dict(plan.assumed)} if plan.assumed else {}),
+            **constants,
+        ),
         name="calibrate",
     )
     maps = Node(MapConcentration(**constants), name="maps")
@@ -74,8 +79,8 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
     workflow.connect([
         *((source, node, [(port, port) for port in [*own, *given]])
           for node, own in ((calibrate, STATIC), (maps, IMAGE), (table, IMAGE))),
-        (source, calibrate, [("properties", "properties")]),
-        (source, table, [(p, p) for p in ("model_file", "properties")]),
+        *((source, node, [(p, p) for p in ("model_file", "properties")])
+          for node in (calibrate, table)),
         (source, residual, [(port, port) for port in ("image_file", *REGIONS)]),
         (calibrate, residual, [("calibration_file", "calibration_file")]),
         (residual, result, [("residual_file", "residual_file")]),

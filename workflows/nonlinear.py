@@ -53,7 +53,11 @@ def init_nonlinear_wf(plan: SodiumPlan, name: str = "nonlinear_wf") -> Workflow:
     constants = {"tissues": dict(plan.tissues)}
     regions = [*REGIONS, *transmit_port(plan)]
     source = Node(IdentityInterface([*ANATOMY, *regions]), name="inputnode")
-    image = Node(interface(**constants, **plan.nonlinear["source"]), name="image", mem_gb=2.5)
+    image = Node(
+        interface(tissues=plan.kernel_tissues, **plan.nonlinear["source"]),
+        name="image",
+        mem_gb=2.5,
+    )
     receive = Node(CorrectReceive(**plan.receive), name="receive", mem_gb=1.0)
     last = add_transmit(workflow, plan, receive)
     maps = Node(MapConcentration(**constants, protocol=dict(plan.protocol)), name="maps")

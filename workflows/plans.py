@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sodiumprep.sodium.relaxation import VITREOUS
+
 
 @dataclass(frozen=True)
 class SessionPlan:
@@ -188,7 +190,7 @@ class SodiumPlan:
     protocol
         Echo and repetition time [s], flip angle [rad].
     reference
-        "vials" or "csf".
+        "vials", "csf" or "vitreous".
     vials
         Known concentrations [mmol/L], in the order of their labels.
     outputs
@@ -215,6 +217,9 @@ class SodiumPlan:
     map_outputs
         Output path of each corrected map, as ``rbv:corrected_file``; empty where no method
         makes one.
+    assumed
+        Concentration and standard uncertainty [mmol/L] of the fluids that may be references;
+        empty for the usual ones.
     """
 
     name: str
@@ -239,3 +244,9 @@ class SodiumPlan:
     registration: Mapping[str, Any] = field(default_factory=dict)
     pvc: Mapping[str, Any] = field(default_factory=lambda: {"methods": ["gtm"]})
     map_outputs: Mapping[str, str] = field(default_factory=dict)
+    assumed: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def kernel_tissues(self) -> dict[str, Mapping[str, Any]]:
+        """Constants of what has a kernel of its own; the vitreous humour has that of CSF."""
+        return {name: known for name, known in self.tissues.items() if name != VITREOUS}

@@ -6,6 +6,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from sodiumprep.interfaces.coil_fields import AssessTransmit
+from sodiumprep.interfaces.eyes import FindEyes
 from sodiumprep.interfaces.pvc import FROM_KSPACE, CorrectPartialVolume
 from sodiumprep.interfaces.pvc_kspace import RegressKspace
 from sodiumprep.interfaces.regions import SampleRegions
@@ -17,7 +18,7 @@ OF_MEASUREMENT = {"kspace_file", "stated", "sensitivities", "gradient_delay", "e
 FRACTIONS = ["gm_file", "wm_file", "csf_file"]
 ANATOMY = [*FRACTIONS, "inner_mask", "head_mask", "brain_warning"]
 INPUTS = ["image_file", "noise_file", "response_file", "static_response_file", "xfm_file",
-          *ANATOMY, "properties"]  # fmt: skip
+          "anat_file", *ANATOMY, "properties"]  # fmt: skip
 OUTPUTS = ["regions_file", "anatomy_file", "signals_file", "map_files", "properties"]
 CITED = {
     "gtm": "the geometric transfer matrix (Rousset 1998)",
@@ -33,8 +34,9 @@ CITED = {
 }
 DESCRIPTION = (
     "Partial-volume effects were corrected by {methods}, with "
-    "grey matter, white matter, CSF, lesions, vials and sectors of the head around the brain as "
-    "regions, each blurred by its own point-spread function."
+    "grey matter, white matter, CSF, lesions, vials, the vitreous humour of both eyes (where they "
+    "were found in the sodium image) and sectors of the head around the brain as regions, each "
+    "blurred by its own point-spread function."
 )
 
 
@@ -54,11 +56,12 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
         ``inputnode``: ``image_file`` and ``noise_file`` [signal], ``field_file`` (what they were
         multiplied by to correct for the coils; where k-space is used), ``transmit_model_file``
         (with a transmit field), ``response_file``,
-        ``static_response_file`` (of the image that vials are read from), ``xfm_file``, the
-        fractions and masks of the anatomy, ``properties``. ``outputnode``: ``regions_file``,
-        ``signals_file`` (corrected regional signals with covariance), ``map_files`` (corrected
-        images by method), ``anatomy_file`` (where there are any: fractions on the grid of the
-        anatomy), ``transmit_file`` (with a transmit field), ``properties``.
+        ``static_response_file`` (of the image that vials are read from), ``xfm_file``,
+        ``anat_file``, the fractions and masks of the anatomy, ``properties``. ``outputnode``:
+        ``regions_file``, ``signals_file`` (corrected regional signals with covariance),
+        ``map_files`` (corrected images by method), ``anatomy_file`` (where there are any:
+        fractions on the grid of the anatomy), ``transmit_file`` (with a transmit field),
+        ``properties``.
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = DESCRIPTION.format(
@@ -70,6 +73,7 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
         *(["transmit_model_file"] if plan.transmit else []),
     ]
     source = Node(IdentityInterface(ports), name="inputnode")
+    eyes = Node(FindEyes(needed=plan.reference == "vitreous"), name="eyes", mem_gb=0.5)
     regions = Node(
         SampleRegions(
             **plan.regions,
@@ -86,6 +90,14 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
     )
     result = Node(IdentityInterface([*OUTPUTS, *transmit_port(plan)]), name="outputnode")
     workflow.connect([
+        (source, eyes, [
+            ("image_file", "sodium_file"),
+            ("inner_mask", "brain_mask"),
+            *((p, p) for p in ("response_file", "xfm_file", "anat_file", "head_mask",
+                               "properties")),
+        ]),
+        (eyes, regions, [("eyes", "eyes")]),
+        (eyes, correct, [("properties", "properties")]),
         (source, regions, [
             ("image_file", "sodium_file"),
             ("inner_mask", "brain_mask"),  # where the fractions sum to one
@@ -94,7 +106,7 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
         ]),
         (source, correct, [
             (port, port) for port in (
-                "image_file", "noise_file", "response_file", "properties", "brain_warning",
+                "image_file", "noise_file", "response_file", "brain_warning",
             )
         ]),
         (regions, correct, [("regions_file", "regions_file")]),
@@ -170,5 +182,6 @@ def _add_kspace(workflow: Workflow, plan: SodiumPlan) -> None:
             ("inner_mask", "brain_mask"),
             *((p, p) for p in ("field_file", "xfm_file", *FRACTIONS, "head_mask", "properties")),
         ]),
+        (workflow.get_node("eyes"), kspace, [("eyes", "eyes")]),
         (kspace, correct, [("signals_file", "kspace_signals_file"), ("told", "kspace_told")]),
     ])  # fmt: skip

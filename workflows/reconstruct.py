@@ -119,7 +119,7 @@ def init_reconstruct_wf(plan: SodiumPlan, name: str = "reconstruct_wf") -> Workf
     workflow = Workflow(name=name)
     workflow.__desc__ = describe_reconstruction(plan)
     source = Node(
-        SOURCES[plan.is_kspace](tissues=dict(plan.tissues), **plan.source),
+        SOURCES[plan.is_kspace](tissues=plan.kernel_tissues, **plan.source),
         name="source",
         mem_gb=2.0,
     )

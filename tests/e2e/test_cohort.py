@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -119,6 +120,20 @@ def test_sodium_image_is_registered_within_one_and_a_half_millimetres(cohort: Co
     print("registration errors [mm]:", np.round(errors, 2))
     assert len(errors) == 2
     assert max(errors) < 1.5
+
+
+@pytest.mark.parametrize("subject", ["01", "02"])
+def test_vials_csf_and_eyes_agree_on_the_calibration(cohort: Cohort, subject: str) -> None:
+    path = next((cohort.out / f"sub-{subject}").rglob("*_desc-qc_metrics.json"))
+    quality = json.loads(path.read_text())
+    assert quality["Eyes"]["Found"]
+    compared = quality["Calibration"]["References"]
+    print({name: (known["RatioToChosen"], known["RatioUncertainty"])
+           for name, known in compared.items()})  # fmt: skip
+    assert set(compared) == {"vials", "csf", "vitreous"}
+    for known in compared.values():
+        assert abs(known["RatioToChosen"] - 1) < max(2.5 * known["RatioUncertainty"], 1e-9)
+    assert quality["Calibration"]["ReferenceWarnings"] == []
 
 
 def test_lesions_are_regions_of_their_own(cohort: Cohort) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -37,4 +38,8 @@ def test_csf_is_at_least_twice_grey_and_white_matter(tmp_path: Path) -> None:
     quality = json.loads(next((tmp_path / "out" / "sub-01").rglob("*_metrics.json")).read_text())
     print({key: quality[key] for key in quality if key.startswith("Registration")})
     assert quality["RegistrationFromHeader"] < 3  # mm: same session
+    # as seen in the 1H image; the tubes lie 30 to 45 mm higher and 30 mm further to the sides
+    np.testing.assert_allclose(quality["Eyes"]["Centres"], [[-29, 83, -16], [38, 83, -18]], atol=3)
+    print(quality["Eyes"], quality["Calibration"]["References"])
+    assert set(quality["Calibration"]["References"]) == {"csf", "vitreous"}
     assert (tmp_path / "out" / "sub-01.html").stat().st_size > 10_000

@@ -207,6 +207,19 @@ def test_vials_reach_regions_and_calibration(file):
     assert nodes["sodium_wf.concentration_wf.calibrate"].inputs.reference == "vials"
 
 
+@pytest.mark.parametrize("reference", ["csf", "vitreous"])
+def test_eyes_are_looked_for_always_and_needed_where_they_calibrate(file, reference):
+    plan = replace(sodium_plan(file), reference=reference, assumed={"vitreous": (113.0, 14.0)})
+    workflow = init_subject_wf("sub_01_wf", AnatomyPlan(file("T1w.nii.gz")), [plan], True)
+    nodes = by_name(workflow)
+    assert nodes["sodium_wf.pvc_wf.eyes"].inputs.needed is (reference == "vitreous")
+    calibrate = nodes["sodium_wf.concentration_wf.calibrate"].inputs
+    assert (calibrate.reference, calibrate.assumed["vitreous"]) == (reference, (113.0, 14.0))
+    takers = {target.name for _, _, target, field in edges_of(workflow._create_flat_graph())
+              if field == "eyes"}  # fmt: skip
+    assert takers == {"regions"}
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_a_given_transform_reaches_the_registration(file, given):
     register = nodes_with(file, given=given)["sodium_wf.register_wf.register"]
@@ -421,7 +434,7 @@ def test_raw_data_are_corrected_for_regression_as_they_are_for_the_image(file):
     kspace = next(node for node in flat.nodes() if node.fullname.endswith("pvc_wf.kspace"))
     assert kspace.inputs.kspace_file == file("raw.h5")
     fed = {field for _, _, target, field in edges_of(flat) if target is kspace}
-    assert {"field_file", "xfm_file", "properties", "gm_file", "brain_mask"} <= fed
+    assert {"field_file", "xfm_file", "properties", "gm_file", "brain_mask", "eyes"} <= fed
 
 
 def test_the_flip_angle_reaches_all_that_turns_signal_into_concentration(file):
@@ -429,7 +442,7 @@ def test_the_flip_angle_reaches_all_that_turns_signal_into_concentration(file):
     takers = {
         target.fullname.split("sodium_wf.")[-1]
         for _, _, target, field in edges_of(flat)
-        if field == "transmit_file" and not target.name.endswith("putnode")
+        if field == "transmit_file" and not isinstance(target.interface, IdentityInterface)
     }
     assert takers == {
         "concentration_wf.calibrate",

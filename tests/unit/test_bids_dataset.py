@@ -577,8 +577,8 @@ def test_field_maps_that_are_not_used_are_said(simple, name, keys, said):
 
 
 def double_angle(simple, small=30.0, large=60.0, times=(0.2, 0.2)):
-    for number, (angle, apart) in enumerate(zip((small, large), times, strict=True), 1):
-        keys = {"ResonantNucleus": "23Na", "FlipAngle": angle, "RepetitionTime": apart}
+    for number, (angle, repetition) in enumerate(zip((small, large), times, strict=True), 1):
+        keys = {"ResonantNucleus": "23Na", "FlipAngle": angle, "RepetitionTime": repetition}
         simple.image(f"fmap/sub-01_acq-23Na_flip-{number}_TB1DAM.nii.gz", keys)
 
 

@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 from scipy import odr
 
+from sodiumprep.bids_app.settings import FLUID_REFERENCES
 from sodiumprep.sodium.calibrate import (
+    FLUIDS,
     REFERENCE_CSF,
+    REFERENCE_VITREOUS,
     Calibration,
     VialSignal,
     core_signal,
-    csf_lines,
     fit_vials,
+    fluid_lines,
     line_through_origin,
     magnetization_factor,
     require_distinct,
@@ -146,10 +149,17 @@ def test_a_reference_without_signal_is_refused(signal):
 
 
 def test_cerebrospinal_fluid_keeps_its_assumed_value_in_both_lines():
-    lines = csf_lines(200.0, 1.0, 0.8)
+    lines = fluid_lines(200.0, 1.0, 0.8, REFERENCE_CSF)
     assert lines["apparent"].concentration(np.array(200.0)) == pytest.approx(REFERENCE_CSF[0])
     corrected = lines["corrected"].concentration(np.array(200.0)) / 0.8
     assert corrected == pytest.approx(REFERENCE_CSF[0])
+
+
+def test_an_assumed_concentration_is_as_uncertain_as_it_is_said_to_be():
+    line = fluid_lines(200.0, 0.0, 0.8, REFERENCE_VITREOUS)["corrected"]
+    assert line.slope == pytest.approx(200.0 / (140.0 * 0.8))
+    assert np.sqrt(line.covariance[0, 0]) / line.slope == pytest.approx(10 / 140)
+    assert set(FLUIDS) == set(FLUID_REFERENCES)  # those that the command line knows
 
 
 def test_a_vial_at_room_temperature_has_more_magnetization():

@@ -5,7 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sodiumprep.sodium.calibrate import Calibration, csf_lines, single_reference
+from sodiumprep.sodium.calibrate import (
+    REFERENCE_CSF,
+    Calibration,
+    fluid_lines,
+    single_reference,
+)
 from sodiumprep.sodium.concentration import (
     BrainRegions,
     Protocol,
@@ -17,6 +22,8 @@ from sodiumprep.sodium.concentration import (
     map_concentration,
     region_flags,
     region_statistics,
+    relative_changes,
+    relative_u_relaxation,
     u_calibration,
     u_relaxation,
     uncorrected_signals,
@@ -208,11 +215,12 @@ def test_what_the_flip_angle_leaves_joins_the_relaxation_factor():
 
 
 def test_the_reference_has_no_noise_of_its_own_and_hands_its_change_to_the_others():
-    lines = csf_lines(float(SIGNALS[2]), 0.1, float(FACTORS[2]))
+    lines = fluid_lines(float(SIGNALS[2]), 0.1, float(FACTORS[2]), REFERENCE_CSF)
     change = np.array([0.0, 0.0, 0.04 * SIGNALS[2]])
     raw = signals(noise_variance=np.ones(3), kernel_change=change)
     without = replace(raw, kernel_change=np.full(3, np.nan))
-    own = calibrated_by({"none": without, "gtm": raw, "labbe": raw, "kspace": without}, "gtm", 2)
+    every = {"none": without, "gtm": raw, "labbe": raw, "kspace": without}
+    own = calibrated_by(every, "gtm", relative_changes(raw, 2))
     assert own["labbe"].noise_variance[2] == 1  # its fluid is not that of the calibration
     for name in ("none", "kspace"):  # use no kernel, their reference does
         told = concentration_table(own[name], FACTORS, TISSUES, PROTOCOL, lines["corrected"])
@@ -223,13 +231,40 @@ def test_the_reference_has_no_noise_of_its_own_and_hands_its_change_to_the_other
     np.testing.assert_allclose(found["u_pvc"], [0.04 * TRUTH[0], 0.04 * TRUTH[1], 0], atol=1e-9)
 
 
+HUMOUR = relaxation_of("vitreous", 3.0)
+
+
+def test_a_reference_outside_the_rows_hands_its_changes_to_all_of_them():
+    every = signals(
+        values=np.append(SIGNALS, 250.0), noise_variance=np.ones(4),
+        kernel_change=np.array([0.0, 0, 0, 0.04 * 250]),
+        registration_changes=np.array([[0.0, 0, 0, 5.0], [0.0] * 4, [0.0] * 4]),
+        border_changes=np.array([[0.0, 0, 0, 10.0]]),
+    )  # fmt: skip
+    rows = signals(noise_variance=np.ones(3), border_changes=np.zeros((1, 3)))
+    own = calibrated_by({"gtm": rows}, "gtm", relative_changes(every, 3, HUMOUR))["gtm"]
+    found = concentration_table(own, FACTORS, TISSUES, PROTOCOL, LINE)
+    np.testing.assert_allclose(found["u_pvc"], 0.04 * TRUTH)
+    np.testing.assert_allclose(found["u_registration"], 0.02 * TRUTH)
+    np.testing.assert_allclose(found["u_segmentation"], 0.04 * TRUTH)
+    np.testing.assert_allclose(found["u_noise"], 1 / (SLOPE * FACTORS))  # all rows keep theirs
+
+
+def test_the_relaxation_of_a_reference_outside_the_rows_enters_every_row():
+    alone = u_relaxation(TRUTH, TISSUES, PROTOCOL, None) / TRUTH
+    shared = relative_u_relaxation(HUMOUR, PROTOCOL)
+    found = u_relaxation(TRUTH, TISSUES, PROTOCOL, HUMOUR) / TRUTH
+    np.testing.assert_allclose(found, np.hypot(alone, shared))
+    assert shared == pytest.approx(2 * relative_u_relaxation(TISSUES[2], PROTOCOL), rel=0.1)
+
+
 def test_constants_without_uncertainty_add_none():
     exact = [Relaxation(0.04, 0.004, 0.02, 0.6)] * 3
     assert not u_relaxation(TRUTH, exact, PROTOCOL, None).any()
 
 
 def test_an_image_without_known_noise_still_gives_a_table():
-    lines = csf_lines(float(SIGNALS[2]), float("nan"), float(FACTORS[2]))
+    lines = fluid_lines(float(SIGNALS[2]), float("nan"), float(FACTORS[2]), REFERENCE_CSF)
     found = table(
         lines=lines["corrected"],
         noise_variance=np.full(3, np.nan),

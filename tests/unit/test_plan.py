@@ -59,12 +59,26 @@ def test_vials_with_labels_calibrate(wanted):
     assert warnings_of(planned) == ""
 
 
-def test_fluid_calibrates_on_request_and_the_vials_are_left_out():
-    planned = plan(run_of(**WITH_VIALS), replace(SETTINGS, reference="csf"))
-    assert planned.reference == "csf"
-    assert planned.vials == ()
-    assert "vial_labels" not in planned.regions
-    assert "assumed 145 mmol/L" in warnings_of(planned)
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [("csf", "CSF at an assumed 145 mmol/L"), ("vitreous", "humour at an assumed 140 mmol/L")],
+)
+def test_fluid_calibrates_on_request_and_the_vials_are_compared_with_it(wanted, told):
+    planned = plan(run_of(**WITH_VIALS), replace(SETTINGS, reference=wanted))
+    assert planned.reference == wanted
+    assert len(planned.vials) == 2
+    assert planned.regions["vial_names"] == ["1 saline", "2 saline"]
+    assert told in warnings_of(planned)
+
+
+@pytest.mark.parametrize(
+    ("given", "assumed"), [((), (140.0, 10.0)), ((113.0,), (113.0, 10.0)), ((113, 14), (113, 14))]
+)
+def test_the_users_concentration_is_that_of_the_fluid_that_calibrates(given, assumed):
+    own = replace(SETTINGS, reference="vitreous", reference_concentration=given)
+    planned = plan(run_of(), own)
+    assert planned.assumed == {"csf": (145.0, 5.0), "vitreous": assumed}
+    assert f"assumed {assumed[0]:g} mmol/L" in warnings_of(planned)
 
 
 def test_fluid_calibrates_where_there_are_no_vials_and_this_is_said():
@@ -109,7 +123,9 @@ OWN = {"T1": 0.04, "T2starShort": 0.003, "T2starLong": 0.02, "ShortFraction": 0.
 def test_constants_come_from_the_table():
     planned = plan(run_of())
     assert planned.tissues["GM"]["t2_long"] == relaxation_of("GM", 3.0).t2_long
-    assert set(planned.tissues) == {"GM", "WM", "CSF", "muscle"}
+    assert set(planned.tissues) == {"GM", "WM", "CSF", "muscle", "vitreous"}
+    assert planned.tissues["vitreous"]["u_t1"] == 2 * planned.tissues["CSF"]["u_t1"]
+    assert set(planned.kernel_tissues) == {"GM", "WM", "CSF", "muscle"}  # it has that of CSF
 
 
 def test_the_users_constants_replace_the_tables_and_say_so(tmp_path):

@@ -277,6 +277,44 @@ def test_calibration_by_csf_says_that_it_rests_on_an_assumption(names):
     assert "assumed, not measured" in page
 
 
+def slope(value, ratio, u):
+    return {"Slope": value, "SlopeUncertainty": 0.05 * value, "RatioToChosen": ratio,
+            "RatioUncertainty": u}  # fmt: skip
+
+
+@pytest.mark.usefixtures("empty_pictures")
+def test_calibration_by_the_vitreous_humour_says_so_and_stands_beside_the_others(names):
+    told = "the references disagree: csf gives 1.30 ± 0.06 times the slope of vitreous"
+    references = {
+        "csf": slope(9100.0, 1.3, 0.06), "vitreous": slope(7000.0, 1.0, 0.0),
+        "vials": {"Problem": "the slope of signal on concentration is -3"},
+    }  # fmt: skip
+    calibration = {
+        "reference": "vitreous", "assumed": [140.0, 10.0], "Lines": {"corrected": LINE},
+        "References": references, "ReferenceWarnings": [told],
+    }  # fmt: skip
+    eyes = {"Found": True, "Radii": [11.52, 11.71], "Scores": [0.95, 0.94]}
+    write_sodium(names, Calibration=calibration, Eyes=eyes)
+    page = page_of(names.out_dir)
+    text = " ".join(re.sub("<[^>]+>", " ", page).split())
+    assert "The vitreous humour is taken to hold 140 ± 10 mmol/L" in text
+    assert "relative to that" in text
+    assert "CSF itself is no result" not in text
+    assert "assumed, not measured" not in text  # CSF was measured
+    assert "vitreous humour 7000 ± 350 1 calibrates CSF 9100 ± 455 1.300 ± 0.060 compared" in text
+    assert "vials n/a n/a the slope of signal on concentration is -3" in text
+    assert f"{told} (more than 3 combined" in text
+    assert "11.5, 11.7 mm, correlation with a ball 0.95, 0.94" in text
+
+
+@pytest.mark.usefixtures("empty_pictures")
+def test_one_reference_alone_is_compared_with_nothing(names):
+    write_sodium(names, Eyes={"Found": False, "Reason": "no eye was found on the left"})
+    page = page_of(names.out_dir)
+    assert "not found: no eye was found on the left" in page
+    assert "of the line above" not in page
+
+
 @pytest.mark.slow
 def test_an_anatomy_that_is_not_t1w_is_found_and_named(tmp_path):
     names = DerivativeNames(tmp_path, "01", anat_suffix="PDw")
