@@ -60,8 +60,8 @@ def relative_flip_angle(values: Floats, units: str | None) -> Floats:
 
     Examples
     --------
-    >>> relative_flip_angle(np.full(300, 95.0), "percent")[0].item()
-    0.95
+    >>> relative_flip_angle(np.full(300, 75.0), "percent")[0].item()
+    0.75
     """
     known = np.isfinite(values) & (values > 0)
     if known.sum() < FEWEST_VOXELS:
