@@ -31,9 +31,7 @@ from sodiumprep.sodium.measurement import Measurement, measurement_of
 from sodiumprep.sodium.model_based import MeasurementModel
 from sodiumprep.sodium.noise import (
     ImageNoise,
-    background_moments,
     noise_samples,
-    unbiased_magnitude,
 )
 from sodiumprep.sodium.phantom import (
     VIALS,
@@ -54,7 +52,7 @@ from sodiumprep.sodium.pvc.kspace import (
 )
 from sodiumprep.sodium.pvc.regional import gtm, labbe
 from sodiumprep.sodium.pvc.shown import SampledRegions
-from sodiumprep.sodium.receive import fit_receive_correction
+from sodiumprep.sodium.receive import SquaredImage, fit_receive_correction
 from sodiumprep.sodium.reconstruct import gridding
 from sodiumprep.sodium.regions import (
     background_regions,
@@ -178,11 +176,9 @@ def profile_from_pair(scan: Any, scanned: Any, geometry: Geometry) -> Any:
     timing = replace(scan.protocol.timing, readout=0.5 * scan.protocol.timing.readout)
     target = ScannerImage(PAIR_MATRIX, geometry.fov[0], timing)
     pair = [scanner_image(rng, scanned, target, scan.protocol, snr) for snr in (50.0, None)]
-    moments = [background_moments(image) for image in pair]
-    clean = [unbiased_magnitude(i, m[1]) for i, m in zip(pair, moments, strict=True)]
     affine = replace(geometry, matrix=(PAIR_MATRIX,) * 3).affine
-    noise = (moments[0][0], moments[1][0])
-    field = fit_receive_correction(clean[0], clean[1], affine, noise)
+    array, volume = ([SquaredImage.of(image)] for image in pair)
+    field = fit_receive_correction(array, volume, affine).field
     values = field(grid_positions(geometry.matrix, geometry.affine))
     return 1 / values.reshape(geometry.matrix)
 

@@ -105,7 +105,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     _add_choices(parser.add_argument_group("what to process"))
-    _add_science(parser.add_argument_group("sodium"))
+    sodium = parser.add_argument_group("sodium")
+    _add_image(sodium)
+    _add_quantities(sodium)
+    _add_spaces(sodium)
     _add_engine(parser.add_argument_group("how to process"))
     return parser
 
@@ -163,8 +166,8 @@ def _add_choices(query: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_science(science: argparse._ArgumentGroup) -> None:
-    """Add the options of the sodium image and its numbers."""
+def _add_image(science: argparse._ArgumentGroup) -> None:
+    """Add the options of the sodium image."""
     science.add_argument(
         "--recon",
         choices=("gridding", "cg", "tv", "agr"),
@@ -194,6 +197,17 @@ def _add_science(science: argparse._ArgumentGroup) -> None:
         help="window over k-space, with --recon gridding (default: none)",
     )
     science.add_argument(
+        "--psf-fwhm",
+        nargs="+",
+        type=float,
+        metavar="MM",
+        help="width of the point-spread function, one or three numbers [mm]; else computed",
+    )
+
+
+def _add_quantities(science: argparse._ArgumentGroup) -> None:
+    """Add the options of regional values and concentrations."""
+    science.add_argument(
         "--pvc",
         nargs="+",
         choices=("none", *PVC_METHODS),
@@ -213,13 +227,6 @@ def _add_science(science: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="also tell, as columns of the table, what 1 mm of misregistration, a kernel wider by "
         "10 %% and 0.5 mm of segmentation error would change in each region",
-    )
-    science.add_argument(
-        "--psf-fwhm",
-        nargs="+",
-        type=float,
-        metavar="MM",
-        help="width of the point-spread function, one or three numbers [mm]; else computed",
     )
     science.add_argument(
         "--reference",
@@ -247,6 +254,10 @@ def _add_science(science: argparse._ArgumentGroup) -> None:
         metavar="FILE",
         help="JSON: relaxation constants [s] per tissue instead of the built-in table",
     )
+
+
+def _add_spaces(science: argparse._ArgumentGroup) -> None:
+    """Add the options of where the sodium image lies and where its maps go."""
     science.add_argument(
         "--na2anat-init",
         choices=("auto", "header", "synthetic", "mi", "coil"),
@@ -264,7 +275,6 @@ def _add_science(science: argparse._ArgumentGroup) -> None:
         default=6,
         help="degrees of freedom of that registration: 6 rigid (default), 12 affine",
     )
-
     science.add_argument(
         "--output-spaces",
         nargs="+",

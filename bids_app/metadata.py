@@ -14,6 +14,7 @@ from typing import Protocol as Interface
 SODIUM, HYDROGEN = "23Na", "1H"
 TRAJECTORY_TYPES = ("radial", "density-adapted radial", "tpi", "cones", "floret", "cartesian")
 KSPACE_FILTERS = ("none", "hamming")
+DIRECTIONS = ("x", "-x", "y", "-y", "z", "-z")  # as of sodium.vials, which takes long to import
 ASSUMED_CONCENTRATION_UNCERTAINTY = 0.01  # relative, where a vial states none
 HEADER_TOLERANCE = 1e-3  # relative, between k-space header and sidecar
 FIELD_TOLERANCE = 0.1  # relative: 2.89 T and 3 T are the same nominal field
@@ -99,6 +100,7 @@ SHORT_FRACTION = Key("ShortFraction", "", 0.0, 1.0)
 CONCENTRATION = Key("SodiumConcentration", "mmol/L", 1e-3, 6200.0)
 CONCENTRATION_UNCERTAINTY = Key("SodiumConcentrationUncertainty", "mmol/L", 0.0, 1000.0)
 TEMPERATURE = Key("Temperature", "degrees Celsius", 0.0, 60.0, "it looks like kelvin")
+VIALS_AXIS = "CalibrationVialsAxis"
 VIAL_KEYS = (
     "Name",
     "SodiumConcentration",
@@ -308,6 +310,29 @@ def read_vials(entries: object, where: str) -> tuple[Vial, ...]:
         _read_vial(entry, f"{where}: CalibrationVials entry {number}")
         for number, entry in enumerate(entries, start=1)
     )
+
+
+def read_vials_direction(keys: Mapping[str, Any], where: str) -> str:
+    """Return the direction in which ``CalibrationVials`` are listed; empty if not stated.
+
+    Raises
+    ------
+    UserError
+        If ``CalibrationVialsAxis`` is none of the scanner's axes.
+    """
+    return _read_choice(keys, VIALS_AXIS, DIRECTIONS, where) or ""
+
+
+def load_vials_direction(path: Path) -> str:
+    """Return the direction in which the vials of a JSON file are listed; empty if not stated.
+
+    Raises
+    ------
+    UserError
+        As :func:`read_vials_direction`.
+    """
+    content = read_json(path)
+    return read_vials_direction(content, str(path)) if isinstance(content, dict) else ""
 
 
 def load_vials(path: Path) -> tuple[Vial, ...]:

@@ -187,9 +187,9 @@ class DerivativeNames:
         """Path of the reconstructed sodium image, or of its noise SD with ``stat='noise'``."""
         return self._sodium("PDw", space=space, stat=stat, desc="preproc")
 
-    def receive_field(self) -> Path:
-        """Path of the receive profile that was divided out."""
-        return self._sodium("RB1map", desc="receive")
+    def receive_field(self, stat: str | None = None) -> Path:
+        """Path of the receive correction; its uncertainty with ``stat='uncertainty'``."""
+        return self._sodium("RB1map", stat=stat, desc="receive")
 
     def transmit_field(self) -> Path:
         """Path of the flip angle over nominal that was corrected for [percent]."""

@@ -247,7 +247,9 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
     reference, warnings = _choose_reference(run, settings)
     if not anatomical:
         warnings = (*warnings, *_without_anatomy(run, settings))
-    vials = _plain_vials(run.vials) if _vials_usable(run) else ()
+    named = _vials_usable(run) or reference == "vials"
+    vials = _plain_vials(run.vials) if named else ()
+    search = _vial_search(run, settings) if anatomical else None
     inputs = [run.source, run.phase, run.vial_labels, run.receive_map, run.sodium_to_anat]
     inputs += [*run.receive_array, *run.receive_volume, run.fieldmap]
     inputs += run.transmit.paths if run.transmit else []
@@ -277,6 +279,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         reference=reference,
         vials=vials,
         assumed=_assumed(reference, settings),
+        vial_search=search,
         outputs=(_outputs if anatomical else _sodium_only_outputs)(_names(job, run, settings)),
         nonlinear=_nonlinear(job, run, settings) if anatomical else {},
         sodium_only=not anatomical,
@@ -332,6 +335,7 @@ def _sodium_only_outputs(names: DerivativeNames) -> dict[str, str]:
         "image_file": names.sodium_preproc(),
         "noise_file": names.sodium_preproc(stat="noise"),
         "receive_file": names.receive_field(),
+        "receive_uncertainty_file": names.receive_field(stat="uncertainty"),
         "flip_file": names.transmit_field(),
         "apparent_file": names.tsc_map("apparent"),
         "uncertainty_file": names.tsc_map("apparent", stat="uncertainty"),
@@ -379,12 +383,14 @@ def _provenance(
 
 
 def _choose_reference(run: SodiumRun, settings: Settings) -> tuple[str, tuple[str, ...]]:
-    """Return what calibrates, and what must be said of it."""
-    usable = _vials_usable(run)
-    if settings.reference == "vials" and not usable:
-        missing = "CalibrationVials" if not run.vials else "desc-vials_dseg (a label image, -d)"
-        raise UserError(f"{run.source}: {missing} is missing, but --reference is vials")
-    if usable and settings.reference not in FLUIDS:
+    """Return what is to calibrate, and what must be said of it.
+
+    Vials without a label image are searched: whether they can calibrate is known when they are
+    found.
+    """
+    if settings.reference == "vials" and not run.vials:
+        raise UserError(f"{run.source}: CalibrationVials is missing, but --reference is vials")
+    if run.vials and settings.reference not in FLUIDS:
         return "vials", ()
     chosen = settings.reference or "csf"
     value, _ = _assumed(chosen, settings)[chosen]
@@ -392,8 +398,6 @@ def _choose_reference(run: SodiumRun, settings: Settings) -> tuple[str, tuple[st
         f"calibrated by {FLUID_NAMES[chosen]} at an assumed {value:g} mmol/L: all values are "
         "relative to it"
     )
-    if run.vials and not usable and settings.reference is None:
-        return "csf", (f"CalibrationVials without a label image of the vials: {said}",)
     return chosen, (said,)
 
 
@@ -407,6 +411,18 @@ def _assumed(chosen: str, settings: Settings) -> dict[str, tuple[float, float]]:
         return dict(FLUIDS)
     value, *u = settings.reference_concentration
     return {**FLUIDS, chosen: (value, u[0] if u else FLUIDS[chosen][1])}
+
+
+def _vial_search(run: SodiumRun, settings: Settings) -> dict[str, Any] | None:
+    """Return how vials are searched: without labels of theirs, and not where a fluid is wanted.
+
+    Where none are listed, what is found is reported.
+    """
+    if run.vial_labels is not None and run.vials:
+        return None
+    if run.vials and settings.reference in FLUIDS:
+        return None
+    return {"direction": run.vials_direction, "required": settings.reference == "vials"}
 
 
 def _plain_vials(vials: tuple[Vial, ...]) -> tuple[dict[str, Any], ...]:
@@ -502,7 +518,7 @@ def _regions(
     lesions: Mapping[str, str], run: SodiumRun, vials: tuple[Mapping[str, Any], ...]
 ) -> dict[str, Any]:
     regions: dict[str, Any] = {"lesion_files": dict(lesions)}
-    if vials:
+    if vials and run.vial_labels is not None:
         regions["vial_labels"] = str(run.vial_labels)
         regions["vial_space"] = run.vial_space
         regions["vial_names"] = [vial["name"] for vial in vials]
@@ -630,6 +646,7 @@ def _outputs(names: DerivativeNames) -> dict[str, str]:
         "image_file": names.sodium_preproc(),
         "noise_file": names.sodium_preproc(stat="noise"),
         "receive_file": names.receive_field(),
+        "receive_uncertainty_file": names.receive_field(stat="uncertainty"),
         "flip_file": names.transmit_field(),
         "xfm_file": names.sodium_transform(),
         "apparent_file": names.tsc_map("apparent"),

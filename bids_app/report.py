@@ -24,6 +24,7 @@ from sodiumprep.bids_app.results import RunResults, SessionResults, find_session
 from sodiumprep.bids_app.wording import doi_links, number, plain_value
 from sodiumprep.interfaces.outputs import PLAUSIBLE
 from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
+from sodiumprep.sodium.vials import place as place_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 TERMS = (
@@ -330,7 +331,8 @@ def _chosen(run: RunResults, session: SessionResults) -> list[tuple[str, str]]:
         ("Registration", f"“{plain_value(held.get('RegistrationChosen'))}”, standard error "
                          f"{number(spread, 2)} mm"),
         ("Partial volume", plain_value(held.get("PartialVolumeCorrection"))),
-        ("Calibration", _calibration_text(held.get("Calibration") or {})),
+        ("Calibration", _calibration_text(held.get("Calibration") or {}, held)),
+        *_found_vials(held),
         ("Protocol", _protocol_text(held)),
     ]  # fmt: skip
 
@@ -374,12 +376,26 @@ def _receive_text(held: Mapping[str, Any]) -> str:
     return RECEIVE.get(source, source) + flagged
 
 
-def _calibration_text(calibration: Mapping[str, Any]) -> str:
+def _calibration_text(calibration: Mapping[str, Any], held: Mapping[str, Any]) -> str:
     if calibration.get("reference") in FLUID_NAMES:
         fluid = FLUID_NAMES[calibration["reference"]]
         return f"{fluid}, an assumed concentration: all values are relative to it"
     vials = calibration.get("vials") or []
-    return f"{len(vials)} vials of known concentration" if vials else "n/a"
+    basis = held.get("VialsIdentifiedBy")
+    found = f", found in the image and told apart by {basis}" if basis else ""
+    return f"{len(vials)} vials of known concentration{found}" if vials else "n/a"
+
+
+def _found_vials(held: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what was found outside the head, where vials were searched."""
+    if "VialsFound" not in held:
+        return []
+    told = [
+        f"{vial.get('Name') or 'unknown'} at {place_text(vial['Centre'])}, "
+        f"{number(vial['Diameter'], 0)} x {number(vial['Length'], 0)} mm"
+        for vial in held["VialsFound"]
+    ]
+    return [("Vials found", "; ".join(told) or "none")]
 
 
 def _protocol_text(held: Mapping[str, Any]) -> str:

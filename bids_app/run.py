@@ -168,7 +168,9 @@ def to_compute(job: SubjectJob, settings: Settings) -> list[str]:
         lines.append(f"  anatomy: {'; '.join(steps) or 'all of it is ready-made'}")
     for run in () if settings.anat_only else job.runs:
         planned = plan_run(job, run, settings)
-        parts = [f"calibrated by {planned.reference}"]
+        searched = planned.reference == "vials" and planned.vial_search is not None
+        condition = " if they are found" if searched else ""
+        parts = [f"calibrated by {planned.reference}{condition}"]
         if planned.sodium_only:
             parts.append("in sodium space only")
         else:

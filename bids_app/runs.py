@@ -25,8 +25,10 @@ from sodiumprep.bids_app.metadata import (
     UserError,
     Vial,
     load_vials,
+    load_vials_direction,
     read_protocol,
     read_vials,
+    read_vials_direction,
 )
 from sodiumprep.bids_app.names import acquisition_label
 from sodiumprep.bids_app.ready import (
@@ -87,6 +89,8 @@ class SodiumRun:
         How it was measured.
     vials
         Known concentrations; label n of the label image is entry n, counted from 1.
+    vials_direction
+        In which the vials are listed, as "-x" (from right to left); empty if not stated.
     vial_labels, vial_space
         Label image and the space it lies in, ``sodium`` or ``T1w``.
     receive_array, receive_volume, receive_map
@@ -129,6 +133,7 @@ class SodiumRun:
     warnings: tuple[str, ...] = ()
     regions: Mapping[str, tuple[Path, int]] = field(default_factory=dict)
     coil_image: Path | None = None
+    vials_direction: str = ""
 
     @property
     def acquisition(self) -> str:
@@ -271,7 +276,8 @@ def _build_run(
         fieldmap,
         nucleus,
         *find_transform(source, ready),
-        (*notes, *said, *told, *_fmap_notes(fmaps)),
+        (*notes, *said, *told, *_fmap_notes(fmaps), *_half_pair(receive)),
+        vials_direction=_read_vials_direction(settings, source),
     )
 
 
@@ -337,6 +343,12 @@ def _read_source_vials(settings: Settings, source: RawFile) -> tuple[Vial, ...]:
     return vials
 
 
+def _read_vials_direction(settings: Settings, source: RawFile) -> str:
+    if settings.vials_file is not None:
+        return load_vials_direction(settings.vials_file)
+    return read_vials_direction(source.metadata, str(source.path))
+
+
 def _find_receive(
     settings: Settings, source: RawFile, fmaps: Sequence[RawFile]
 ) -> dict[str, tuple[Path, ...]]:
@@ -348,6 +360,18 @@ def _find_receive(
             check_image(file.path)
             found[kind].append(file.path)
     return {kind: tuple(paths) for kind, paths in found.items()}
+
+
+def _half_pair(receive: Mapping[str, tuple[Path, ...]]) -> list[str]:
+    """Return what must be said of receive images whose counterpart is missing."""
+    names = {"array": "Body (volume coil)", "volume": "Head (array)"}
+    alone = [kind for kind in names if receive[kind]]
+    if len(alone) != 1:
+        return []
+    return [
+        f"{path.name}: not used, there is no RB1COR image whose acq- names {names[alone[0]]}"
+        for path in receive[alone[0]]
+    ]
 
 
 def _find_transmit(

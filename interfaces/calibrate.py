@@ -214,7 +214,7 @@ class Calibrate(SimpleInterface):
                 k = names.index(vial["name"])
                 depth = CORE_DEPTH * _width(self.inputs.properties, vial["name"], affine)
                 signal = core_signal(image, blurred[vial["name"]], fractions[k], noise, depth)
-                known = _known(vial)
+                known = known_of_vial(vial)
                 measured.append(VialSignal(*signal, factor=factor(vial["name"]), **known))
             lines = vial_lines(measured)
             extra = {"reference": "vials", "vials": [vars(v) for v in measured]}
@@ -227,7 +227,14 @@ def _width(properties: Mapping[str, Any], name: str, affine: Floats) -> float:
     return float(np.mean(np.asarray(properties["PointSpreadFWHM"][name]) / voxel))
 
 
-def _known(vial: Mapping[str, Any]) -> dict[str, Any]:
+def known_of_vial(vial: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of a vial, as :class:`VialSignal` calls it.
+
+    Parameters
+    ----------
+    vial
+        Entry of ``CalibrationVials`` as a plain dictionary.
+    """
     return {
         "name": vial["name"],
         "concentration": vial["concentration"],

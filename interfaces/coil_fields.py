@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,13 @@ from sodiumprep.interfaces.image import load_finite_image, load_image, save_imag
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import index_map, resample
 from sodiumprep.sodium.noise import background_moments, unbiased_magnitude
-from sodiumprep.sodium.receive import fit_receive_correction, inverse_map
+from sodiumprep.sodium.receive import (
+    ReceiveFit,
+    SquaredImage,
+    fit_receive_correction,
+    inverse_map,
+    repeat_agreement,
+)
 from sodiumprep.sodium.smooth_field import SmoothField, grid_positions
 from sodiumprep.sodium.transmit import (
     REFERENCE_T1,
@@ -35,6 +41,9 @@ from sodiumprep.sodium.transmit import (
     saturation_change,
     transmit_effect,
 )
+
+LARGEST_CHANGE = 0.02  # of the mean, between repeats of an array image
+LARGEST_MOTION = 1.0  # mm, between the images of a pair
 
 
 class _CorrectReceiveInput(BaseInterfaceInputSpec):
@@ -55,6 +64,9 @@ class _CorrectReceiveOutput(TraitedSpec):
     static_noise_file = File(exists=True, desc="its noise SD [signal]")
     field_file = File(exists=True, desc="factor that was applied, on the grid of the image")
     model_file = traits.Either(None, File(exists=True), desc="the fitted field (npz), or None")
+    uncertainty_file = traits.Either(
+        None, File(exists=True), desc="relative standard uncertainty of the field, or None"
+    )
     properties = traits.Dict(desc="input properties and what was corrected")
 
 
@@ -71,15 +83,13 @@ class CorrectReceive(SimpleInterface):
         image, affine = load_finite_image(self.inputs.image_file)
         noise, _ = load_image(self.inputs.noise_file)
         out = Path(runtime.cwd)
-        field, source, model = self._field(image.shape, affine)
-        self._results["model_file"] = None if model is None else _save(out / "field.npz", model)
+        field, source = self._field(image.shape, affine, out)
         for name, values in (("out_file", image * field), ("noise_file", noise * field)):
             self._results[name] = save_image(out / f"{name}.nii.gz", values, affine)
         self._static(field, affine, out)
         self._results["field_file"] = save_image(out / "field.nii.gz", field, affine)
         coils = int(self.inputs.properties.get("Coils", 0))
-        self._results["properties"] = {
-            **self.inputs.properties,
+        self._results["properties"] |= {
             "ReceiveCorrection": source,
             "ReceiveUncorrected": source == "none" and coils != 1,
         }
@@ -95,39 +105,117 @@ class CorrectReceive(SimpleInterface):
             values, _ = load_image(getattr(given, name))
             self._results[result] = save_image(out / f"{result}.nii.gz", values * field, affine)
 
-    def _field(
-        self, shape: tuple[int, ...], affine: Floats
-    ) -> tuple[Floats, str, SmoothField | None]:
-        if isdefined(self.inputs.array_files) and isdefined(self.inputs.volume_files):
-            model = _fit_pair(self.inputs.array_files, self.inputs.volume_files)
-            values = model(grid_positions(shape, affine)).reshape(shape)
-            return values.astype(np.float32), "RB1COR", model
-        if isdefined(self.inputs.map_file):
-            profile, own = load_finite_image(self.inputs.map_file)
+    def _field(self, shape: tuple[int, ...], affine: Floats, out: Path) -> tuple[Floats, str]:
+        given = self.inputs
+        self._results |= {"model_file": None, "uncertainty_file": None}
+        self._results["properties"] = dict(given.properties)
+        if isdefined(given.array_files) and isdefined(given.volume_files):
+            fit, told = _fit_pair(given.array_files, given.volume_files)
+            warnings = [*given.properties.get("Warnings", []), *told.pop("Warnings")]
+            self._results["properties"] |= {**told, "Warnings": warnings}
+            self._results["model_file"] = _save(out / "field.npz", fit.field)
+            places = grid_positions(shape, affine)
+            spread = fit.field.relative_sd(places, fit.reference).astype(np.float32)
+            path = out / "uncertainty.nii.gz"
+            self._results["uncertainty_file"] = save_image(path, spread.reshape(shape), affine)
+            return fit.field(places).reshape(shape).astype(np.float32), "RB1COR"
+        if isdefined(given.map_file):
+            profile, own = load_finite_image(given.map_file)
             sampled = resample(profile, index_map(affine, own, np.eye(4)), shape, 1)
-            return inverse_map(sampled), "RB1map", None
-        return np.ones(shape, np.float32), "none", None
+            return inverse_map(sampled), "RB1map"
+        return np.ones(shape, np.float32), "none"
 
 
-def _mean_of(paths: list[str]) -> tuple[Floats, Floats, float]:
-    """Return the mean of repeats without noise bias, its affine, and its noise SD."""
+def _squared_images(paths: list[str]) -> tuple[list[SquaredImage], Floats]:
+    """Return repeats on one grid, freed of their noise bias, and the affine."""
     loaded = [load_finite_image(path) for path in paths]
-    for path, (values, affine) in zip(paths, loaded, strict=True):
-        if values.shape != loaded[0][0].shape or not np.allclose(affine, loaded[0][1], atol=1e-3):
+    first, affine = loaded[0]
+    for path, (values, own) in zip(paths, loaded, strict=True):
+        if values.shape != first.shape or not _same_grid(own, affine):
             raise ValueError(f"{path}: another grid than {paths[0]}")
-    moments = [background_moments(values) for values, _ in loaded]
-    clean = [
-        unbiased_magnitude(values, m[1]) for (values, _), m in zip(loaded, moments, strict=True)
-    ]
-    return np.mean(clean, axis=0), loaded[0][1], moments[0][0] / np.sqrt(len(paths))
+    images = [_named(p, SquaredImage.of, v) for p, (v, _) in zip(paths, loaded, strict=True)]
+    return images, affine
 
 
-def _fit_pair(array_files: list[str], volume_files: list[str]) -> SmoothField:
-    array, affine, array_noise = _mean_of(array_files)
-    volume, own, volume_noise = _mean_of(volume_files)
-    if volume.shape != array.shape or not np.allclose(affine, own, atol=1e-3):
-        volume = resample(volume, index_map(affine, own, np.eye(4)), array.shape, 1)
-    return fit_receive_correction(array, volume, affine, (array_noise, volume_noise))
+def _same_grid(one: Floats, other: Floats) -> bool:
+    return np.allclose(one, other, atol=1e-3)
+
+
+def _named(path: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a kernel; what it refuses names the file."""
+    try:
+        return call(*arguments)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _fit_pair(
+    array_files: list[str], volume_files: list[str]
+) -> tuple[ReceiveFit, dict[str, Any]]:
+    """Return the receive correction, and what the QC file says of it."""
+    arrays, affine = _squared_images(array_files)
+    volumes, own = _squared_images(volume_files)
+    shape = arrays[0].values.shape
+    if volumes[0].values.shape != shape or not _same_grid(affine, own):
+        volumes = [
+            _resampled(image, index_map(affine, own, np.eye(4)), shape) for image in volumes
+        ]
+    fit = _named(array_files[0], fit_receive_correction, arrays, volumes, affine)
+    told: dict[str, Any] = {
+        "ReceiveSmoothness": {
+            "ShortestWave_mm": fit.smoothness.shortest_wave,
+            "HeldOutError": round(fit.score, 5),
+            "Misfit": round(fit.misfit, 5),
+        },
+        "ReceivePairDisplacement_mm": round(fit.displacement, 3),
+        "Warnings": [],
+    }
+    if fit.displacement > LARGEST_MOTION:
+        told["Warnings"].append(
+            f"receive: the head moved by about {fit.displacement:.1f} mm between array and "
+            "volume-coil images"
+        )
+    if len(arrays) > 1:
+        told |= _agreement(array_files, arrays, affine, told["Warnings"])
+    return fit, told
+
+
+def _resampled(image: SquaredImage, to_own: Floats, shape: tuple[int, ...]) -> SquaredImage:
+    measured = resample(image.measured.astype(np.float32), to_own, shape, 1) > 1 - 1e-3
+    return replace(image, values=resample(image.values, to_own, shape, 1), measured=measured)
+
+
+def _agreement(
+    paths: list[str], repeats: list[SquaredImage], affine: Floats, warnings: list[str]
+) -> dict[str, Any]:
+    """Return how the repeat that fits the first one least agrees with it."""
+    found = [repeat_agreement(repeats[0], other, affine) for other in repeats[1:]]
+    pairs = zip(paths[1:], found, strict=True)
+    path, worst = max(pairs, key=lambda pair: abs(pair[1].mean_ratio - 1))
+    if abs(worst.mean_ratio - 1) > LARGEST_CHANGE:
+        warnings.append(
+            f"{Path(path).name}: {100 * (worst.mean_ratio - 1):+.1f} % from {Path(paths[0]).name} "
+            f"in the mean over the head; expected: within {100 * LARGEST_CHANGE:g} %"
+        )
+    moved = max(agreement.displacement for agreement in found)
+    if moved > LARGEST_MOTION:
+        warnings.append(
+            f"receive: the head moved by about {moved:.1f} mm between repeats of the array image"
+        )
+    return {
+        "ReceiveRepeatAgreement": {
+            "MeanRatio": round(worst.mean_ratio, 5),
+            "SpreadOfRatio": round(worst.spread, 5),
+            "Displacement_mm": round(moved, 3),
+        }
+    }
+
+
+def _without_bias(path: str) -> tuple[Floats, Floats, float]:
+    """Return a magnitude image without noise bias, its affine, and its noise SD."""
+    values, affine = load_finite_image(path)
+    noise_sd, mean_square, _ = background_moments(values)
+    return unbiased_magnitude(values, mean_square), affine, noise_sd
 
 
 class _CorrectTransmitInput(BaseInterfaceInputSpec):
@@ -204,7 +292,7 @@ class CorrectTransmit(SimpleInterface):
                 return "TB1map", fit_transmit_map(relative_flip_angle(values, given.units), affine)
             except ValueError as error:
                 raise ValueError(f"{given.map_file}: {error}") from None
-        (first, affine, noise), (second, own, other) = (_mean_of([p]) for p in given.angle_files)
+        (first, affine, noise), (second, own, other) = map(_without_bias, given.angle_files)
         if second.shape != first.shape or not np.allclose(affine, own, atol=1e-3):
             raise ValueError(f"{given.angle_files[1]}: another grid than {given.angle_files[0]}")
         images = DoubleAngle(

@@ -16,6 +16,7 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    Undefined,
     isdefined,
     traits,
 )
@@ -47,6 +48,11 @@ SODIUM_FILES: dict[str, tuple[str, str]] = {
     "image_file": ("arbitrary", "Sodium image before the coil corrections"),
     "noise_file": ("arbitrary", "Standard deviation of the noise of the sodium image"),
     "receive_file": ("1", "Receive correction: factor that the sodium image was multiplied by"),
+    "receive_uncertainty_file": (
+        "1",
+        "Relative standard uncertainty of the receive correction, against its mean over what the "
+        "array sees",
+    ),
     "flip_file": ("percent", "Flip angle over nominal that the sodium image was corrected for"),
     "xfm_file": ("mm", "Maps points of the anatomy to points of the sodium image (ITK, LPS)"),
     "apparent_file": (TSC, "Apparent tissue sodium concentration, without relaxation correction"),
@@ -217,6 +223,9 @@ class _SaveSodiumInput(BaseInterfaceInputSpec):
     image_file = File(exists=True, mandatory=True, desc="sodium image [signal]")
     noise_file = File(exists=True, mandatory=True, desc="noise SD [signal]")
     receive_file = File(exists=True, mandatory=True, desc="receive correction")
+    receive_uncertainty_file = traits.Either(
+        None, File(exists=True), desc="its relative uncertainty, None where it is not known"
+    )
     flip_file = File(exists=True, desc="flip angle over nominal [percent], where it is known")
     xfm_file = File(exists=True, mandatory=True, desc="transform")
     apparent_file = File(exists=True, mandatory=True, desc="[mmol/L]")
@@ -242,7 +251,7 @@ class SaveSodium(SimpleInterface):
         table = pd.read_csv(self.inputs.table_file, sep="\t")
         written = []
         for port, (units, description) in SODIUM_FILES.items():
-            if port in NOT_SAVED or not isdefined(getattr(self.inputs, port)):
+            if port in NOT_SAVED or getattr(self.inputs, port) in (None, Undefined):
                 continue
             target = self.inputs.outputs[port]
             save_as(getattr(self.inputs, port), target)
@@ -452,6 +461,7 @@ SODIUM_ONLY_FILES: dict[str, tuple[str, str]] = {
     "image_file": SODIUM_FILES["image_file"],
     "noise_file": SODIUM_FILES["noise_file"],
     "receive_file": SODIUM_FILES["receive_file"],
+    "receive_uncertainty_file": SODIUM_FILES["receive_uncertainty_file"],
     "flip_file": SODIUM_FILES["flip_file"],
     "apparent_file": SODIUM_FILES["apparent_file"],
     "uncertainty_file": (TSC, "Standard uncertainty of the apparent concentration"),
@@ -466,6 +476,9 @@ class _SaveSodiumOnlyInput(BaseInterfaceInputSpec):
     image_file = File(exists=True, mandatory=True, desc="sodium image [signal]")
     noise_file = File(exists=True, mandatory=True, desc="noise SD [signal]")
     receive_file = File(exists=True, mandatory=True, desc="receive correction")
+    receive_uncertainty_file = traits.Either(
+        None, File(exists=True), desc="its relative uncertainty, None where it is not known"
+    )
     flip_file = File(exists=True, desc="flip angle over nominal [percent], where it is known")
     apparent_file = File(exists=True, mandatory=True, desc="[mmol/L]")
     uncertainty_file = File(exists=True, mandatory=True, desc="[mmol/L]")
@@ -493,7 +506,7 @@ class SaveSodiumOnly(SimpleInterface):
         empty = pd.read_csv(self.inputs.table_file, sep="\t").empty
         written = []
         for port, (units, description) in SODIUM_ONLY_FILES.items():
-            missing = not isdefined(getattr(self.inputs, port))
+            missing = getattr(self.inputs, port) in (None, Undefined)
             if missing or (port == "table_file" and empty):
                 continue
             target = self.inputs.outputs[port]

@@ -55,7 +55,9 @@ class SampleRegionsInput(BaseInterfaceInputSpec):
     brain_mask = File(exists=True, mandatory=True, desc="mask of the brain")
     head_mask = File(exists=True, mandatory=True, desc="mask of the head")
     lesion_files = traits.Dict(usedefault=True, desc="lesion masks by class, in anatomical space")
-    vial_labels = File(exists=True, desc="label image of the vials")
+    vial_labels = traits.Either(
+        None, File(exists=True), desc="label image of the vials; None for no vials"
+    )
     vial_space = traits.Enum("sodium", "T1w", usedefault=True, desc="space of the vial labels")
     vial_names = traits.List(traits.Str, usedefault=True, desc="vial n carries label n")
     eyes = traits.Dict(usedefault=True, desc="centres, radii [mm], forward; empty: none")
@@ -277,7 +279,7 @@ def _lesions(
 
 
 def _vials(inputs: Any, grid: _FineGrid, transform: Floats) -> dict[str, Floats]:
-    if not isdefined(inputs.vial_labels):
+    if not isdefined(inputs.vial_labels) or inputs.vial_labels is None:
         return {}
     labels, affine = load_finite_image(inputs.vial_labels)
     pose = np.eye(4) if inputs.vial_space == "sodium" else transform

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from sodiumprep.sodium.acquisition import Floats
 
 PRIOR_SD = 2.0  # of the log field, at the longest wave; halved by every doubling^3 of the order
-MARGIN = 60.0  # mm beyond the images: cosines are level at the ends of their box, fields are not
-MODEL_ERROR = 0.03  # relative: truncation and motion between the images of a pair
+MODEL_ERROR = 0.03  # relative: truncation, which differs between the images of a pair
+STEPS = 20  # at most
+CONVERGED = 1e-4  # largest change of a coefficient of the log field
 
+Booleans = NDArray[np.bool_]
 Response = Callable[[Floats], tuple[Floats, Floats]]  # field to ratio, and to d ratio / d ln field
 
 
@@ -48,6 +50,26 @@ class SmoothField:
         """Return the field at positions, shape (n, 3) [mm] to (n,)."""
         blocks = np.array_split(positions, max(1, len(positions) // 50_000))
         return np.concatenate([np.exp(self.basis(block) @ self.coefficients) for block in blocks])
+
+    def relative_sd(self, positions: Floats, reference: Floats) -> Floats:
+        """Return how uncertain the field is, relative to its mean over some reference.
+
+        Parameters
+        ----------
+        positions
+            Shape (n, 3) [mm].
+        reference
+            Mean of the basis over the reference, shape (m,).
+
+        Returns
+        -------
+        uncertainty
+            Relative standard uncertainty, shape (n,).
+        """
+        blocks = np.array_split(positions, max(1, len(positions) // 20_000))
+        return np.concatenate(
+            [relative_uncertainty(self, self.basis(block), reference) for block in blocks]
+        )
 
     def region_means(self, positions: Floats, weights: Floats) -> Floats:
         """Return the weighted mean of the basis over regions.
@@ -100,7 +122,21 @@ def _cosines(positions: Floats, corner: Floats, size: Floats, orders: Floats) ->
     return product
 
 
-def _wave_orders(size: Floats, shortest_wave: float) -> Floats:
+def wave_orders(size: Floats, shortest_wave: float) -> Floats:
+    """Return the half waves along each axis of all cosines down to a shortest wave.
+
+    Parameters
+    ----------
+    size
+        Edges of the box, shape (3,) [mm].
+    shortest_wave
+        [mm].
+
+    Returns
+    -------
+    orders
+        Shape (m, 3), the constant first.
+    """
     highest = np.floor(2 * size / shortest_wave).astype(int)
     grid = np.stack(
         np.meshgrid(*(np.arange(n + 1) for n in highest), indexing="ij"), axis=-1
@@ -126,6 +162,26 @@ def proportional(field: Floats) -> tuple[Floats, Floats]:
 
 
 @dataclass(frozen=True)
+class Smoothness:
+    """How fast a field may vary.
+
+    Parameters
+    ----------
+    shortest_wave
+        [mm].
+    prior_sd
+        Of the log field, at the longest wave.
+    margin
+        By which the box reaches beyond the images [mm]: cosines are level at its ends, where a
+        field is not.
+    """
+
+    shortest_wave: float
+    prior_sd: float = PRIOR_SD
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
 class Pair:
     """Two images of the same object of which the second is the first times a smooth ratio.
 
@@ -136,23 +192,141 @@ class Pair:
     affine
         Of both, shape (4, 4) [mm].
     noise_sd
-        Of ``first`` and of ``second``: numbers.
+        Of ``first`` and of ``second``: numbers, or one for each voxel.
     used
         Which voxels tell something, shape (nx, ny, nz).
     model_error
         Relative, of the ratio in one voxel.
+    nuisance
+        Images of which the second may hold some, each with a share of 0 +- 1, shape (k, nx, ny,
+        nz).
     """
 
     first: Floats
     second: Floats
     affine: Floats
-    noise_sd: tuple[float, float]
-    used: NDArray[np.bool_]
+    noise_sd: tuple[Floats | float, Floats | float]
+    used: Booleans
     model_error: float = MODEL_ERROR
+    nuisance: Floats | None = None
+
+    def in_used(self, values: Floats | float) -> Floats:
+        """Return the used voxels of an image, or of a number, shape (n,)."""
+        return np.broadcast_to(values, self.used.shape)[self.used].astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Equations:
+    """What the voxels of a pair say about the parameters of a field.
+
+    The first image is as noisy as the second, so the slope of the model is taken at the best
+    estimate of the first from both. Its error is not correlated with that of the residual, and
+    noise does not pull the ratio down as it would in a plain regression.
+
+    Parameters
+    ----------
+    basis
+        Of the log field, shape (n, m).
+    first, second, variances
+        Of the voxels, shape (n,); ``variances`` of both images.
+    nuisance
+        Shape (n, k).
+    model_error
+        Relative, of the ratio.
+    response
+        Field to ratio.
+
+    References
+    ----------
+    Fuller 1987, Measurement Error Models, doi:10.1002/9780470316665
+    """
+
+    basis: Floats
+    first: Floats
+    second: Floats
+    variances: tuple[Floats, Floats]
+    nuisance: Floats
+    model_error: float
+    response: Response
+
+    @classmethod
+    def of(cls, pair: Pair, basis: Floats, response: Response) -> Equations:
+        """Collect them from the used voxels of a pair."""
+        sides = (np.maximum(pair.in_used(sd) ** 2, 1e-300) for sd in pair.noise_sd)
+        extra = [] if pair.nuisance is None else [pair.in_used(image) for image in pair.nuisance]
+        return cls(
+            basis,
+            pair.in_used(pair.first),
+            pair.in_used(pair.second),
+            (next(sides), next(sides)),
+            np.stack(extra, axis=1) if extra else np.zeros((len(basis), 0)),
+            pair.model_error,
+            response,
+        )
+
+    def only(self, chosen: Booleans) -> Equations:
+        """Return those of some voxels; ``chosen`` has shape (n,)."""
+        one, two = self.variances
+        return replace(
+            self,
+            basis=self.basis[chosen],
+            first=self.first[chosen],
+            second=self.second[chosen],
+            variances=(one[chosen], two[chosen]),
+            nuisance=self.nuisance[chosen],
+        )
+
+    def at(self, parameters: Floats) -> tuple[Floats, Floats, Floats]:
+        """Linearize at parameters, all in units of each voxel's SD.
+
+        Parameters
+        ----------
+        parameters
+            Of the log field, then shares of the nuisance, shape (m + k,).
+
+        Returns
+        -------
+        left, slope, rows
+            Residual and its derivative by the log of the field, shape (n,); derivatives by the
+            parameters, shape (n, m + k).
+        """
+        m = self.basis.shape[1]
+        ratio, slope = self.response(np.exp(np.clip(self.basis @ parameters[:m], -20, 20)))
+        second = self.second - self.nuisance @ parameters[m:]
+        one, two = self.variances
+        random = two + ratio**2 * one
+        best = (self.first * two + second * ratio * one) / random
+        sd = np.sqrt(random + (self.model_error * ratio * best) ** 2)
+        slope = slope * best / sd
+        rows = np.concatenate([slope[:, None] * self.basis, self.nuisance / sd[:, None]], axis=1)
+        return (second - ratio * self.first) / sd, slope, rows
+
+
+@dataclass(frozen=True)
+class FieldFit:
+    """A fitted field with what it was fitted from.
+
+    Parameters
+    ----------
+    field
+        The field.
+    equations
+        Of the voxels.
+    parameters
+        Those at the end, shape (m + k,).
+    expected, precision
+        What their prior pulls to, and how much, shape (m + k,).
+    """
+
+    field: SmoothField
+    equations: Equations
+    parameters: Floats
+    expected: Floats
+    precision: Floats
 
 
 def fit_field(
-    pair: Pair, shortest_wave: float, start: float, response: Response = proportional
+    pair: Pair, smoothness: Smoothness, start: float, response: Response = proportional
 ) -> SmoothField:
     """Fit the smooth field that turns one image of a pair into the other.
 
@@ -164,8 +338,8 @@ def fit_field(
     ----------
     pair
         The images.
-    shortest_wave
-        Of the field [mm].
+    smoothness
+        Of the field.
     start
         Field from which the fit starts, everywhere.
     response
@@ -176,35 +350,54 @@ def fit_field(
     field
         With the covariance of its coefficients.
     """
+    return fit_pair(pair, smoothness, start, response).field
+
+
+def fit_pair(
+    pair: Pair, smoothness: Smoothness, start: float, response: Response = proportional
+) -> FieldFit:
+    """Fit like :func:`fit_field`, and keep what the fit rests on.
+
+    Parameters
+    ----------
+    pair, smoothness, start, response
+        As there.
+
+    Returns
+    -------
+    fit
+        The field with its equations.
+    """
     positions = grid_positions(pair.first.shape, pair.affine)
-    used = pair.used.ravel()
-    corner, size = positions.min(axis=0) - MARGIN, np.ptp(positions, axis=0) + 2 * MARGIN
-    orders = _wave_orders(size, shortest_wave)
-    basis = _cosines(positions[used], corner, size, orders)
-    first, second = (image.ravel()[used].astype(np.float64) for image in (pair.first, pair.second))
+    margin = smoothness.margin
+    corner, size = positions.min(axis=0) - margin, np.ptp(positions, axis=0) + 2 * margin
+    orders = wave_orders(size, smoothness.shortest_wave)
+    basis = _cosines(positions[pair.used.ravel()], corner, size, orders)
+    equations = Equations.of(pair, basis, response)
     constant = orders.sum(axis=1) == 0
-    prior = (1 + np.linalg.norm(orders, axis=1) ** 3) ** 2 / PRIOR_SD**2
-    precision = np.where(constant, 1e-6, prior)
-    b = np.where(constant, np.log(start), 0.0)
-    for _ in range(20):
-        ratio, slope = response(np.exp(np.clip(basis @ b, -20, 20)))
-        model = first * ratio
-        variance = (
-            pair.noise_sd[1] ** 2
-            + (ratio * pair.noise_sd[0]) ** 2
-            + (pair.model_error * model) ** 2
-        )
-        jacobian = basis * (first * slope)[:, None]
-        weighted = jacobian / variance[:, None]
-        covariance = np.linalg.inv(weighted.T @ jacobian + np.diag(precision))
-        pulled = precision * np.where(constant, 0, b)
-        step = covariance @ (weighted.T @ (second - model) - pulled)
-        b = b + step * min(
-            1.0, 1.0 / max(np.abs(basis[:: max(1, len(first) // 500)] @ step).max(), 1e-9)
-        )
-        if np.abs(step).max() < 1e-4:
+    prior = (1 + np.linalg.norm(orders, axis=1) ** 3) ** 2 / smoothness.prior_sd**2
+    shares = np.ones(equations.nuisance.shape[1])
+    precision = np.concatenate([np.where(constant, 1e-6, prior), shares])
+    expected = np.concatenate([np.where(constant, np.log(start), 0.0), 0 * shares])
+    parameters, covariance = _solve(equations, precision, expected)
+    m = len(orders)
+    field = SmoothField(corner, size, orders, parameters[:m], covariance[:m, :m])
+    return FieldFit(field, equations, parameters, expected, precision)
+
+
+def _solve(equations: Equations, precision: Floats, start: Floats) -> tuple[Floats, Floats]:
+    """Return the parameters where data and prior agree, and their covariance."""
+    parameters, m = start, equations.basis.shape[1]
+    sampled = equations.basis[:: max(1, len(equations.basis) // 500)]
+    for _ in range(STEPS):
+        left, _, rows = equations.at(parameters)
+        covariance = np.linalg.inv(rows.T @ rows + np.diag(precision))
+        step = covariance @ (rows.T @ left - precision * (parameters - start))
+        largest = np.abs(sampled @ step[:m]).max()
+        parameters = parameters + step * min(1.0, 1.0 / max(largest, 1e-9))
+        if np.abs(step).max() < CONVERGED:
             break
-    return SmoothField(corner, size, orders, b, covariance)
+    return parameters, covariance
 
 
 def relative_uncertainty(model: SmoothField, region_basis: Floats, reference: Floats) -> Floats:
@@ -225,5 +418,5 @@ def relative_uncertainty(model: SmoothField, region_basis: Floats, reference: Fl
         Relative standard uncertainty, shape (n,).
     """
     difference = region_basis - reference
-    variance = np.einsum("nm,mk,nk->n", difference, model.covariance, difference)
+    variance = np.sum(difference @ model.covariance * difference, axis=1)
     return np.sqrt(np.clip(variance, 0, None))

@@ -17,14 +17,15 @@ from sodiumprep.sodium.signal import spoiled_saturation
 from sodiumprep.sodium.smooth_field import (
     Pair,
     SmoothField,
+    Smoothness,
     fit_field,
     grid_positions,
     relative_uncertainty,
 )
 
 REFERENCE_T1 = 37e-3  # s, grey and white matter
-SHORTEST_WAVE = 120.0  # mm; the field of a volume coil does not vary faster
-SCALE_UNCERTAINTY = 0.02  # relative, of the whole field: pulse shape, two-angle method
+SMOOTHNESS = Smoothness(shortest_wave=120.0, margin=60.0)  # mm; a volume coil varies no faster
+SCALE_UNCERTAINTY = 0.02  # relative, of the whole field: pulse shape, two-angle model
 PLAUSIBLE = (0.3, 2.0)  # flip angle over nominal
 IN_HEAD, IN_MAP = 0.96, 0.5  # share of voxels that must be so: a map may reach far into air
 PERCENT = (20.0, 300.0)  # median of a map in percent of nominal
@@ -120,12 +121,12 @@ def fit_transmit_map(ratio: Floats, affine: Floats) -> SmoothField:
     places = grid_positions(ratio.shape, affine)
     for _ in range(2):
         pair = Pair(first, filled, affine, (0.0, noise), used, model_error=0.0)
-        field = fit_field(pair, SHORTEST_WAVE, start)
+        field = fit_field(pair, SMOOTHNESS, start)
         left = filled - field(places).reshape(ratio.shape)
         noise = max(1.4826 * float(np.median(np.abs(left[used]))), 1e-4)
         used = np.isfinite(ratio) & (np.abs(left) < OUTLIER * noise)
     _require_plausible(field, places[np.isfinite(ratio).ravel()], IN_MAP)
-    return fit_field(Pair(first, filled, affine, (0.0, noise), used, 0.0), SHORTEST_WAVE, start)
+    return fit_field(Pair(first, filled, affine, (0.0, noise), used, 0.0), SMOOTHNESS, start)
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ def fit_double_angle(images: DoubleAngle, t1: float = REFERENCE_T1) -> SmoothFie
     total = float(images.second[used].sum() / images.first[used].sum())
     tried = np.linspace(PLAUSIBLE[0], min(PLAUSIBLE[1], 0.99 * highest), 200)
     start = float(tried[np.argmin(np.abs(ratio(tried) - total))])
-    field = fit_field(pair, SHORTEST_WAVE, start, response)
+    field = fit_field(pair, SMOOTHNESS, start, response)
     places = grid_positions(images.first.shape, images.affine)
     _require_plausible(field, places[used.ravel()], IN_HEAD)
     return field

@@ -38,6 +38,7 @@ from sodiumprep.workflows.templates import (
     init_templates_wf,
     template_port,
 )
+from sodiumprep.workflows.vials import init_vials_wf
 
 FRACTIONS = ["gm_file", "wm_file", "csf_file"]
 USED_BY_SODIUM = [*FRACTIONS, "inner_mask", "head_mask", "brain_warning"]
@@ -270,9 +271,10 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
             ("outputnode.raw_image_file", "inputnode.image_file"),
             ("outputnode.raw_noise_file", "inputnode.noise_file"),
             *((f"outputnode.{p}", f"inputnode.{p}")
-              for p in ("receive_file", *(["flip_file"] if plan.transmit else []))),
+              for p in ("receive_file", "receive_uncertainty_file",
+                        *(["flip_file"] if plan.transmit else []))),
         ]),
-        (register, pvc, transform + properties),
+        (register, pvc, list(transform)),
         (register, concentration, list(transform)),
         (register, save, list(transform)),  # Nipype keeps and changes the list it is given
         (pvc, concentration, properties + [
@@ -290,11 +292,13 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
     ])  # fmt: skip
     if plan.given_backward:
         _turn_transform(workflow, plan, register)
+    rooms = {"image": image, "register": register, "pvc": pvc, "concentration": concentration}
+    placed = register if plan.vial_search is None else _add_vials(workflow, plan, source, rooms)
+    workflow.connect([(placed, pvc, properties)])
     if "sodium" in plan.moved:
         workflow.connect([(source, register, [(p, f"inputnode.{p}") for p in POSES])])
     move_regions(workflow, source, pvc, plan)
-    rooms = {"register": register, "pvc": pvc, "concentration": concentration}
-    _add_corrected_maps(workflow, plan, source, {**rooms, "image": image})
+    _add_corrected_maps(workflow, plan, source, rooms)
     _add_nonlinear(workflow, plan, source, rooms)
     _add_spaces(workflow, plan, source, rooms)
     return workflow
@@ -315,6 +319,30 @@ def _registration(plan: SodiumPlan, sloppy: bool) -> Workflow:
     if "sodium" in plan.moved:
         return init_moved_register_wf(plan, sloppy)
     return init_register_wf(plan.given_xfm, sloppy, plan.registration)
+
+
+def _add_vials(
+    workflow: Workflow, plan: SodiumPlan, source: Node, rooms: Mapping[str, Workflow]
+) -> Workflow:
+    """Let vials be searched; if they are to calibrate, what is found decides whether they do."""
+    vials, pvc = init_vials_wf(plan), rooms["pvc"]
+    takers = [name for name in ("regions", "kspace") if pvc.get_node(name) is not None]
+    of_image = ("static_file", "static_noise_file", "static_response_file")
+    workflow.connect([
+        (source, vials, [("head_mask", "inputnode.head_mask")]),
+        (rooms["image"], vials, [(f"outputnode.{p}", f"inputnode.{p}") for p in of_image]),
+        (rooms["register"], vials,
+         [(f"outputnode.{p}", f"inputnode.{p}") for p in ("xfm_file", "properties")]),
+        (vials, pvc, [
+            (f"outputnode.{port}", f"{taker}.{field}")
+            for taker in takers
+            for port, field in (("label_file", "vial_labels"), ("names", "vial_names"))
+        ]),
+    ])  # fmt: skip
+    if plan.reference == "vials":
+        decided = [("outputnode.reference", "calibrate.reference")]
+        workflow.connect([(vials, rooms["concentration"], decided)])
+    return vials
 
 
 def _turn_transform(workflow: Workflow, plan: SodiumPlan, register: Workflow) -> None:

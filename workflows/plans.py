@@ -190,13 +190,16 @@ class SodiumPlan:
     protocol
         Echo and repetition time [s], flip angle [rad].
     reference
-        "vials", "csf" or "vitreous".
+        "vials", "csf" or "vitreous"; with a search for vials, what is wanted.
     vials
         Known concentrations [mmol/L], in the order of their labels.
     outputs
         Output path of each file by name.
     provenance
         Entries of every sidecar.
+    vial_search
+        ``direction`` and ``required`` of the search for vials, as far as stated; None where
+        nothing is searched.
     sodium_only
         Whether there is no anatomy: apparent concentrations in sodium space, no more.
     nonlinear
@@ -237,6 +240,7 @@ class SodiumPlan:
     transmit: Mapping[str, Any] = field(default_factory=dict)
     nonlinear: Mapping[str, Any] = field(default_factory=dict)
     given_backward: bool = False
+    vial_search: Mapping[str, Any] | None = None
     sodium_only: bool = False
     moved: Mapping[str, int] = field(default_factory=dict)
     lesion_spaces: Mapping[str, int] = field(default_factory=dict)

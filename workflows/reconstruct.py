@@ -22,6 +22,7 @@ OUTPUTS = [
     "response_file",
     "static_response_file",
     "receive_file",
+    "receive_uncertainty_file",
     "field_file",
     "model_file",
     "properties",
@@ -113,7 +114,8 @@ def init_reconstruct_wf(plan: SodiumPlan, name: str = "reconstruct_wf") -> Workf
         the coils as ``image_file`` and ``noise_file``, and as ``static_file`` and
         ``static_noise_file`` where the head is not aligned; ``response_file`` (transfer
         functions and noise spectrum) and ``static_response_file``, ``receive_file`` (factor of
-        that correction), ``field_file`` (of all corrections), ``model_file``, ``properties``;
+        that correction), ``receive_uncertainty_file`` (None where unknown), ``field_file`` (of
+        all corrections), ``model_file``, ``properties``;
         with a transmit field ``flip_file`` and ``transmit_model_file``.
     """
     workflow = Workflow(name=name)
@@ -142,7 +144,11 @@ def init_reconstruct_wf(plan: SodiumPlan, name: str = "reconstruct_wf") -> Workf
             ("response_file", "response_file"),
             ("static_response_file", "static_response_file"),
         ]),
-        (receive, result, [("field_file", "receive_file"), ("model_file", "model_file")]),
+        (receive, result, [
+            ("field_file", "receive_file"),
+            ("uncertainty_file", "receive_uncertainty_file"),
+            ("model_file", "model_file"),
+        ]),
         (last, result, [
             ("out_file", "image_file"),
             ("noise_file", "noise_file"),

@@ -64,7 +64,8 @@ def init_sodium_only_wf(plan: SodiumPlan) -> Workflow:
             ("outputnode.raw_image_file", "image_file"),
             ("outputnode.raw_noise_file", "noise_file"),
             *((f"outputnode.{p}", p)
-              for p in ("receive_file", *(["flip_file"] if plan.transmit else []))),
+              for p in ("receive_file", "receive_uncertainty_file",
+                        *(["flip_file"] if plan.transmit else []))),
             *properties,
         ]),
         *((regions, node, [("regions_file", "regions_file")]) for node in (calibrate, table)),

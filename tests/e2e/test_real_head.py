@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ import pandas as pd
 import pytest
 
 pytestmark = pytest.mark.slow
+TUBES = ((67, 79, 32), (-62, 81, 25))  # mm; in front of the forehead, the 1H image shows them too
+BEHIND = ((-64, -42, -94), (65, -43, -97))  # two more, behind the neck
+EYES = ((-28, 82, -17), (38, 82, -20))
 FOLDER = Path("shared") / "data" / "real7t"
 
 
@@ -43,3 +47,9 @@ def test_csf_is_at_least_twice_grey_and_white_matter(tmp_path: Path) -> None:
     print(quality["Eyes"], quality["Calibration"]["References"])
     assert set(quality["Calibration"]["References"]) == {"csf", "vitreous"}
     assert (tmp_path / "out" / "sub-01.html").stat().st_size > 10_000
+    centres = [vial["Centre"] for vial in quality["VialsFound"]]
+    print(quality["VialsFound"])
+    assert all(min(math.dist(tube, centre) for centre in centres) < 10 for tube in TUBES)
+    assert all(math.dist(eye, centre) > 30 for eye in EYES for centre in centres)
+    assert all(min(math.dist(c, tube) for tube in TUBES + BEHIND) < 10 for c in centres)
+    assert "vials found, no concentrations known: not used" in " ".join(quality["Warnings"])

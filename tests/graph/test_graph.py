@@ -21,6 +21,7 @@ from sodiumprep.workflows.reconstruct import init_reconstruct_wf
 from sodiumprep.workflows.register import init_register_wf
 from sodiumprep.workflows.sodium_only import init_sodium_only_wf
 from sodiumprep.workflows.templates import init_space_wf, init_templates_wf
+from sodiumprep.workflows.vials import init_vials_wf
 
 EMBEDDED = "MNI152NLin2009aSym"
 VIALS = ({"name": "1 low", "concentration": 50.0}, {"name": "2 high", "concentration": 100.0})
@@ -60,6 +61,8 @@ def sodium_plan(
     spaces=False,
     pvc=("gtm",),
     transmit=False,
+    searched=None,
+    reference="",
     **_,
 ):
     pair = {"array_files": [file("array.nii.gz")], "volume_files": [file("volume.nii.gz")]}
@@ -73,15 +76,17 @@ def sodium_plan(
         name="sodium_wf", source=source, is_kspace=kspace,
         receive={"pair": pair, "map": {"map_file": file("map.nii.gz")}, "none": {}}[receive],
         regions={"lesion_files": {"core": file("core.nii.gz")} if lesions else {},
-                 **(labels if vials else {})},
+                 **(labels if vials and not searched else {})},
         given_xfm=file("xfm.txt") if given else "", tissues={}, protocol={"echo_time": 0.0003},
-        reference="vials" if vials else "csf", vials=VIALS if vials else (), outputs={},
+        reference=reference or ("vials" if vials else "csf"), vials=VIALS if vials else (),
+        outputs={},
         provenance={},
         nonlinear={"method": nonlinear, "source": {"kspace_file": file("raw.h5")}, "outputs": {}}
         if nonlinear else {},
         spaces=space_plans(file) if spaces else (),
         pvc={"methods": list(pvc)},
         transmit={"map_file": file("flip.nii.gz")} if transmit else {},
+        vial_search=searched or (None if vials else {"direction": "", "required": False}),
         map_outputs={f"{m}:corrected_file": "map.nii.gz" for m in pvc if m in MAPS},
     )  # fmt: skip
 
@@ -370,6 +375,7 @@ def factories(file):
         "reconstruct": init_reconstruct_wf(plan),
         "register": init_register_wf("", True, {}),
         "pvc": init_pvc_wf(plan),
+        "vials": init_vials_wf(plan),
         "concentration": init_concentration_wf(plan),
         "anatomy outputs": init_anatomy_outputs_wf(anatomy),
         "sodium outputs": init_sodium_outputs_wf(plan),
@@ -453,3 +459,47 @@ def test_the_flip_angle_reaches_all_that_turns_signal_into_concentration(file):
     }
     without = {node.name for node in built_with(file, "gtm").nodes()}
     assert "transmit" not in without
+
+
+SEARCH = {"direction": "-x", "required": True}
+
+
+def test_vials_that_are_found_become_regions_and_decide_what_calibrates(file):
+    flat = subject(file, **DEFAULT, searched=SEARCH, pvc=("gtm", "kspace"))._create_flat_graph()
+    taken = {(output, target.name, field) for source, output, target, field in edges_of(flat)
+             if source.fullname.endswith("vials_wf.outputnode")}  # fmt: skip
+    for taker in ("regions", "kspace"):
+        assert {("label_file", taker, "vial_labels"), ("names", taker, "vial_names")} <= taken
+    assert ("reference", "calibrate", "reference") in taken
+    assert [target for output, target, _ in taken if output == "properties"] == ["inputnode"]
+
+
+def test_the_search_knows_the_list_and_how_it_is_to_be_read(file):
+    find = nodes_with(file, searched=SEARCH)["sodium_wf.vials_wf.find"].inputs
+    assert [vial["name"] for vial in find.vials] == ["1 low", "2 high"]
+    assert (find.direction, find.required) == ("-x", True)
+
+
+def test_vials_are_searched_in_the_image_in_which_they_lie_still(file):
+    flat = subject(file, **DEFAULT, searched=SEARCH)._create_flat_graph()
+    fed = {field: output for _, output, target, field in edges_of(flat)
+           if target.fullname.endswith("vials_wf.inputnode")}  # fmt: skip
+    assert set(fed) == {"static_file", "static_noise_file", "static_response_file", "head_mask",
+                        "xfm_file", "properties"}  # fmt: skip
+    assert fed["static_file"] == "static_file"
+
+
+@pytest.mark.parametrize("reference", ["csf", "vitreous"])
+def test_a_search_that_only_reports_does_not_decide_what_calibrates(file, reference):
+    graph = subject(file, **{**DEFAULT, "vials": False}, reference=reference)
+    flat = graph._create_flat_graph()
+    made = {node.fullname.split("sodium_wf.")[-1]: node for node in flat.nodes()}
+    assert "vials_wf.find" in made
+    calibrate = made["concentration_wf.calibrate"]
+    fed = {field for _, _, target, field in edges_of(flat) if target is calibrate}
+    assert "reference" not in fed
+    assert calibrate.inputs.reference == reference
+
+
+def test_nothing_is_searched_where_labels_are_given(file):
+    assert not [name for name in nodes_with(file) if "vials_wf" in name]

@@ -144,9 +144,71 @@ def test_repeats_on_two_grids_are_refused_with_the_file(correct, files):
         correct(array_files=[files["array1"], files["image"]], volume_files=[files["volume"]])
 
 
+def test_the_uncertainty_of_the_field_is_a_map_on_the_grid_of_the_image(correct, files):
+    outputs = correct(array_files=[files["array1"]], volume_files=[files["volume"]])
+    stated, affine = load_image(outputs.uncertainty_file)
+    np.testing.assert_allclose(affine, OTHER)
+    inside = head(OTHER, (26, 26, 26)) > 0
+    left = np.log(load_image(outputs.out_file)[0][inside])
+    left -= left.mean()
+    assert 0.5 < np.sqrt(np.mean((left / stated[inside]) ** 2)) < 1.5
+    assert stated[0, 0, 0] > 2 * np.median(stated[inside])
+    assert outputs.properties["ReceiveSmoothness"]["ShortestWave_mm"] in (90.0, 120.0, 170.0)
+    assert outputs.properties["ReceiveSmoothness"]["HeldOutError"] < 0.1
+
+
+def test_without_a_fit_there_is_no_uncertainty(correct, files):
+    assert correct(map_file=files["map"]).uncertainty_file is None
+    assert correct().uncertainty_file is None
+
+
+@pytest.mark.parametrize(("scale", "warned"), [(1.0, 0), (1.05, 1)])
+def test_repeats_that_disagree_are_told(correct, files, tmp_path, scale, warned):
+    there = 25 * scale * profile(AFFINE, SHAPE) * head(AFFINE, SHAPE)
+    other = save_image(tmp_path / "other.nii.gz", rician(9, there), AFFINE)
+    outputs = correct(array_files=[files["array1"], other], volume_files=[files["volume"]])
+    found = outputs.properties["ReceiveRepeatAgreement"]
+    assert found["MeanRatio"] == pytest.approx(scale, abs=0.005)
+    assert found["Displacement_mm"] < 0.5
+    told = outputs.properties["Warnings"]
+    assert sum("other.nii.gz" in t and "in the mean" in t for t in told) == len(told) == warned
+
+
+def test_motion_between_repeats_is_told(correct, files, tmp_path):
+    away = AFFINE.copy()
+    away[0, 3] -= 3
+    there = 25 * profile(AFFINE, SHAPE) * head(away, SHAPE)
+    other = save_image(tmp_path / "other.nii.gz", rician(9, there), AFFINE)
+    outputs = correct(array_files=[files["array1"], other], volume_files=[files["volume"]])
+    assert outputs.properties["ReceiveRepeatAgreement"]["Displacement_mm"] > 1
+    assert any("between repeats of the array image" in t for t in outputs.properties["Warnings"])
+
+
+def test_a_volume_image_on_another_grid_serves_where_it_reaches(correct, files, tmp_path):
+    smaller, shape = np.diag([-8.0, 8, 8, 1]), (26, 26, 20)
+    smaller[:3, 3] = [100, -100, -60]  # it ends inside the head
+    volume = rician(4, 8 * head(smaller, shape))
+    volume[:6, :6], volume[-6:, -6:] = rician(5, np.zeros((2, 6, 6, 20)))
+    path = save_image(tmp_path / "volume.nii.gz", volume, smaller)
+    outputs = correct(array_files=[files["array1"]], volume_files=[path])
+    assert uniformity(outputs.out_file) < 0.08
+
+
+@pytest.mark.parametrize("name", ["array", "volume"])
+def test_an_image_of_zeros_or_without_background_is_refused_by_name(
+    correct, files, tmp_path, name
+):
+    given = {"array": files["array1"], "volume": files["volume"]}
+    for values, message in ((0 * head(AFFINE, SHAPE), "every voxel is 0"),
+                            (head(AFFINE, SHAPE), "background voxels")):  # fmt: skip
+        bad = given | {name: save_image(tmp_path / "bad.nii.gz", values, AFFINE)}
+        with pytest.raises(ValueError, match=f"bad.nii.gz: .*{message}"):
+            correct(array_files=[bad["array"]], volume_files=[bad["volume"]])
+
+
 def test_a_pair_without_signal_is_refused(correct, files, tmp_path):
     noise = save_image(tmp_path / "empty.nii.gz", rician(5, np.zeros(SHAPE)), AFFINE)
-    with pytest.raises(ValueError, match="exceed 3 noise SDs"):
+    with pytest.raises(ValueError, match="empty.nii.gz: only .* exceed 3 noise SDs"):
         correct(array_files=[noise], volume_files=[files["volume"]])
 
 

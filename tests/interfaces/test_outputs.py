@@ -52,6 +52,22 @@ def sodium(head, measured, calibration_files, tmp_path, run_in):
     return folder, run_in(save, tmp_path / "run")
 
 
+def test_a_receive_field_of_unknown_uncertainty_has_no_map_of_it(
+    sodium, head, measured, calibration_files, tmp_path, run_in
+):
+    folder, port = tmp_path / "other", "receive_uncertainty_file"
+    sources = dict.fromkeys(SAVED, measured["image_file"]) | {port: None}
+    sources |= {"table_file": str(tmp_path / "table.tsv"), "xfm_file": head["xfm_file"]}
+    targets = {name: str(folder / f"{name}{extension(name)}") for name in SAVED}
+    save = SaveSodium(
+        outputs={**targets, "qc": str(folder / "qc.json")}, tissues=head["tissues"],
+        provenance=KNOWN, calibration_file=calibration_files["vials"],
+        properties=head["properties"], **sources,
+    )  # fmt: skip
+    assert targets[port] not in run_in(save, tmp_path / "again").out_files
+    assert not (folder / f"{port}.json").exists()
+
+
 def read(path):
     return json.loads(path.read_text())
 

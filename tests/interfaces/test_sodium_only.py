@@ -109,7 +109,9 @@ def test_without_regions_the_table_has_no_row_and_is_not_saved(
 def save(folder, drawn, head):
     outputs = {port: str(folder / f"{port}.nii.gz") for port in SODIUM_ONLY_FILES}
     outputs |= {"table_file": str(folder / "a_TSC.tsv"), "qc": str(folder / "qc.json")}
-    field = {"receive_file": drawn["inputs"]["image_file"]}
+    field = dict.fromkeys(
+        ("receive_file", "receive_uncertainty_file"), drawn["inputs"]["image_file"]
+    )
     files = {k: drawn["inputs"][k] for k in ("image_file", "noise_file", "calibration_file")}
     files |= {k: drawn[k] for k in ("apparent_file", "uncertainty_file", "table_file")}
     return SaveSodiumOnly(outputs=outputs, provenance={"InputWarnings": ["alone"]},

@@ -427,6 +427,14 @@ def test_vials_of_a_file_replace_those_of_the_sidecar(simple, tmp_path):
     assert simple.run(vials_file=path).vials[0].concentration == 80
 
 
+def test_the_direction_of_the_list_comes_from_where_the_list_comes_from(simple, tmp_path):
+    simple.image(NA, {**SODIUM, "CalibrationVials": VIALS, "CalibrationVialsAxis": "-x"})
+    path = tmp_path / "vials.json"
+    path.write_text(json.dumps(VIALS))
+    assert simple.run().vials_direction == "-x"
+    assert simple.run(vials_file=path).vials_direction == ""
+
+
 def test_a_wrong_vial_names_file_and_entry(simple):
     path = simple.image(NA, {**SODIUM, "CalibrationVials": [{**VIALS[0], "T1": 53}]})
     assert simple.failure().startswith(f"{path}: CalibrationVials entry 1: T1 is 53")
@@ -518,6 +526,15 @@ def test_array_and_volume_coil_images_are_told_apart(simple):
     assert [path.name for path in run.receive_volume] == [
         "sub-01_acq-23NaBody_run-1_RB1COR.nii.gz"
     ]
+
+
+@pytest.mark.parametrize(("there", "missing"), [("Head", "Body"), ("Body", "Head")])
+def test_one_half_of_a_receive_pair_is_not_used_and_said(simple, there, missing):
+    name = f"sub-01_acq-23Na{there}_RB1COR.nii.gz"
+    simple.image(f"fmap/{name}", {"ResonantNucleus": "23Na"})
+    (note,) = simple.run().warnings
+    assert note.startswith(f"{name}: not used, ")
+    assert missing in note
 
 
 def test_a_receive_map_is_found(simple):

@@ -11,9 +11,11 @@ from sodiumprep.bids_app.metadata import (
     is_sodium,
     load_relaxation,
     load_vials,
+    load_vials_direction,
     read_protocol,
     read_sidecar,
     read_vials,
+    read_vials_direction,
 )
 
 SIDECAR = {
@@ -184,6 +186,26 @@ def test_a_vials_file_holds_the_list(tmp_path):
     path = tmp_path / "vials.json"
     path.write_text(json.dumps([VIAL, GEL]))
     assert [vial.t1 for vial in load_vials(path)] == [0.053, 0.033]
+
+
+@pytest.mark.parametrize(("stated", "read"), [({}, ""), ({"CalibrationVialsAxis": "-X"}, "-x")])
+def test_the_direction_of_the_list_of_vials_is_read(tmp_path, stated, read):
+    path = tmp_path / "vials.json"
+    path.write_text(json.dumps({"CalibrationVials": [VIAL, GEL], **stated}))
+    assert read_vials_direction(stated, "a.json") == read
+    assert load_vials_direction(path) == read
+    assert len(load_vials(path)) == 2
+
+
+def test_a_vials_file_that_is_a_list_states_no_direction(tmp_path):
+    path = tmp_path / "vials.json"
+    path.write_text(json.dumps([VIAL]))
+    assert load_vials_direction(path) == ""
+
+
+def test_a_direction_that_is_no_axis_is_refused():
+    with pytest.raises(UserError, match='CalibrationVialsAxis is "up"; accepted: x, -x, y'):
+        read_vials_direction({"CalibrationVialsAxis": "up"}, "a.json")
 
 
 @pytest.mark.parametrize("content", ["[]", "{", "3"])

@@ -38,6 +38,8 @@ def test_sodium_names_are_those_of_the_contract(names):
     written = [
         names.sodium_preproc(),
         names.sodium_preproc(stat="noise"),
+        names.receive_field(),
+        names.receive_field(stat="uncertainty"),
         names.sodium_transform(),
         names.tsc_table(),
         names.tsc_dictionary(),
@@ -46,6 +48,8 @@ def test_sodium_names_are_those_of_the_contract(names):
     assert [path.name for path in written] == [
         "sub-01_acq-23Na_desc-preproc_PDw.nii.gz",
         "sub-01_acq-23Na_stat-noise_desc-preproc_PDw.nii.gz",
+        "sub-01_acq-23Na_desc-receive_RB1map.nii.gz",
+        "sub-01_acq-23Na_stat-uncertainty_desc-receive_RB1map.nii.gz",
         "sub-01_acq-23Na_from-sodium_to-T1w_mode-image_xfm.txt",
         "sub-01_acq-23Na_seg-tissue_TSC.tsv",
         "sub-01_acq-23Na_seg-tissue_TSC.json",

@@ -67,13 +67,19 @@ def test_a_complete_anatomy_spares_everything(told):
     assert "anatomy: all of it is ready-made" in said.out
 
 
-def test_a_subject_that_cannot_be_planned_fails_already_here(told, tmp_path):
+def test_a_subject_that_cannot_be_planned_fails_already_here(told):
+    code, said = told(na2anat_init="coil")
+    assert code == 1
+    assert "--na2anat-init coil needs another 1H image" in said.err
+
+
+def test_vials_without_labels_calibrate_if_they_are_found(told, tmp_path):
     vial = {"Name": "a", "SodiumConcentration": 50, "T1": 0.05, "T2starLong": 0.05,
             "ShortFraction": 0}  # fmt: skip
     (tmp_path / "vials.json").write_text(json.dumps([vial]))
     code, said = told(reference="vials", vials_file=tmp_path / "vials.json")
-    assert code == 1
-    assert "desc-vials_dseg (a label image, -d) is missing" in said.err
+    assert code == 0
+    assert "calibrated by vials if they are found" in said.out
 
 
 def test_with_the_anatomy_alone_no_sodium_is_told(told):

@@ -87,19 +87,33 @@ def test_fluid_calibrates_where_there_are_no_vials_and_this_is_said():
     assert "assumed 145 mmol/L" in warnings_of(planned)
 
 
-def test_vials_without_labels_give_way_to_fluid_with_a_warning():
-    planned = plan(run_of(vials=(SALINE, GEL)))
-    assert planned.reference == "csf"
-    assert "without a label image" in warnings_of(planned)
+@pytest.mark.parametrize("wanted", [None, "vials"])
+def test_vials_without_labels_are_searched(wanted):
+    run = run_of(vials=(SALINE, GEL), vials_direction="-x")
+    planned = plan(run, replace(SETTINGS, reference=wanted))
+    assert planned.reference == "vials"
+    assert [vial["name"] for vial in planned.vials] == ["1 saline", "2 saline"]
+    assert planned.vial_search == {"direction": "-x", "required": wanted == "vials"}
+    assert "vial_labels" not in planned.regions
+    assert warnings_of(planned) == ""
+
+
+def test_vials_that_are_not_listed_are_searched_for_the_report():
+    planned = plan(run_of())
+    assert planned.vial_search == {"direction": "", "required": False}
+    assert planned.vials == ()
 
 
 @pytest.mark.parametrize(
-    ("found", "missing"),
-    [({"vials": (SALINE, GEL)}, "desc-vials_dseg"), ({}, "CalibrationVials")],
+    ("found", "wanted"), [(WITH_VIALS, None), ({"vials": (SALINE, GEL)}, "csf")]
 )
-def test_vials_that_are_asked_for_and_missing_are_an_error(found, missing):
-    with pytest.raises(UserError, match=f"PDw.h5: {missing}.*--reference is vials"):
-        plan(run_of(**found), replace(SETTINGS, reference="vials"))
+def test_nothing_is_searched_where_labels_are_given_or_fluid_is_wanted(found, wanted):
+    assert plan(run_of(**found), replace(SETTINGS, reference=wanted)).vial_search is None
+
+
+def test_vials_that_are_asked_for_and_not_listed_are_an_error():
+    with pytest.raises(UserError, match=r"PDw.h5: CalibrationVials.*--reference is vials"):
+        plan(run_of(), replace(SETTINGS, reference="vials"))
 
 
 def test_vials_of_one_name_stay_apart_and_in_the_order_of_their_labels():

@@ -1,11 +1,33 @@
 """The receive fit recovers a known profile from a noisy pair."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from sodiumprep.sodium.noise import background_moments, unbiased_magnitude
-from sodiumprep.sodium.receive import fit_receive_correction, inverse_map
-from sodiumprep.sodium.smooth_field import SmoothField, grid_positions, relative_uncertainty
+from sodiumprep.sodium.noise import corner_mask
+from sodiumprep.sodium.receive import (
+    SquaredImage,
+    coarse,
+    coarse_affine,
+    fit_receive_correction,
+    inverse_map,
+    mean_of,
+    on_basis_of,
+    repeat_agreement,
+    rigid_change,
+    squared,
+    with_misfit,
+)
+from sodiumprep.sodium.smooth_field import (
+    Pair,
+    SmoothField,
+    Smoothness,
+    fit_field,
+    grid_positions,
+    relative_uncertainty,
+)
 
 SHAPE, NOISE = (24, 24, 24), 1.0
 AFFINE = np.diag([9.0, 9.0, 9.0, 1.0])
@@ -27,17 +49,34 @@ def head():
     return (ball * spots).reshape(SHAPE)
 
 
-def rician(rng, image):
-    return np.hypot(image + rng.normal(0, NOISE, SHAPE), rng.normal(0, NOISE, SHAPE))
+def magnitude(rng, image, channels=1):
+    """Return a magnitude with non-central chi noise."""
+    parts = rng.normal(0, NOISE, (2 * channels, *SHAPE))
+    parts[0] += image
+    return np.sqrt(np.sum(parts**2, axis=0))
+
+
+def moved(values, shift):
+    """Return an image that is shifted along its first axis by some mm."""
+    return ndimage.shift(values, [shift / 9.0, 0, 0], order=3, mode="nearest")
 
 
 @pytest.fixture(scope="module")
-def fitted():
+def squares():
+    """Return two repeats of the array image with 12 channels, and a volume-coil image."""
     rng = np.random.default_rng(2)
-    pair = [rician(rng, 25 * head() * profile()), rician(rng, 8 * head())]
-    moments = [background_moments(m) for m in pair]
-    clean = [unbiased_magnitude(m, b[1]) for m, b in zip(pair, moments, strict=True)]
-    return fit_receive_correction(*clean, AFFINE, (moments[0][0], moments[1][0]))
+    arrays = [magnitude(rng, 25 * head() * profile(), 12) for _ in range(2)]
+    return [SquaredImage.of(m) for m in (*arrays, magnitude(rng, 8 * head()))]
+
+
+@pytest.fixture(scope="module")
+def fit(squares):
+    return fit_receive_correction(squares[:2], squares[2:], AFFINE)
+
+
+@pytest.fixture(scope="module")
+def fitted(fit):
+    return fit.field
 
 
 def test_a_profile_that_varies_threefold_is_recovered_to_a_few_per_cent(fitted):
@@ -98,9 +137,142 @@ def test_a_field_without_coefficients_is_one():
 
 
 def test_an_array_image_without_signal_is_refused():
-    noise = np.random.default_rng(0).normal(0, 1, SHAPE)
-    with pytest.raises(ValueError, match="exceed 3 noise SDs"):
-        fit_receive_correction(noise, noise, AFFINE, (1.0, 1.0))
+    rng = np.random.default_rng(0)
+    noise = [SquaredImage.of(magnitude(rng, np.zeros(SHAPE), 8))]
+    with pytest.raises(ValueError, match="only .* exceed 3 noise SDs .* at least 200"):
+        fit_receive_correction(noise, noise, AFFINE)
+
+
+@pytest.mark.parametrize("channels", [1, 4, 12])
+@pytest.mark.parametrize("signal", [0.5, 2.0, 8.0])
+def test_squares_are_free_of_the_bias_of_magnitudes_and_know_their_noise(signal, channels):
+    rng = np.random.default_rng(channels)
+    image = np.full(SHAPE, signal)
+    image[:4], image[-4:] = 0, 0  # the corners
+    square = SquaredImage.of(magnitude(rng, image, channels))
+    inside = image > 0
+    chance = 2 * channels**0.5 / corner_mask(SHAPE).sum() ** 0.5  # of the mean square in corners
+    assert square.values[inside].mean() == pytest.approx(signal**2, abs=3 * chance + 0.15)
+    stated = square.sd(image**2)[inside][0]
+    assert square.values[inside].std() == pytest.approx(stated, rel=0.05)
+    assert mean_of([square] * 4).sd(image**2)[inside][0] == pytest.approx(stated / 2)
+
+
+def test_a_volume_image_as_faint_as_its_noise_does_not_bias_the_profile():
+    rng = np.random.default_rng(5)
+    faint = head() * np.where(PLACES[:, 0] > 0, 1.5, 6.0).reshape(SHAPE)
+    array = SquaredImage.of(magnitude(rng, 4 * faint * profile(), 8))
+    volume = SquaredImage.of(magnitude(rng, faint))
+    left = np.log(
+        fit_receive_correction([array], [volume], AFFINE).field(PLACES) * profile().ravel()
+    )
+    sides = [(head().ravel() > 0) & (PLACES[:, 0] * sign > 9) for sign in (1, -1)]
+    assert left[sides[0]].mean() == pytest.approx(left[sides[1]].mean(), abs=0.08)
+
+
+def test_the_noise_of_the_array_image_does_not_lower_the_field():
+    rng = np.random.default_rng(6)
+    parts = (PLACES[:, 0] > 0).reshape(SHAPE)
+    array = SquaredImage.of(magnitude(rng, head() * np.where(parts, 4.0, 60.0)))
+    volume = SquaredImage.of(magnitude(rng, head() * np.where(parts, 8.0, 120.0)))
+    left = np.log(fit_receive_correction([array], [volume], AFFINE).field(PLACES))
+    sides = [(head().ravel() > 0) & (PLACES[:, 0] * sign > 9) for sign in (1, -1)]
+    assert left[sides[0]].mean() == pytest.approx(left[sides[1]].mean(), abs=0.02)
+
+
+def test_the_smoothest_field_that_holds_for_the_other_repeat_is_chosen(squares, fit):
+    assert fit.smoothness.shortest_wave in (90.0, 120.0)
+    rng = np.random.default_rng(7)
+    flat = [SquaredImage.of(magnitude(rng, s * head(), n)) for s, n in ((25, 8), (25, 8), (8, 1))]
+    assert fit_receive_correction(flat[:2], flat[2:], AFFINE).smoothness.shortest_wave == 170.0
+
+
+def test_the_stated_map_covers_the_error_voxel_by_voxel(fit):
+    inside = (head() > 0).ravel()
+    left = np.log(fit.field(PLACES) * profile().ravel())[inside]
+    level = np.average(left, weights=(head() * profile()).ravel()[inside])
+    stated = fit.field.relative_sd(PLACES[inside], fit.reference)
+    assert 0.7 < np.sqrt(np.mean(((left - level) / stated) ** 2)) < 1.3
+
+
+def test_the_uncertainty_grows_where_nothing_is_known(fit):
+    far = np.array([[105.0, 105.0, 105.0]])
+    assert fit.field.relative_sd(far, fit.reference) > 3 * fit.field.relative_sd(
+        np.zeros((1, 3)), fit.reference
+    )
+
+
+def test_a_misfit_adds_its_variance_everywhere_on_average(fitted):
+    noisy = with_misfit(replace(fitted, covariance=0 * fitted.covariance), 0.05)
+    variance = noisy.relative_sd(PLACES, np.zeros(len(noisy.orders))) ** 2
+    assert np.sqrt(variance.mean()) == pytest.approx(0.05, rel=0.1)
+
+
+def test_a_smooth_field_keeps_its_values_on_a_larger_basis(squares, fitted):
+    pair = Pair(squares[0].values, squares[2].values, AFFINE, (9.0, 9.0), head() > 0)
+    smooth = fit_field(pair, Smoothness(150.0), 0.3, squared)
+    assert len(smooth.orders) < len(fitted.orders)
+    larger = on_basis_of(smooth, fitted)
+    np.testing.assert_allclose(larger(PLACES[::97]), smooth(PLACES[::97]))
+    assert larger.covariance is fitted.covariance
+
+
+def test_motion_between_the_images_is_seen_and_does_not_tilt_the_field():
+    rng = np.random.default_rng(8)
+    smooth = ndimage.gaussian_filter(head().astype(float), 0.7)
+    array = SquaredImage.of(magnitude(rng, 60 * smooth * profile(), 4))
+    volume = SquaredImage.of(magnitude(rng, 40 * moved(smooth, 2.0)))
+    fit = fit_receive_correction([array], [volume], AFFINE)
+    assert fit.displacement == pytest.approx(2.0, abs=0.6)
+    left = np.log(fit.field(PLACES) * profile().ravel())
+    sides = [(head().ravel() > 0) & (PLACES[:, 0] * sign > 40) for sign in (1, -1)]
+    assert left[sides[0]].mean() == pytest.approx(left[sides[1]].mean(), abs=0.04)
+
+
+def test_a_voxel_that_was_not_measured_tells_nothing(squares, fitted):
+    holes = squares[2].values.copy()
+    holes[8:12, 8:14, 8:14] = 0
+    measured = squares[2].measured & (holes != 0)
+    volume = replace(squares[2], values=holes, measured=measured)
+    field = fit_receive_correction(squares[:2], [volume], AFFINE).field
+    inside = (head() > 0).ravel()
+    assert np.std(np.log(field(PLACES) / fitted(PLACES))[inside]) < 0.02
+
+
+def test_repeats_agree_or_show_their_change_and_motion():
+    rng = np.random.default_rng(9)
+    smooth = 60 * ndimage.gaussian_filter(head().astype(float), 0.7) * profile()
+    first, same, other = (
+        SquaredImage.of(magnitude(rng, image, 8))
+        for image in (smooth, smooth, 1.05 * moved(smooth, 2.0))
+    )
+    good, bad = (repeat_agreement(first, second, AFFINE) for second in (same, other))
+    assert good.mean_ratio == pytest.approx(1, abs=0.005)
+    assert (good.spread, good.displacement) < (0.02, 0.3)
+    assert bad.mean_ratio == pytest.approx(1.05, abs=0.01)
+    assert bad.displacement == pytest.approx(2.0, abs=0.5)
+
+
+def test_small_motions_change_an_image_by_their_gradient():
+    affine = AFFINE.copy()
+    affine[:3, :3] = np.array([[0, 0, 3.0], [-2.0, 0, 0], [0, 4.0, 0]])
+    places = grid_positions((10, 12, 14), affine)
+    slope = np.array([2.0, -3.0, 5.0])
+    changes = rigid_change((places @ slope).reshape(10, 12, 14), affine)
+    np.testing.assert_allclose(changes[:3].reshape(3, -1).T, np.tile(slope, (1680, 1)), rtol=1e-6)
+    turned = np.radians(np.cross([0, 0, 1.0], places - places.mean(axis=0))) @ slope
+    np.testing.assert_allclose(changes[5].ravel(), turned, atol=1e-9)
+
+
+def test_coarse_voxels_lie_where_their_parts_lie():
+    affine = np.diag([2.0, 3.0, 8.0, 1.0])
+    affine[:3, 3] = [5, -7, 9]
+    places = grid_positions((9, 8, 4), affine).reshape(9, 8, 4, 3)
+    image = SquaredImage(places[..., 1] + places[..., 0], np.ones((9, 8, 4), bool), 1.0, 1.0)
+    rough = coarse(image, affine)
+    assert (rough.values.shape, rough.repeats) == ((3, 4, 4), 6)
+    expected = grid_positions((3, 4, 4), coarse_affine(affine))
+    np.testing.assert_allclose(rough.values.ravel(), expected[:, 0] + expected[:, 1])
 
 
 def test_the_inverse_of_a_map_undoes_it_but_for_a_factor():

@@ -315,6 +315,25 @@ def test_one_reference_alone_is_compared_with_nothing(names):
     assert "of the line above" not in page
 
 
+@pytest.mark.usefixtures("empty_pictures")
+def test_vials_that_were_found_are_told_with_their_place(names):
+    found = {"Centre": [67.1, 79.4, 32.0], "Diameter": 17.7, "Length": 49.1}
+    write_sodium(
+        names, VialsFound=[{**found, "Name": "1 agar"}, found], VialsIdentifiedBy="brightness"
+    )
+    page = page_of(names.out_dir)
+    assert "found in the image and told apart by brightness" in page
+    assert "1 agar at (67, 79, 32) mm, 18 x 49 mm; unknown at (67, 79, 32) mm" in page
+
+
+@pytest.mark.usefixtures("empty_pictures")
+def test_where_nothing_was_searched_no_vials_are_told(names):
+    write_sodium(names)
+    page = page_of(names.out_dir)
+    assert "Vials found" not in page
+    assert "told apart by" not in page
+
+
 @pytest.mark.slow
 def test_an_anatomy_that_is_not_t1w_is_found_and_named(tmp_path):
     names = DerivativeNames(tmp_path, "01", anat_suffix="PDw")

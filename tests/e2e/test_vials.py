@@ -1,0 +1,80 @@
+"""Vials without labels: found by the whole pipeline, with the result that labels give."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from sodiumprep.bids_app.cli import main as process
+from sodiumprep.bids_app.phantom import main as simulate
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vials") / "bids"
+    options = ["--subjects", "1", "--coils", "1", "--seed", "11", "--spokes", "3000"]
+    assert simulate([str(folder), *options]) == 0
+    return folder
+
+
+def run(raw: Path, name: str, *options: object) -> tuple[pd.Series, dict[str, Any]]:
+    """Return corrected regional values and the quality file of a run with ready anatomy."""
+    out = raw.with_name(name)
+    arguments = [raw, out, "participant", "-w", raw.with_name("work"), "--nprocs", "1", "--sloppy"]
+    arguments += ["--skip-bids-validation", *options]
+    assert process([str(argument) for argument in arguments]) == 0
+    table = pd.read_csv(next(out.rglob("*_seg-tissue_TSC.tsv")), sep="\t")
+    chosen = table[(table.pvc == "gtm") & (table.desc == "corrected")]
+    quality = json.loads(next(out.rglob("*_metrics.json")).read_text())
+    return chosen.set_index("name")["mean"], quality
+
+
+@pytest.fixture(scope="module")
+def labelled(raw: Path) -> pd.Series:
+    ready = [f"{name}={raw / 'derivatives' / name}" for name in ("anat", "manual")]
+    return run(raw, "labelled", "-d", *ready)[0]
+
+
+def anatomy(raw: Path) -> tuple[str, str]:
+    return "-d", f"anat={raw / 'derivatives' / 'anat'}"
+
+
+def test_vials_that_are_found_by_position_calibrate_as_labels_do(
+    raw: Path, labelled: pd.Series
+) -> None:
+    values, quality = run(raw, "found", *anatomy(raw), "--reference", "vials")
+    print(pd.DataFrame({"labelled": labelled, "found": values}).to_string())
+    assert quality["VialsIdentifiedBy"] == "Position"
+    assert quality["Calibration"]["reference"] == "vials"
+    assert len(quality["VialsFound"]) == 4
+    assert values["GM"] == pytest.approx(labelled["GM"], rel=0.01)
+
+
+def test_a_list_without_positions_is_told_apart_by_brightness(
+    raw: Path, labelled: pd.Series
+) -> None:
+    sidecar = json.loads(next(raw.rglob("*23Na_PDw.json")).read_text())
+    listed = [{k: v for k, v in vial.items() if k != "Position"}
+              for vial in sidecar["CalibrationVials"]]  # fmt: skip
+    path = raw.with_name("vials.json")
+    path.write_text(json.dumps(listed))
+    values, quality = run(raw, "bright", *anatomy(raw), "--vials", path)
+    assert quality["VialsIdentifiedBy"] == "brightness"
+    assert "rests on their brightness alone" in " ".join(quality["Warnings"])
+    assert values["GM"] == pytest.approx(labelled["GM"], rel=0.01)
+
+
+def test_one_vial_too_many_in_the_list_lets_fluid_calibrate(raw: Path) -> None:
+    sidecar = json.loads(next(raw.rglob("*23Na_PDw.json")).read_text())
+    listed = sidecar["CalibrationVials"]
+    path = raw.with_name("more.json")
+    path.write_text(json.dumps([*listed, {**listed[0], "Position": [0, 0, 300]}]))
+    _, quality = run(raw, "fluid", *anatomy(raw), "--vials", path)
+    assert quality["Calibration"]["reference"] == "csf"
+    assert "the nearest to the Position (0, 0, 300) mm" in " ".join(quality["Warnings"])
