@@ -204,8 +204,10 @@ class Calibrate(SimpleInterface):
             signals = load_signals(self.inputs.signals_file)[FEED]
             k = names.index(region)
             value, u = signals.values[k], np.sqrt(signals.covariance[k, k])
-            lines = fluid_lines(float(value), float(u), factor(region), assumed)
-            extra: dict[str, Any] = {"reference": reference, "assumed": list(assumed)}
+            fluid = {"signal": float(value), "u_signal": float(u), "factor": factor(region)}
+            lines = fluid_lines(**fluid, assumed=assumed)
+            extra: dict[str, Any] = {"reference": reference, "assumed": list(assumed),
+                                     "fluid": {"name": region, **fluid}}  # fmt: skip
         else:
             image, affine = load_finite_image(self.inputs.static_file)
             noise, _ = load_image(self.inputs.static_noise_file)

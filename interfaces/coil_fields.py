@@ -367,6 +367,10 @@ class RegionTransmit:
         """Return what is left in a region's signal."""
         return float(self.effect.factors[self.names.index(name)])
 
+    def undone(self, name: str) -> float:
+        """Return a region's signal before the correction of the flip angle over that after it."""
+        return float(self.effect.changes[self.names.index(name)]) / self.factor(name)
+
     def uncertainty(self, names: list[str], reference: list[str]) -> Floats:
         """Return the relative uncertainty of regions over the mean of the reference ones."""
         weights = np.array([name in reference for name in self.names], float)

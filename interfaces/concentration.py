@@ -22,6 +22,7 @@ from sodiumprep.interfaces.anatomy import resample_once
 from sodiumprep.interfaces.calibrate import load_lines, protocol_of
 from sodiumprep.interfaces.coil_fields import RegionTransmit, load_field, load_transmit
 from sodiumprep.interfaces.comparison import REGIONS
+from sodiumprep.interfaces.equation import save_equation, without_transmit
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
 from sodiumprep.interfaces.pvc import FEED, load_signals
 from sodiumprep.interfaces.reconstruct import tissue_constants
@@ -187,6 +188,27 @@ class _Regions:
         k, main = self.all_names.index(name), self.all_signals[FEED]
         return np.asarray(main.sensitivity[:, k] / main.values[k])
 
+    def by_region(self, values: Floats) -> dict[str, float]:
+        """Return values of the rows by their names."""
+        return dict(zip(self.names, values.tolist(), strict=True))
+
+    def feed(self) -> dict[str, float]:
+        """Return the signals of the rows that feed the maps, by name."""
+        return self.by_region(self.signals[FEED].values)
+
+    def relaxation(self) -> dict[str, float]:
+        """Return the relaxation factors of rows, fluids and vials by name."""
+        used = (name for name in (*self.names, *self.beside) if name in self.by_name)
+        return {name: self.protocol.factor(self.by_name[name]) for name in used}
+
+    def factors_by_name(self) -> dict[str, dict[str, float]]:
+        """Return all factors of rows, fluids and vials, as the sidecar of the table tells them."""
+        relaxation = self.relaxation()
+        if self.transmit is None:
+            return {"RelaxationFactor": relaxation}
+        left = {name: self.transmit.factor(name) for name in relaxation}
+        return {"RelaxationFactor": relaxation, "TransmitFactor": left}
+
     @classmethod
     def load(cls, inputs: Any) -> _Regions:
         with np.load(inputs.regions_file) as stored:
@@ -239,6 +261,7 @@ class _TabulateInput(QuantifyInput):
 
 class _TabulateOutput(TraitedSpec):
     table_file = File(exists=True, desc="regional table (TSV) [mmol/L]")
+    equation_file = File(exists=True, desc="the numbers that its values are made of (JSON)")
 
 
 class TabulateRegions(SimpleInterface):
@@ -277,6 +300,13 @@ class TabulateRegions(SimpleInterface):
         path = Path(runtime.cwd) / "table.tsv"
         table.to_csv(path, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
         self._results["table_file"] = str(path)
+        self._results["equation_file"] = save_equation(
+            Path(runtime.cwd) / "equation.json", regions.protocol, lines,
+            Signal={name: regions.by_region(own.values) for name, own in shown.items()},
+            MixedFactor=regions.by_region(maps.mean_factors(regions.fractions)),
+            **regions.factors_by_name(),
+            **without_transmit(regions.transmit, regions.feed(), regions.relaxation(), extra),
+        )  # fmt: skip
         return runtime
 
     def _receive(

@@ -22,6 +22,7 @@ from nipype.interfaces.base import (
 )
 
 from sodiumprep.interfaces.calibrate import load_lines
+from sodiumprep.interfaces.equation import explained_equation
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.lesions import load_lesion
 from sodiumprep.sodium.alignment import index_map, resample
@@ -64,10 +65,11 @@ SODIUM_FILES: dict[str, tuple[str, str]] = {
     "residual_file": (TSC, "Apparent concentration that uniform regions leave unexplained (gtm)"),
     "calibration_file": ("", "Calibration lines"),
     "table_file": (TSC, "Regional tissue sodium concentrations"),
+    "equation_file": ("", "Numbers that the table is made of"),
 }
 NOT_SAVED = {  # numbers of the sidecars
     "brain_volume_ml", "brain_warning", "normalization_warning", "ready_warning",
-    "calibration_file",
+    "calibration_file", "equation_file",
 }  # fmt: skip
 
 
@@ -237,6 +239,7 @@ class _SaveSodiumInput(BaseInterfaceInputSpec):
     residual_file = File(exists=True, mandatory=True, desc="[mmol/L]")
     calibration_file = File(exists=True, mandatory=True, desc="calibration lines (JSON)")
     table_file = File(exists=True, mandatory=True, desc="regional table (TSV)")
+    equation_file = File(exists=True, mandatory=True, desc="what its values are made of (JSON)")
 
 
 class SaveSodium(SimpleInterface):
@@ -257,14 +260,19 @@ class SaveSodium(SimpleInterface):
             save_as(getattr(self.inputs, port), target)
             head = {"Description": description, "Units": units}
             columns = _explained(table) if port == "table_file" else {}
-            curve = scan_time(table, self.inputs.properties) if port == "table_file" else {}
-            write_json(_sidecar(target), {**columns, **head, **used, **curve})
+            rest = self._beside(table) if port == "table_file" else {}
+            write_json(_sidecar(target), {**columns, **head, **used, **rest})
             written.append(target)
         write_json(
             Path(self.inputs.outputs["qc"]), {**self._quality(table, lines, references), **used}
         )
         self._results["out_files"] = [*written, self.inputs.outputs["qc"]]
         return runtime
+
+    def _beside(self, table: pd.DataFrame) -> dict[str, Any]:
+        """Return what else the sidecar of the table tells."""
+        equation = explained_equation(self.inputs.equation_file)
+        return {**equation, **scan_time(table, self.inputs.properties)}
 
     def _quality(
         self, table: pd.DataFrame, lines: Mapping[str, Any], references: Mapping[str, Any]
@@ -484,6 +492,7 @@ class _SaveSodiumOnlyInput(BaseInterfaceInputSpec):
     uncertainty_file = File(exists=True, mandatory=True, desc="[mmol/L]")
     calibration_file = File(exists=True, mandatory=True, desc="calibration lines (JSON)")
     table_file = File(exists=True, mandatory=True, desc="table (TSV), without rows if none")
+    equation_file = File(exists=True, mandatory=True, desc="what its values are made of (JSON)")
 
 
 class SaveSodiumOnly(SimpleInterface):
@@ -511,9 +520,10 @@ class SaveSodiumOnly(SimpleInterface):
                 continue
             target = self.inputs.outputs[port]
             save_as(getattr(self.inputs, port), target)
-            columns = TABLE_COLUMNS if port == "table_file" else {}
             head = {"Description": description, "Units": units}
-            write_json(_sidecar(target), {**columns, **head, **used})
+            if port == "table_file":
+                head = {**TABLE_COLUMNS, **head, **explained_equation(self.inputs.equation_file)}
+            write_json(_sidecar(target), {**head, **used})
             written.append(target)
         told = [*known.get("Warnings", []), *self.inputs.provenance.get("InputWarnings", [])]
         write_json(Path(self.inputs.outputs["qc"]), {**known, **used, "Warnings": told})

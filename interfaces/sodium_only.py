@@ -20,6 +20,7 @@ from nipype.interfaces.base import (
 from sodiumprep.interfaces.calibrate import load_lines, protocol_of
 from sodiumprep.interfaces.coil_fields import load_field
 from sodiumprep.interfaces.concentration import COLUMNS
+from sodiumprep.interfaces.equation import save_equation
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
 from sodiumprep.interfaces.reconstruct import load_response
 from sodiumprep.sodium.acquisition import Floats
@@ -72,6 +73,7 @@ class _TabulateDrawnInput(_ApparentInput):
 
 class _TabulateDrawnOutput(TraitedSpec):
     table_file = File(exists=True, desc="regional table (TSV) [mmol/L]; only a head if no region")
+    equation_file = File(exists=True, desc="the numbers that its values are made of (JSON)")
 
 
 class TabulateDrawn(SimpleInterface):
@@ -84,13 +86,21 @@ class TabulateDrawn(SimpleInterface):
         with np.load(self.inputs.regions_file) as stored:
             regions = {key: stored[key] for key in stored.files if key != "blurred"}
         drawn = regions["kinds"] == "drawn"
-        table = self._table(regions, drawn) if drawn.any() else pd.DataFrame(columns=COLUMNS)
+        table, signals = pd.DataFrame(columns=COLUMNS), {}
+        if drawn.any():
+            table, signals = self._table(regions, drawn)
         path = Path(runtime.cwd) / "table.tsv"
         table[COLUMNS].to_csv(path, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
         self._results["table_file"] = str(path)
+        lines, _ = load_lines(self.inputs.calibration_file)
+        self._results["equation_file"] = save_equation(
+            Path(runtime.cwd) / "equation.json", protocol_of(self.inputs.protocol),
+            {"apparent": lines["apparent"]}, Signal={"none": signals},
+        )  # fmt: skip
         return runtime
 
-    def _table(self, regions: dict[str, Any], drawn: Any) -> pd.DataFrame:
+    def _table(self, regions: dict[str, Any], drawn: Any) -> tuple[pd.DataFrame, dict[str, float]]:
+        """Return the rows, and the signal of each."""
         image, affine = load_finite_image(self.inputs.image_file)
         noise, _ = load_image(self.inputs.noise_file)
         line = load_lines(self.inputs.calibration_file)[0]["apparent"]
@@ -107,7 +117,7 @@ class TabulateDrawn(SimpleInterface):
         rows = concentration_table(signals, np.ones(len(names)), None, protocol, line)
         values = region_statistics(line.concentration(image), fractions)
         voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
-        return pd.DataFrame({
+        table = pd.DataFrame({
             "index": np.arange(1, len(names) + 1),
             "name": names,
             "pvc": "none",
@@ -120,6 +130,7 @@ class TabulateDrawn(SimpleInterface):
             "coverage": regions["coverage"],
             "flag": self._flags(names, fractions, regions["coverage"], voxel_ml),
         })  # fmt: skip
+        return table, dict(zip(names, signals.values.tolist(), strict=True))
 
     def _flags(self, names: list[str], fractions: Floats, covered: Floats, ml: float) -> list[str]:
         known = self.inputs.properties

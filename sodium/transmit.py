@@ -266,11 +266,14 @@ class TransmitEffect:
         (regions,).
     basis
         Mean of the field's basis functions over each region, shape (regions, m).
+    changes
+        Signal before correction over that at the nominal flip angle, shape (regions,).
     """
 
     factors: Floats
     slopes: Floats
     basis: Floats
+    changes: Floats
 
     def uncertainty(self, model: SmoothField, reference: Floats) -> Floats:
         """Return the relative standard uncertainty of signals over that of the reference.
@@ -341,14 +344,15 @@ def transmit_effect(
     """
     field = model(places)
     corrected = saturation_change(field, *protocol, REFERENCE_T1)
-    factors, slopes = np.empty(len(weights)), np.empty(len(weights))
+    factors, slopes, changes = np.empty((3, len(weights)))
     for k, (weight, t1) in enumerate(zip(weights, t1s, strict=True)):
         used = weight > 0
         here = field[used]
         own = saturation_change(here, *protocol, t1)
         factors[k] = np.average(own / corrected[used], weights=weight[used])
+        changes[k] = np.average(own, weights=weight[used])
         more, less = (
             saturation_change(here * (1 + sign * STEP), *protocol, t1) for sign in (1, -1)
         )
         slopes[k] = np.average((more - less) / (2 * STEP * own), weights=weight[used])
-    return TransmitEffect(factors, slopes, model.region_means(places, weights))
+    return TransmitEffect(factors, slopes, model.region_means(places, weights), changes)

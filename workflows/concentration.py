@@ -27,8 +27,9 @@ INPUTS = [
     "properties",
 ]
 MAPS = ["apparent_file", "corrected_file", "uncertainty_file"]
+TABLE = ["table_file", "equation_file"]
 OUTPUTS = [*MAPS, *(f"anat_{name}" for name in MAPS), "residual_file", "calibration_file",
-           "table_file"]  # fmt: skip
+           *TABLE]  # fmt: skip
 DESCRIPTION = (
     "Signals were calibrated against references of known concentration and corrected for "
     "relaxation, region by region after the partial-volume correction; uncertainties were "
@@ -55,7 +56,7 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
         of the anatomy), ``transmit_file`` (with a transmit field), ``properties``.
         ``outputnode``: the maps [mmol/L] on the sodium grid and, as ``anat_*``, on that of the
         anatomy; ``residual_file`` (what no region explains), ``calibration_file``,
-        ``table_file``.
+        ``table_file``, ``equation_file``.
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = DESCRIPTION
@@ -92,6 +93,6 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
         *((node, result, [("out_file", f"anat_{port}")]) for port, node in resample.items()),
         (maps, result, [(port, port) for port in MAPS]),
         (calibrate, result, [("calibration_file", "calibration_file")]),
-        (table, result, [("table_file", "table_file")]),
+        (table, result, [(port, port) for port in TABLE]),
     ])  # fmt: skip
     return workflow

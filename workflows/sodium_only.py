@@ -72,6 +72,6 @@ def init_sodium_only_wf(plan: SodiumPlan) -> Workflow:
         *((calibrate, node, [("calibration_file", "calibration_file")])
           for node in (maps, table, save)),
         (maps, save, [(p, p) for p in ("apparent_file", "uncertainty_file")]),
-        (table, save, [("table_file", "table_file")]),
+        (table, save, [(port, port) for port in ("table_file", "equation_file")]),
     ])  # fmt: skip
     return workflow

@@ -316,6 +316,9 @@ def test_what_is_left_for_another_t1_joins_its_region(unflip, flips, run_in, tmp
     expected = np.average(seen, weights=inside * rim) / steady_state(FLIP, REPETITION, FLUID_T1)
     assert abs(expected - 1) > 0.01
     assert found.factor("CSF") == pytest.approx(expected, rel=0.003)
+    before = np.average(fluid, weights=inside * rim)
+    assert found.undone("CSF") == pytest.approx(before / np.average(seen, weights=inside * rim),
+                                                rel=0.003)  # fmt: skip
     assert found.uncertainty(["GM", "CSF"], ["CSF"])[1] == pytest.approx(0, abs=1e-9)
     assert 0 < found.uncertainty(["GM", "CSF"], ["CSF"])[0] < 0.02
 

@@ -39,8 +39,10 @@ def sodium(head, measured, calibration_files, tmp_path, run_in):
     table = pd.DataFrame({**dict.fromkeys(COLUMNS, np.nan), **values})
     table["pvc"], table["desc"] = "gtm", "corrected"
     table.to_csv(tmp_path / "table.tsv", sep="\t", index=False, na_rep="n/a")
+    (tmp_path / "equation.json").write_text('{"Slope": {"apparent": 2.5}}')
     sources = dict.fromkeys(SAVED, measured["image_file"])
     sources |= {"table_file": str(tmp_path / "table.tsv"), "xfm_file": head["xfm_file"]}
+    sources["equation_file"] = str(tmp_path / "equation.json")
     folder = tmp_path / "out" / "anat"
     targets = {port: str(folder / f"{port}{extension(port)}") for port in SAVED}
     save = SaveSodium(
@@ -58,6 +60,7 @@ def test_a_receive_field_of_unknown_uncertainty_has_no_map_of_it(
     folder, port = tmp_path / "other", "receive_uncertainty_file"
     sources = dict.fromkeys(SAVED, measured["image_file"]) | {port: None}
     sources |= {"table_file": str(tmp_path / "table.tsv"), "xfm_file": head["xfm_file"]}
+    sources["equation_file"] = str(tmp_path / "equation.json")
     targets = {name: str(folder / f"{name}{extension(name)}") for name in SAVED}
     save = SaveSodium(
         outputs={**targets, "qc": str(folder / "qc.json")}, tissues=head["tissues"],
@@ -97,6 +100,15 @@ def test_the_data_dictionary_explains_every_column(sodium):
     assert set(COLUMNS) <= set(dictionary)
     assert set(TABLE_COLUMNS) == set(COLUMNS)
     assert all(dictionary[c]["Description"] and dictionary[c]["Units"] for c in COLUMNS)
+
+
+def test_the_data_dictionary_holds_the_numbers_of_the_equation_and_says_what_they_are(sodium):
+    equation = read(sodium[0] / "table_file.json")["Equation"]
+    assert equation["Slope"] == {"apparent": 2.5}
+    assert equation["Keys"] == {
+        "Slope": {"Description": "Of the calibration line, by desc", "Units": "signal per mmol/L"}
+    }
+    assert "Equation" not in read(sodium[0] / "corrected_file.json")
 
 
 def test_all_warnings_reach_the_quality_file(sodium):

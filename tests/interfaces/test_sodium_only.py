@@ -43,9 +43,7 @@ def drawn(tmp_path_factory, head, measured, vials, protocol, run_in, sodium_geom
         "box": box == 3,
         "regions_file": regions_file,
         "inputs": table,
-        "table_file": run_in(
-            TabulateDrawn(regions_file=regions_file, **table), folder / "table"
-        ).table_file,
+        **run_in(TabulateDrawn(regions_file=regions_file, **table), folder / "table").get(),
         **run_in(MapApparent(**shared), folder / "maps").get(),
     }
 
@@ -113,7 +111,9 @@ def save(folder, drawn, head):
         ("receive_file", "receive_uncertainty_file"), drawn["inputs"]["image_file"]
     )
     files = {k: drawn["inputs"][k] for k in ("image_file", "noise_file", "calibration_file")}
-    files |= {k: drawn[k] for k in ("apparent_file", "uncertainty_file", "table_file")}
+    files |= {
+        k: drawn[k] for k in ("apparent_file", "uncertainty_file", "table_file", "equation_file")
+    }
     return SaveSodiumOnly(outputs=outputs, provenance={"InputWarnings": ["alone"]},
                           properties=head["properties"], **field, **files)  # fmt: skip
 
@@ -126,6 +126,10 @@ def test_everything_is_saved_with_what_it_rests_on(tmp_path, drawn, head, run_in
     assert list(quality["Calibration"]["Lines"]) == ["apparent"]
     sidecar = json.loads((tmp_path / "out/a_TSC.json").read_text())
     assert sidecar["PartialVolumeCorrection"] == "none"
+    numbers = sidecar["Equation"]
+    row = pd.read_csv(drawn["table_file"], sep="\t").iloc[0]
+    value = numbers["Signal"]["none"]["box"] - numbers["Intercept"]["apparent"]
+    assert row["mean"] == pytest.approx(value / numbers["Slope"]["apparent"], rel=1e-5)
 
 
 def test_a_region_outside_the_image_is_refused(tmp_path, head, measured, run_in, sodium_geometry):
