@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sodiumprep.bids_app import figures
 from sodiumprep.bids_app.boilerplate import name_density
+from sodiumprep.bids_app.budget import MAIN_PVC, TERMS, budget_section, term_rows
 from sodiumprep.bids_app.names import DatasetNames, DerivativeNames
 from sodiumprep.bids_app.reconstruction import (
     course_of,
@@ -27,11 +27,6 @@ from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
 from sodiumprep.sodium.vials import place as place_text
 
 TEMPLATES = Path(__file__).parent / "templates"
-TERMS = (
-    "u_noise", "u_calibration", "u_relaxation", "u_receive", "u_b1", "u_pvc", "u_segmentation",
-    "u_registration",
-)  # fmt: skip
-MAIN_PVC = "gtm"
 RECEIVE = {
     "RB1COR": "array and volume-coil images (RB1COR)",
     "RB1map": "receive map (RB1map)",
@@ -223,7 +218,8 @@ def _run_section(
         "references": _references(calibration),
         "methods": _present(run, "pvc"),
         "values": _values(run),
-        "budget": _budget(run),
+        "terms": term_rows(run),
+        "budget": budget_section(run),
         "reconstruction": reconstruction_section(run) if is_from_kspace(run.metrics) else {},
         "for_looking": is_for_looking(run.metrics),
         "quality": _quality(run),
@@ -463,38 +459,6 @@ def _values(run: RunResults) -> list[Cell]:
         }
         for region in regions
     ]
-
-
-def _budget(run: RunResults) -> list[Cell]:
-    """Return the terms of the uncertainty of every fully corrected row."""
-    if not len(run.table):
-        return []
-    rows = run.table[run.table["desc"] == "corrected"].sort_values(["index", "pvc"], kind="stable")
-    return [
-        {**row, "terms": [row.get(term) for term in TERMS], **dominating_term(row)}
-        for row in rows.to_dict("records")
-    ]
-
-
-def dominating_term(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the largest term of an uncertainty and its share of the variance.
-
-    Parameters
-    ----------
-    row
-        Columns ``u_*`` [mmol/L] of the regional table.
-
-    Examples
-    --------
-    >>> dominating_term({"u_noise": 1.0, "u_relaxation": 2.0, "u_b1": float("nan")})
-    {'dominating': 'relaxation', 'share': 0.8}
-    """
-    squares = {t.removeprefix("u_"): row[t] ** 2 for t in TERMS if not pd.isna(row.get(t))}
-    total = sum(squares.values())
-    if not total > 0:
-        return {"dominating": "n/a", "share": None}
-    largest = max(squares, key=lambda term: squares[term])
-    return {"dominating": largest, "share": squares[largest] / total}
 
 
 def _tissue_quality(run: RunResults) -> list[Cell]:

@@ -93,9 +93,15 @@ class RunResults:
         return read_table(self.names.tsc_table("drawn")) if table.empty else table
 
     @cached_property
+    def dictionary(self) -> dict[str, Any]:
+        """Entries of the sidecar of :attr:`table`, empty where there is none."""
+        held = read_json(self.names.tsc_dictionary())
+        return held or read_json(self.names.tsc_dictionary("drawn"))
+
+    @property
     def scan_time(self) -> dict[str, Any]:
         """What shorter scans would cost, empty where raw data were not evaluated by themselves."""
-        return dict(read_json(self.names.tsc_dictionary()).get("ScanTime") or {})
+        return dict(self.dictionary.get("ScanTime") or {})
 
     @property
     def warnings(self) -> list[str]:

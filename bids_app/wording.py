@@ -26,6 +26,24 @@ def number(value: Any, digits: int = 1) -> str:
     return f"{value:.{digits}f}" if real and np.isfinite(value) else UNKNOWN
 
 
+def significant(value: Any, digits: int = 6) -> str:
+    """Return a number with as many digits as a reader needs who computes with it, or ``n/a``.
+
+    Examples
+    --------
+    >>> significant(1234567.8), significant(0.03902559), significant(145.0), significant(None)
+    ('1234570', '0.0390256', '145', 'n/a')
+    >>> significant(-0.0), significant(2.5e-9)
+    ('0', '2.5e-09')
+    """
+    real = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not real or not np.isfinite(value):
+        return UNKNOWN
+    if value != 0 and not 1e-4 <= abs(value) < 1e9:
+        return f"{value:.{digits}g}"
+    return np.format_float_positional(value + 0.0, digits, fractional=False, trim="-")
+
+
 def triple(values: Any, digits: int = 1) -> str:
     """Return the numbers of several axes with fixed digits, or ``n/a``.
 

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from sodiumprep.bids_app import figures, report
+from sodiumprep.bids_app.budget import TERMS, dominating_term
 from sodiumprep.bids_app.names import DatasetNames, DerivativeNames, with_json
 from sodiumprep.bids_app.reconstruction import (
     course_of,
@@ -19,8 +20,6 @@ from sodiumprep.bids_app.reconstruction import (
     noise_level,
 )
 from sodiumprep.bids_app.report import (
-    TERMS,
-    dominating_term,
     methods_blocks,
     plain_value,
     write_report,
@@ -86,6 +85,27 @@ def fake_metrics(**more):
     return {**held, **more}
 
 
+def fake_dictionary(table, metrics):
+    """Return the sidecar of a table whose regions have a relaxation factor of 0.9."""
+    names = list(table["name"].unique())
+    means = table[table["desc"] == "corrected"].groupby("name")["mean"].first()
+    signals = {name: float(means[name]) * LINE["slope"] * 0.9 for name in names}
+    vials = [vial["name"] for vial in metrics["Calibration"].get("vials", [])]
+    constants = {"t1": 0.037, "t2_short": 0.004, "t2_long": 0.026, "short_fraction": 0.6,
+                 "source": "doi:10.1002/nbm.3899; assumed"}  # fmt: skip
+    equation = {
+        "Protocol": {"EchoTime": 3e-4, "RepetitionTime": 0.12, "FlipAngle": 90.0},
+        "Slope": dict.fromkeys(("apparent", "corrected"), LINE["slope"]),
+        "Intercept": dict.fromkeys(("apparent", "corrected"), LINE["intercept"]),
+        "Signal": {"none": signals, "gtm": signals},
+        "RelaxationFactor": dict.fromkeys([*names, *vials], 0.9),
+        "MixedFactor": dict.fromkeys(names, 0.9),
+    }
+    held = dict.fromkeys([*names, *vials], constants)
+    told = {"Calibration": metrics["Calibration"], "RelaxationConstants": held}
+    return {**told, "Equation": equation}
+
+
 def ball(radius):
     axes = np.indices((SIZE,) * 3) - (SIZE - 1) / 2
     return (np.sqrt((axes**2).sum(axis=0)) < radius).astype(np.float32)
@@ -119,8 +139,13 @@ def write_sodium(names, **metrics):
         names.tsc_map("corrected", space="T1w", stat="uncertainty"),
     ):
         save_image(path, values, affine)
-    fake_table().to_csv(names.tsc_table(), sep="\t", index=False, na_rep="n/a")
+    write_table(names, fake_table(), fake_metrics(**metrics))
     write_json(names.qc(), fake_metrics(**metrics))
+
+
+def write_table(names, table, metrics):
+    table.to_csv(names.tsc_table(), sep="\t", index=False, na_rep="n/a")
+    write_json(names.tsc_dictionary(), fake_dictionary(table, metrics))
 
 
 def page_of(out_dir, errors=()):
@@ -190,7 +215,7 @@ def test_hostile_text_of_a_sidecar_is_escaped(names):
                            "RegistrationChosen": HOSTILE, "Sources": [HOSTILE],
                            "RelaxationConstants": {HOSTILE: {"source": HOSTILE}}})  # fmt: skip
     table = fake_table().replace({"name": {"core": HOSTILE}})
-    table.to_csv(names.tsc_table(), sep="\t", index=False, na_rep="n/a")
+    write_table(names, table, metrics)
     page = page_of(names.out_dir, [HOSTILE])
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 7
@@ -269,7 +294,8 @@ def test_a_broken_file_is_named_and_the_rest_is_shown(names, broken):
 @pytest.mark.usefixtures("empty_pictures")
 def test_calibration_by_csf_says_that_it_rests_on_an_assumption(names):
     single = {**LINE, "r_squared": None, "intercept_test": None, "residuals": [0.0]}
-    csf = {"reference": "csf", "assumed": [145.0, 5.0], "Lines": {"corrected": single}}
+    csf = {"reference": "csf", "assumed": [145.0, 5.0], "Lines": {"corrected": single},
+           "fluid": {"name": "CSF", "signal": 9e5, "u_signal": 1e3, "factor": 0.9}}  # fmt: skip
     write_sodium(names, Calibration=csf)
     page = page_of(names.out_dir)
     assert "145 ± 5 mmol/L" in page
@@ -291,6 +317,7 @@ def test_calibration_by_the_vitreous_humour_says_so_and_stands_beside_the_others
     }  # fmt: skip
     calibration = {
         "reference": "vitreous", "assumed": [140.0, 10.0], "Lines": {"corrected": LINE},
+        "fluid": {"name": "CSF", "signal": 9e5, "u_signal": 1e3, "factor": 0.9},
         "References": references, "ReferenceWarnings": [told],
     }  # fmt: skip
     eyes = {"Found": True, "Radii": [11.52, 11.71], "Scores": [0.95, 0.94]}
