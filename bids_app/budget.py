@@ -1,4 +1,4 @@
-"""How each regional number came about: its equation, its uncertainty, what corrections are worth."""
+"""How each number came about: its equation, its uncertainty, what corrections are worth."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TERMS = (
 )  # fmt: skip
 MAIN_PVC, UNCORRECTED = "gtm", "none"
 MOST_REGIONS = 12  # with an equation each; what is beyond stands in one table
-AGREEMENT = 1e-4  # relative, between the table and what the numbers of its sidecar give
+AGREEMENT = 1e-4  # between the table and what its sidecar gives: relative, from 1 mmol/L on
 PER_MMOL = "signal per mmol/L"
 SATURATION = "(1 − {E}) · sin({angle}) / (1 − {E} · cos({angle}))"
 DECAY = "[{f} · exp(−{te} / {short}) + {rest} · exp(−{te} / {long})]"
@@ -37,6 +37,7 @@ HOW_CALIBRATED = {
     "vials": "scatter of the vials about the line and their stated uncertainties",
     "fluid": "assumed concentration of the fluid, and the noise of its signal",
 }
+SHARED = ("u_relaxation", "u_pvc", "u_segmentation", "u_registration")  # with a fluid's signal
 Numbers = Mapping[str, Any]
 Entry = dict[str, Any]
 
@@ -95,7 +96,7 @@ def budget_section(run: RunResults) -> Entry:
     """
     held = run.dictionary.get("Equation")
     shown = [(MAIN_PVC, "corrected"), (UNCORRECTED, "apparent")]
-    found = [(kind, run.rows(*kind)) for kind in shown]
+    found = [(kind, _known(run.rows(*kind))) for kind in shown]
     kind, rows = next(((k, rows) for k, rows in found if len(rows)), (shown[0], None))
     if rows is None:
         return {"problem": "the table holds no regional value"}
@@ -103,6 +104,10 @@ def budget_section(run: RunResults) -> Entry:
         return {"problem": "the sidecar of the table holds no entry “Equation”: it is not there, "
                            "or an older version wrote it"}  # fmt: skip
     return _section(_Budget(run, held, *kind), rows.to_dict("records"))
+
+
+def _known(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["mean"].notna()] if len(rows) else rows
 
 
 def _section(budget: _Budget, rows: list[Entry]) -> Entry:
@@ -262,7 +267,7 @@ class _Budget:
         slope, intercept = self.line(self.desc)
         signal = float(self.held["Signal"][self.pvc][row["name"]])
         found = (signal - intercept) / (slope * np.prod(self.factors(row["name"])))
-        return bool(abs(found - row["mean"]) <= AGREEMENT * abs(row["mean"]))
+        return bool(abs(found - row["mean"]) <= AGREEMENT * max(abs(row["mean"]), 1.0))
 
     def _how(self, term: str) -> str:
         by_fluid = "fluid" in self.calibration
@@ -303,7 +308,7 @@ class _Budget:
         signals = self.held["Signal"].get(UNCORRECTED)
         if signals is None or "MixedFactor" not in self.held:
             return None
-        return (float(signals[name]), *self.line(self.desc), float(self.held["MixedFactor"][name]))
+        return (_real(signals[name]), *self.line(self.desc), _real(self.held["MixedFactor"][name]))
 
     def _without_transmit(self, row: Entry) -> list[Entry]:
         other = self.held.get("WithoutTransmit")
@@ -320,12 +325,13 @@ class _Budget:
         return [_worth_row(label, row, value, (signal, slope, intercept, factor))]
 
 
-SHARED = ("u_relaxation", "u_pvc", "u_segmentation", "u_registration")  # with a fluid's signal
-
-
 def _step(symbols: str, numbers: str, result: float | str, unit: str = "") -> Entry:
     shown = result if isinstance(result, str) else significant(result)
     return {"symbols": symbols, "numbers": numbers, "result": shown, "unit": unit}
+
+
+def _real(value: float | None) -> float:
+    return np.nan if value is None else float(value)
 
 
 def _factor_symbols() -> str:
@@ -335,11 +341,11 @@ def _factor_symbols() -> str:
 
 
 def _worth_row(label: str, row: Entry, value: float, parts: tuple[float, ...]) -> Entry:
-    change = 100 * (value / row["mean"] - 1)
+    change = 100 * (value - row["mean"]) / row["mean"] if row["mean"] else np.nan
     return {
         "label": label,
         "problem": "",
         "parts": [significant(part) for part in parts],
         "value": number(value, 2),
-        "change": "" if label == "as reported" else f"{change:+.1f} %",
+        "change": "" if label == "as reported" or np.isnan(change) else f"{change:+.1f} %",
     }

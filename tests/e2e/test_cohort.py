@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -184,6 +185,24 @@ def test_reports_open_offline(cohort: Cohort) -> None:
         text = path.read_text()
         assert 'src="http' not in text
         assert "data:image" in text
+
+
+@pytest.mark.parametrize("subject", ["01", "02"])
+def test_the_equations_of_a_report_give_the_values_of_its_table(
+    cohort: Cohort, subject: str
+) -> None:
+    page = (cohort.out / f"sub-{subject}.html").read_text()
+    table = pd.read_csv(next(cohort.out.rglob(f"sub-{subject}_*seg-tissue_TSC.tsv")), sep="\t")
+    rows = table[(table.pvc == "gtm") & (table.desc == "corrected")].set_index("name")
+    entry = r"<summary><b>(\w+)</b>.*?C = [^=]*= \((\S+) − (\S+)\) / \((\S+) · (\S+)\)"
+    found = re.findall(entry, page, re.S)
+    assert [name for name, *_ in found] == rows.index.tolist()
+    for name, *numbers in found:
+        signal, intercept, slope, factor = map(float, numbers)
+        assert (signal - intercept) / (slope * factor) == pytest.approx(
+            rows["mean"][name], rel=3e-5
+        )
+    assert "The numbers do not fit" not in page
 
 
 def test_results_survive_a_failing_rerun(cohort: Cohort) -> None:

@@ -285,7 +285,7 @@ def test_any_other_number_on_the_page_is_noticed(written, pattern):
         check(page[:start] + changed(page[start:], pattern), table)
 
 
-def test_a_sidecar_of_another_run_is_told(written, monkeypatch):
+def test_a_sidecar_of_another_run_is_told(written):
     page, _ = written["vials", False]
     assert "The numbers do not fit" not in page
     run = FakeRun({"GM": 100.0})
@@ -326,6 +326,13 @@ def test_many_regions_stand_in_one_table():
     assert len(told["regions"]) == 12
     assert [region["name"] for region in told["further"]] == ["r12", "r13"]
     assert told["further"][0]["mean"] == "11.00"
+
+
+def test_a_region_that_could_not_be_determined_has_no_equation():
+    run = FakeRun({"box": 100.0, "lost": np.nan, "none": 0.0})
+    told = budget.budget_section(run)
+    assert [region["name"] for region in told["regions"]] == ["box", "none"]
+    assert all(region["agrees"] for region in told["regions"])
 
 
 @pytest.mark.parametrize("held", [None, {}, {"Slope": {}}, {"Slope": 3, "Signal": None}])
