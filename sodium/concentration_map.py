@@ -21,7 +21,11 @@ from sodiumprep.sodium.transmit import SCALE_UNCERTAINTY, TransmitEffect
 
 Grid = tuple[tuple[int, ...], Floats]  # shape, and affine [mm]
 FEWEST_FRACTION = 0.05  # of known regions in a voxel, else it counts as outside the brain
+LINE = "the calibration line"
+TERMS = ("u_noise", "u_calibration", "u_relaxation", "u_receive", "u_b1", "u_pvc",
+         "u_segmentation", "u_registration")  # fmt: skip
 VOXEL, REFERENCE, MIX = "the voxel", "the reference", "the mix of tissues in the voxel"
+APPARENT_TERMS = {"u_noise": VOXEL, "u_calibration": LINE}  # of the map where no tissue is known
 
 
 @dataclass(frozen=True)
@@ -369,7 +373,7 @@ class MapUncertainty:
         """
         gain = 1 / (float(self.line.slope) * self.mixture.factor)
         yield "u_noise", VOXEL, (noise_sd * gain) ** 2
-        yield "u_calibration", "the calibration line", self._calibration(corrected, gain)
+        yield "u_calibration", LINE, self._calibration(corrected, gain)
         del gain
         square = corrected**2
         yield (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -94,9 +94,9 @@ class SmoothField:
         towards = self.covariance @ reference
         shared = np.zeros(orders.max(axis=0) + 1)
         shared[tuple(orders.T)] = towards
-        parts = [_series(positions, self.corner, self.size, each)
-                 for each in (_squared(orders, self.covariance), shared)]  # fmt: skip
-        return parts[0], parts[1], float(reference @ towards)
+        series = (_squared(orders, self.covariance), shared)
+        own, common = _series(positions, (self.corner, self.size), series)
+        return own, common, float(reference @ towards)
 
     def region_means(self, positions: Floats, weights: Floats) -> Floats:
         """Return the weighted mean of the basis over regions.
@@ -160,16 +160,22 @@ def _squared(orders: NDArray[np.int_], covariance: Floats) -> Floats:
     return total.reshape(shape)
 
 
-def _series(positions: Floats, corner: Floats, size: Floats, coefficients: Floats) -> Floats:
-    """Return a sum of products of cosines at positions, shape (n, 3) to (n,)."""
-    shape, values = coefficients.shape, []
-    flat = coefficients.reshape(-1, shape[2])
+def _series(
+    positions: Floats, box: tuple[Floats, Floats], series: Sequence[Floats]
+) -> list[Floats]:
+    """Return sums of products of cosines over a box at positions, shape (n, 3) to (n,) each.
+
+    The first series has the highest orders.
+    """
+    found: list[list[Floats]] = [[] for _ in series]
     for block in np.array_split(positions, max(1, len(positions) // 2_000)):
-        cosines = np.cos(np.pi * np.clip((block - corner) / size, 0, 1)).T
-        x, y, z = (_multiples(c, n) for c, n in zip(cosines, shape, strict=True))
-        in_plane = np.einsum("xyn,yn->xn", (flat @ z).reshape(*shape[:2], -1), y)
-        values.append(np.einsum("xn,xn->n", in_plane, x))
-    return np.concatenate(values)
+        cosines = np.cos(np.pi * np.clip((block - box[0]) / box[1], 0, 1)).T
+        waves = [_multiples(c, n) for c, n in zip(cosines, series[0].shape, strict=True)]
+        for values, coefficients in zip(found, series, strict=True):
+            x, y, z = (w[:n] for w, n in zip(waves, coefficients.shape, strict=True))
+            in_planes = (coefficients.reshape(-1, len(z)) @ z).reshape(len(x), len(y), -1)
+            values.append(np.einsum("xn,xn->n", np.einsum("xyn,yn->xn", in_planes, y), x))
+    return [np.concatenate(values) for values in found]
 
 
 def _multiples(cosine: Floats, count: int) -> Floats:
