@@ -15,7 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sodiumprep.bids_app.metadata import UserError, load_relaxation, load_vials, read_json
+from sodiumprep.bids_app.metadata import UserError, load_vials, read_json
+from sodiumprep.bids_app.relaxation import load_relaxation
 from sodiumprep.bids_app.settings import (
     DEFAULT_PVC,
     DEFAULT_RECON,
@@ -252,7 +253,8 @@ def _add_quantities(science: argparse._ArgumentGroup) -> None:
         "--relaxation",
         type=Path,
         metavar="FILE",
-        help="JSON: relaxation constants [s] per tissue instead of the built-in table",
+        help="JSON or TSV: relaxation constants [s] of tissues, vials or lesions instead of the "
+        "built-in ones",
     )
 
 

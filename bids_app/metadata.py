@@ -352,24 +352,6 @@ def load_vials(path: Path) -> tuple[Vial, ...]:
     return vials
 
 
-def load_relaxation(path: Path) -> dict[str, dict[str, float]]:
-    """Return the relaxation constants of a JSON file: tissue, then key, then number.
-
-    Times are in seconds. ``T1``, ``T2starLong`` and ``ShortFraction`` are needed for each
-    tissue, ``T2starShort`` where the share of the short component is not zero; each may have
-    its ``...Uncertainty``. A text under ``Source`` is passed over.
-
-    Raises
-    ------
-    UserError
-        If the file cannot be read, a key is missing or unknown, or a value is implausible.
-    """
-    tissues = read_sidecar(path)
-    if not tissues:
-        raise UserError(f'{path}: names no tissue; accepted: {{"GM": {{"T1": 0.037, ...}}, ...}}')
-    return {name: _read_tissue(keys, f"{path}: {name}") for name, keys in tissues.items()}
-
-
 def is_sodium(sidecar: Mapping[str, Any], file_name: str) -> bool:
     """Tell whether a file is sodium, by its sidecar or its ``nuc-`` entity alone.
 
@@ -501,22 +483,6 @@ def _read_relaxation_times(keys: Mapping[str, Any], where: str) -> dict[str, flo
             f"({times['T2starLong']:g} s)"
         )
     return times
-
-
-def _read_tissue(keys: object, where: str) -> dict[str, float]:
-    if not isinstance(keys, dict):
-        raise UserError(f"{where} is {_kind(keys)}; accepted: an object with T1, T2starLong, ...")
-    unknown = [name for name in keys if name not in (*RELAXATION_KEYS, "Source")]
-    if unknown:
-        raise UserError(
-            f"{where}: {unknown[0]} is not known; accepted: {', '.join(RELAXATION_KEYS)}"
-        )
-    numbers = _read_relaxation_times(keys, where)
-    for name in RELAXATION_KEYS:
-        if name.endswith("Uncertainty") and keys.get(name) is not None:
-            unit, high = ("", 1.0) if name.startswith("Short") else ("s", 0.2)
-            numbers[name] = Key(name, unit, 0.0, high).read(keys, where)
-    return numbers
 
 
 def _refuse_misspelt(entry: Mapping[str, Any], known: Iterable[str], where: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -10,8 +10,9 @@ from typing import Any
 
 from sodiumprep.bids_app.ages import read_age
 from sodiumprep.bids_app.anatomies import Anatomy
+from sodiumprep.bids_app.constants import relaxation_constants, unused_rows, vial_constants
 from sodiumprep.bids_app.dataset import SubjectJob
-from sodiumprep.bids_app.metadata import SODIUM, UserError, Vial, load_relaxation
+from sodiumprep.bids_app.metadata import SODIUM, UserError, Vial
 from sodiumprep.bids_app.names import DerivativeNames, bids_uri, entities
 from sodiumprep.bids_app.runs import SodiumRun
 from sodiumprep.bids_app.sessions import (
@@ -26,8 +27,6 @@ from sodiumprep.bids_app.templates import EMBEDDED
 from sodiumprep.sodium.acquisition import PROTON_GAMMA_BAR, SODIUM_GAMMA_BAR
 from sodiumprep.sodium.calibrate import FLUIDS
 from sodiumprep.sodium.pvc import MAPS as PVC_MAPS
-from sodiumprep.sodium.relaxation import VITREOUS, relaxation_of
-from sodiumprep.sodium.signal import Relaxation
 from sodiumprep.workflows.plans import (
     AnatomyPlan,
     ReferencePlan,
@@ -40,13 +39,6 @@ NONLINEAR = ("tv", "agr")  # maps beside those of the default one, never quantif
 FROM_KSPACE = "kspace"  # the partial-volume correction that needs raw data
 SODIUM_OVER_PROTON = SODIUM_GAMMA_BAR / PROTON_GAMMA_BAR  # frequencies in the same field
 TEMPLATE_PORTS = ("to_template", "from_template")
-FIELDS = {  # key of the relaxation file -> field
-    "T1": "t1",
-    "T2starShort": "t2_short",
-    "T2starLong": "t2_long",
-    "ShortFraction": "short_fraction",
-}
-GIVEN_BY_USER = "given by the user"
 FLUID_NAMES = {"csf": "CSF", "vitreous": "the vitreous humour"}  # as warnings say it
 
 
@@ -260,6 +252,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         warnings = (*warnings, "--pvc kspace needs raw k-space, this is an image: not made")
     inputs += [] if anatomical else list(dict.fromkeys(path for path, _ in run.regions.values()))
     lesions, spaces, said = _lesions(job, run)
+    warnings += _unused_constants(settings, lesions, run)
     notes = (*job.anatomy.warnings, *run.warnings, *warnings, *([said] if said else []))
     session = f"ses_{run.session}_" if job.reference and run.session else ""
     return SodiumPlan(
@@ -531,53 +524,26 @@ def _tissues(
     settings: Settings,
     vials: tuple[Mapping[str, Any], ...],
 ) -> dict[str, dict[str, Any]]:
-    overrides = _overrides(settings, run)
-    field = run.protocol.field_strength
+    path = settings.relaxation_file
     try:
-        constants = {
-            name: relaxation_of(name, field or 0.0, overrides)
-            for name in ("GM", "WM", "CSF", "muscle", VITREOUS, *lesions)
-        }
+        constants = relaxation_constants(lesions, run.protocol.field_strength, path)
     except ValueError as error:
         raise UserError(f"{run.source}: MagneticFieldStrength: {error}") from None
-    for vial in vials:
-        constants[vial["name"]] = Relaxation(
-            t1=vial["t1"],
-            t2_short=vial["t2_short"] or vial["t2_long"],
-            t2_long=vial["t2_long"],
-            short_fraction=vial["short_fraction"],
-            source="CalibrationVials",
-        )
+    constants |= vial_constants(vials, path)
     return {name: asdict(relaxation) for name, relaxation in constants.items()}
 
 
-def _overrides(settings: Settings, run: SodiumRun) -> dict[str, Relaxation]:
-    if settings.relaxation_file is None:
-        return {}
-    return {
-        tissue: _override(settings.relaxation_file, tissue, numbers, run)
-        for tissue, numbers in load_relaxation(settings.relaxation_file).items()
-    }
-
-
-def _override(path: Path, tissue: str, numbers: Mapping[str, float], run: SodiumRun) -> Relaxation:
-    """Return the user's constants of a tissue; what the file leaves out comes from the table."""
-    given = {FIELDS[key]: value for key, value in numbers.items() if key in FIELDS}
-    given |= {
-        f"u_{FIELDS[key.removesuffix('Uncertainty')]}": value
-        for key, value in numbers.items()
-        if key.endswith("Uncertainty")
-    }
-    try:
-        base = relaxation_of(tissue, run.protocol.field_strength or 0.0)
-    except ValueError as error:
-        missing = [key for key, field in FIELDS.items() if field not in given]
-        if missing == ["T2starShort"] and given["short_fraction"] == 0:
-            given["t2_short"] = given["t2_long"]
-        elif missing:
-            raise UserError(f"{path}: {tissue}: {missing[0]} is missing ({error})") from None
-        return Relaxation(**given, source=GIVEN_BY_USER)
-    return replace(base, **given, source=f"{GIVEN_BY_USER}; else {base.source}")
+def _unused_constants(
+    settings: Settings, lesions: Iterable[str], run: SodiumRun
+) -> tuple[str, ...]:
+    vials = [vial["name"] for vial in _plain_vials(run.vials)]
+    unused = unused_rows(settings.relaxation_file, [*lesions, *vials])
+    if not unused or settings.relaxation_file is None:
+        return ()
+    return (
+        f"{settings.relaxation_file.name}: {', '.join(unused)}: no tissue, vial or lesion of this "
+        "run: not used",
+    )
 
 
 def _nonlinear(job: SubjectJob, run: SodiumRun, settings: Settings) -> dict[str, Any]:

@@ -212,11 +212,16 @@ class Calibrate(SimpleInterface):
             image, affine = load_finite_image(self.inputs.static_file)
             noise, _ = load_image(self.inputs.static_noise_file)
             measured = []
+            kinds = list(dict.fromkeys(constants[vial["name"]] for vial in self.inputs.vials))
             for vial in self.inputs.vials:
+                own = constants[vial["name"]]
                 k = names.index(vial["name"])
                 depth = CORE_DEPTH * _width(self.inputs.properties, vial["name"], affine)
                 signal = core_signal(image, blurred[vial["name"]], fractions[k], noise, depth)
-                known = known_of_vial(vial)
+                known = known_of_vial(vial) | {
+                    "u_factor": relative_u_relaxation(own, protocol),
+                    "material": kinds.index(own),
+                }
                 measured.append(VialSignal(*signal, factor=factor(vial["name"]), **known))
             lines = vial_lines(measured)
             extra = {"reference": "vials", "vials": [vars(v) for v in measured]}

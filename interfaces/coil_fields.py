@@ -22,6 +22,7 @@ from nipype.interfaces.base import (
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import index_map, resample
+from sodiumprep.sodium.concentration_map import FieldErrors, Grid
 from sodiumprep.sodium.noise import background_moments, unbiased_magnitude
 from sodiumprep.sodium.receive import (
     ReceiveFit,
@@ -371,10 +372,19 @@ class RegionTransmit:
         """Return a region's signal before the correction of the flip angle over that after it."""
         return float(self.effect.changes[self.names.index(name)]) / self.factor(name)
 
+    def _weights(self, reference: Sequence[str]) -> Floats:
+        weights = np.array([name in reference for name in self.names], float)
+        return np.asarray(weights / weights.sum())
+
+    def map_errors(self, grid: Grid, names: list[str], reference: list[str]) -> FieldErrors:
+        """Return the errors of the field in a map of regions over the mean of the reference."""
+        rows = [self.names.index(name) for name in names]
+        weights = self._weights(reference)
+        return FieldErrors.of_transmit(self.effect, self.model, grid, rows, weights)
+
     def uncertainty(self, names: list[str], reference: list[str]) -> Floats:
         """Return the relative uncertainty of regions over the mean of the reference ones."""
-        weights = np.array([name in reference for name in self.names], float)
-        every = self.effect.uncertainty(self.model, weights / weights.sum())
+        every = self.effect.uncertainty(self.model, self._weights(reference))
         return every[[self.names.index(name) for name in names]]
 
     def covariance(self, groups: Sequence[Sequence[str]]) -> Floats:

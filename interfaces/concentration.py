@@ -32,20 +32,25 @@ from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import index_map, resample
 from sodiumprep.sodium.concentration import (
     EFFECTS,
-    BrainRegions,
-    Concentrations,
     Reference,
     RegionalSignals,
     calibrated_by,
     concentration_table,
     effects_of_errors,
-    map_concentration,
     region_flags,
     region_statistics,
     relative_changes,
     with_flag,
 )
-from sodiumprep.sodium.pvc.assessment import UNCORRECTED, AssessedSignals
+from sodiumprep.sodium.concentration_map import (
+    BrainRegions,
+    Concentrations,
+    FieldErrors,
+    Grid,
+    MapErrors,
+    map_concentration,
+)
+from sodiumprep.sodium.pvc.assessment import BORDER_OF_TISSUE, UNCORRECTED, AssessedSignals
 from sodiumprep.sodium.smooth_field import grid_positions, relative_uncertainty
 
 COLUMNS = [
@@ -88,30 +93,45 @@ class QuantifyInput(BaseInterfaceInputSpec):
     tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue [s]")
     protocol = traits.Dict(mandatory=True, desc="echo and repetition time [s], flip angle [rad]")
     transmit_file = File(exists=True, desc="what the flip angle does to regions (npz)")
+    model_file = traits.Either(None, File(exists=True), desc="fitted receive field (npz), or None")
+
+
+class _MapInput(QuantifyInput):
+    properties = traits.Dict(desc="of the image; RegistrationSpread [mm] is read")
 
 
 class _MapOutput(TraitedSpec):
     apparent_file = File(exists=True, desc="apparent concentration [mmol/L]")
     corrected_file = File(exists=True, desc="relaxation-corrected concentration [mmol/L]")
     uncertainty_file = File(exists=True, desc="standard uncertainty of the latter [mmol/L]")
+    uncertainty_terms = traits.Dict(desc="terms of the uncertainty, and what each is of")
 
 
 class MapConcentration(SimpleInterface):
     """Turn the sodium image into concentration maps on its own grid."""
 
-    input_spec = QuantifyInput
+    input_spec = _MapInput
     output_spec = _MapOutput
 
     def _run_interface(self, runtime: Any) -> Any:
         image, affine = load_finite_image(self.inputs.image_file)
         noise, _ = load_image(self.inputs.noise_file)
-        regions = _Regions.load(self.inputs)
+        regions = Regions.load(self.inputs)
         lines, _ = load_lines(self.inputs.calibration_file)
-        done = map_concentration(image, noise, regions.brain, regions.protocol, lines)
+        errors = replace(regions.map_errors((image.shape, affine)), **self._moves(affine))
+        done = map_concentration(image, noise, regions.brain, regions.protocol, lines, errors)
+        self._results["uncertainty_terms"] = dict(done.terms)
         for name in ("apparent", "corrected", "uncertainty"):
             path = Path(runtime.cwd) / f"{name}.nii.gz"
             self._results[f"{name}_file"] = save_image(path, getattr(done, name), affine)
         return runtime
+
+    def _moves(self, affine: Floats) -> dict[str, Floats | None]:
+        """Return how uncertain the place of anatomy and borders is [voxels]."""
+        known = self.inputs.properties if isdefined(self.inputs.properties) else {}
+        spread, voxel = known.get("RegistrationSpread"), np.linalg.norm(affine[:3, :3], axis=0)
+        shift = None if spread is None else spread / np.sqrt(3) / voxel
+        return {"shift": shift, "border": BORDER_OF_TISSUE / voxel}
 
 
 class _ResidualInput(BaseInterfaceInputSpec):
@@ -147,8 +167,8 @@ class MapResidual(SimpleInterface):
         return runtime
 
 
-class _Regions:
-    """The tissue and lesion regions of one image, with what the tables need of them."""
+class Regions:
+    """The tissue and lesion regions of one image, with what maps and tables need of them."""
 
     def __init__(self, inputs: Any, stored: Any, signals: Mapping[str, AssessedSignals]) -> None:
         tissue = stored["kinds"] == "tissue"
@@ -174,6 +194,9 @@ class _Regions:
         beside = np.isin(stored["kinds"], ("reference", "vial"))
         self.vial_names: list[str] = stored["names"][stored["kinds"] == "vial"].tolist()
         self.beside = dict(zip(stored["names"][beside], stored["fractions"][beside], strict=True))
+        _, extra = load_lines(inputs.calibration_file)
+        self.calibrated_by = REGIONS.get(extra["reference"])  # None: vials
+        self.model_file = inputs.model_file if isdefined(inputs.model_file) else None
 
     def reference(self, name: str) -> Reference:
         """Return what changes the region that calibrates; it may be none of the rows."""
@@ -209,8 +232,32 @@ class _Regions:
         left = {name: self.transmit.factor(name) for name in relaxation}
         return {"RelaxationFactor": relaxation, "TransmitFactor": left}
 
+    @property
+    def rests_on(self) -> list[str]:
+        """The regions whose signal the calibration rests on."""
+        return self.vial_names if self.calibrated_by is None else [self.calibrated_by]
+
+    def receive_basis(self, grid: Grid) -> tuple[Floats, Floats]:
+        """Return the means of the receive field's basis over the rows, and over the reference."""
+        everything = np.concatenate([self.fractions, *(f[None] for f in self.beside.values())])
+        weights = everything.reshape(len(everything), -1)
+        basis = load_field(str(self.model_file)).region_means(grid_positions(*grid), weights)
+        used = np.isin([*self.names, *self.beside], self.rests_on)
+        return basis[: len(self.names)], basis[used].mean(axis=0)
+
+    def map_errors(self, grid: Grid) -> MapErrors:
+        """Return what is uncertain about a map on a grid beside its noise and its mixture."""
+        receive = transmit = None
+        if self.model_file is not None:
+            model = load_field(str(self.model_file))
+            receive = FieldErrors.of_receive(model, grid, self.receive_basis(grid)[1])
+        if self.transmit is not None:
+            transmit = self.transmit.map_errors(grid, self.names, self.rests_on)
+        name = self.calibrated_by
+        return MapErrors(None if name is None else self.reference(name), receive, transmit)
+
     @classmethod
-    def load(cls, inputs: Any) -> _Regions:
+    def load(cls, inputs: Any) -> Regions:
         with np.load(inputs.regions_file) as stored:
             return cls(inputs, stored, load_signals(inputs.signals_file))
 
@@ -254,7 +301,6 @@ def _of_regions(signals: AssessedSignals, which: Floats, main: AssessedSignals) 
 
 
 class _TabulateInput(QuantifyInput):
-    model_file = traits.Either(None, File(exists=True), desc="fitted receive field (npz), or None")
     properties = traits.Dict(mandatory=True, desc="of the image; flags are read")
     methods = traits.List(traits.Str, [FEED], usedefault=True, desc="corrections with rows")
 
@@ -273,12 +319,12 @@ class TabulateRegions(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         image, affine = load_finite_image(self.inputs.image_file)
         noise, _ = load_image(self.inputs.noise_file)
-        regions = _Regions.load(self.inputs)
+        regions = Regions.load(self.inputs)
         lines, extra = load_lines(self.inputs.calibration_file)
-        reference = REGIONS.get(extra["reference"])
+        reference = regions.calibrated_by
         coils = {
-            "u_receive": self._receive(regions, image.shape, affine, reference),
-            "u_transmit": _transmit(regions, reference),
+            "u_receive": _receive(regions, (image.shape, affine)),
+            "u_transmit": _transmit(regions),
         }
         voxel = np.linalg.norm(affine[:3, :3], axis=0)
         signals = {name: replace(own, **coils) for name, own in regions.signals.items()}
@@ -309,23 +355,8 @@ class TabulateRegions(SimpleInterface):
         )  # fmt: skip
         return runtime
 
-    def _receive(
-        self, regions: _Regions, shape: tuple[int, ...], affine: Floats, reference: str | None
-    ) -> Floats:
-        if not isdefined(self.inputs.model_file) or self.inputs.model_file is None:
-            return np.full(len(regions.names), np.nan)
-        model = load_field(self.inputs.model_file)
-        everything = np.concatenate(
-            [regions.fractions, *(f[None] for f in regions.beside.values())]
-        )
-        weights = everything.reshape(len(everything), -1)
-        basis = model.region_means(grid_positions(shape, affine), weights)
-        against = regions.vial_names if reference is None else [reference]
-        used = np.isin([*regions.names, *regions.beside], against)
-        return relative_uncertainty(model, basis[: len(regions.names)], basis[used].mean(axis=0))
-
     def _rows(
-        self, regions: _Regions, pvc: str, desc: str, table: Mapping[str, Floats],
+        self, regions: Regions, pvc: str, desc: str, table: Mapping[str, Floats],
         maps: Concentrations, noise: Floats, flags: list[str],
     ) -> pd.DataFrame:  # fmt: skip
         values = maps.apparent if desc == "apparent" else maps.corrected
@@ -353,15 +384,21 @@ class TabulateRegions(SimpleInterface):
         return pd.DataFrame(columns)
 
 
-def _transmit(regions: _Regions, reference: str | None) -> Floats:
+def _receive(regions: Regions, grid: Grid) -> Floats:
+    if regions.model_file is None:
+        return np.full(len(regions.names), np.nan)
+    model = load_field(str(regions.model_file))
+    return relative_uncertainty(model, *regions.receive_basis(grid))
+
+
+def _transmit(regions: Regions) -> Floats:
     if regions.transmit is None:
         return np.full(len(regions.names), np.nan)
-    against = regions.vial_names if reference is None else [reference]
-    return regions.transmit.uncertainty(regions.names, against)
+    return regions.transmit.uncertainty(regions.names, regions.rests_on)
 
 
 def _all_tables(
-    regions: _Regions, signals: Mapping[str, RegionalSignals], maps: Concentrations,
+    regions: Regions, signals: Mapping[str, RegionalSignals], maps: Concentrations,
     lines: Mapping[str, Any], of_reference: Floats | None,
 ) -> list[tuple[str, str, dict[str, Floats]]]:  # fmt: skip
     ones = np.ones(len(regions.names))

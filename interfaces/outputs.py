@@ -26,6 +26,7 @@ from sodiumprep.interfaces.equation import explained_equation
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.lesions import load_lesion
 from sodiumprep.sodium.alignment import index_map, resample
+from sodiumprep.sodium.concentration_map import APPARENT_TERMS, TERMS
 from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
 
 # port -> (unit, description)
@@ -240,6 +241,7 @@ class _SaveSodiumInput(BaseInterfaceInputSpec):
     calibration_file = File(exists=True, mandatory=True, desc="calibration lines (JSON)")
     table_file = File(exists=True, mandatory=True, desc="regional table (TSV)")
     equation_file = File(exists=True, mandatory=True, desc="what its values are made of (JSON)")
+    uncertainty_terms = traits.Dict(mandatory=True, desc="of the uncertainty of maps, by name")
 
 
 class SaveSodium(SimpleInterface):
@@ -261,7 +263,8 @@ class SaveSodium(SimpleInterface):
             head = {"Description": description, "Units": units}
             columns = _explained(table) if port == "table_file" else {}
             rest = self._beside(table) if port == "table_file" else {}
-            write_json(_sidecar(target), {**columns, **head, **used, **rest})
+            terms = _uncertainty_of(port, self.inputs.uncertainty_terms)
+            write_json(_sidecar(target), {**columns, **head, **used, **rest, **terms})
             written.append(target)
         write_json(
             Path(self.inputs.outputs["qc"]), {**self._quality(table, lines, references), **used}
@@ -313,6 +316,21 @@ def _numbers_used(inputs: Any) -> dict[str, Any]:
         "ReceiveCorrection": inputs.properties["ReceiveCorrection"],
         "TransmitCorrection": inputs.properties.get("TransmitCorrection", "none"),
         "PartialVolumeCorrection": "gtm (regional values)",
+        **_noise_bias(inputs.properties),
+    }
+
+
+def _noise_bias(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: properties[key] for key in ("NoiseBias",) if key in properties}
+
+
+def _uncertainty_of(port: str, terms: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the sidecar of a map of the uncertainty says of its terms; else nothing."""
+    if port.removeprefix("anat_") != "uncertainty_file":
+        return {}
+    return {
+        "UncertaintyTerms": dict(terms),
+        "UncertaintyWithout": [name for name in TERMS if name not in terms],
     }
 
 
@@ -332,6 +350,7 @@ class _SaveSpaceInput(BaseInterfaceInputSpec):
     apparent_file = File(exists=True, mandatory=True, desc="[mmol/L]")
     corrected_file = File(exists=True, mandatory=True, desc="[mmol/L]")
     uncertainty_file = File(exists=True, mandatory=True, desc="[mmol/L]")
+    uncertainty_terms = traits.Dict(mandatory=True, desc="of the uncertainty of maps, by name")
 
 
 class SaveSpace(SimpleInterface):
@@ -346,7 +365,9 @@ class SaveSpace(SimpleInterface):
         for port, (units, description) in SPACE_FILES.items():
             target = self.inputs.outputs[port]
             save_as(getattr(self.inputs, port), target)
-            write_json(_sidecar(target), {"Description": description, "Units": units, **used})
+            terms = _uncertainty_of(port, self.inputs.uncertainty_terms)
+            head = {"Description": description, "Units": units}
+            write_json(_sidecar(target), {**head, **used, **terms})
             written.append(target)
         self._results["out_files"] = written
         return runtime
@@ -359,6 +380,7 @@ class _SaveCorrectedInput(BaseInterfaceInputSpec):
     properties = traits.Dict(mandatory=True, desc="of the image")
     calibration_file = File(exists=True, mandatory=True, desc="calibration lines (JSON)")
     map_files = traits.Dict(mandatory=True, desc="maps, as 'rbv:corrected_file' [mmol/L]")
+    uncertainty_terms = traits.Dict(mandatory=True, desc="of the uncertainty of maps, by name")
 
 
 class SaveCorrected(SimpleInterface):
@@ -380,7 +402,11 @@ class SaveCorrected(SimpleInterface):
                 f"{PVC_METHODS[method]}",
                 "Units": units,
             }
-            write_json(_sidecar(target), {**head, **used, "PartialVolumeCorrection": method})
+            own = {
+                **_uncertainty_of(port, self.inputs.uncertainty_terms),
+                "PartialVolumeCorrection": method,
+            }
+            write_json(_sidecar(target), {**head, **used, **own})
             written.append(target)
         self._results["out_files"] = written
         return runtime
@@ -432,6 +458,9 @@ NONLINEAR_FILES: dict[str, tuple[str, str]] = {
 class _SaveNonlinearInput(BaseInterfaceInputSpec):
     outputs = traits.Dict(mandatory=True, desc="output path by port, and 'qc'")
     provenance = traits.Dict(mandatory=True, desc="entries of every sidecar")
+    tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue and vial [s]")
+    calibration_file = File(exists=True, mandatory=True, desc="calibration lines (JSON)")
+    uncertainty_terms = traits.Dict(mandatory=True, desc="of the uncertainty of maps, by name")
     properties = traits.Dict(mandatory=True, desc="of the image, for the QC file")
     image_file = File(exists=True, mandatory=True, desc="sodium image [signal]")
     noise_file = File(exists=True, mandatory=True, desc="noise SD [signal]")
@@ -449,7 +478,7 @@ class SaveNonlinear(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         kept = ("Reconstruction", "ReconstructionReason", "PointSpreadFWHM", "PointSpreadLocalAt")
         used = {
-            **self.inputs.provenance,
+            **_numbers_used(self.inputs),
             **{key: self.inputs.properties[key] for key in kept},
             "PartialVolumeCorrection": "none",
         }
@@ -457,7 +486,9 @@ class SaveNonlinear(SimpleInterface):
         for port, (units, description) in NONLINEAR_FILES.items():
             target = self.inputs.outputs[port]
             save_as(getattr(self.inputs, port), target)
-            write_json(_sidecar(target), {"Description": description, "Units": units, **used})
+            terms = _uncertainty_of(port, self.inputs.uncertainty_terms)
+            head = {"Description": description, "Units": units}
+            write_json(_sidecar(target), {**head, **used, **terms})
             written.append(target)
         quality = Path(self.inputs.outputs["qc"])
         write_json(quality, {**self.inputs.properties, **used})
@@ -511,6 +542,7 @@ class SaveSodiumOnly(SimpleInterface):
             "ReceiveCorrection": known["ReceiveCorrection"],
             "TransmitCorrection": known.get("TransmitCorrection", "none"),
             "PartialVolumeCorrection": "none",
+            **_noise_bias(known),
         }
         empty = pd.read_csv(self.inputs.table_file, sep="\t").empty
         written = []
@@ -523,7 +555,8 @@ class SaveSodiumOnly(SimpleInterface):
             head = {"Description": description, "Units": units}
             if port == "table_file":
                 head = {**TABLE_COLUMNS, **head, **explained_equation(self.inputs.equation_file)}
-            write_json(_sidecar(target), {**head, **used})
+            terms = _uncertainty_of(port, APPARENT_TERMS)
+            write_json(_sidecar(target), {**head, **used, **terms})
             written.append(target)
         told = [*known.get("Warnings", []), *self.inputs.provenance.get("InputWarnings", [])]
         write_json(Path(self.inputs.outputs["qc"]), {**known, **used, "Warnings": told})

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, traits
 
-from sodiumprep.interfaces.calibrate import load_lines, protocol_of
-from sodiumprep.interfaces.coil_fields import load_transmit
-from sodiumprep.interfaces.concentration import QuantifyInput, transmit_factors
+from sodiumprep.interfaces.calibrate import load_lines
+from sodiumprep.interfaces.concentration import QuantifyInput, Regions
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
-from sodiumprep.interfaces.pvc import FEED, load_signals
-from sodiumprep.interfaces.reconstruct import tissue_constants
+from sodiumprep.interfaces.pvc import load_signals
 from sodiumprep.interfaces.registration import read_transform
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import index_map, resample
-from sodiumprep.sodium.concentration import BrainRegions, map_concentration
+from sodiumprep.sodium.concentration_map import MapErrors, map_concentration
 from sodiumprep.sodium.pvc.fine import BY_FRACTIONS, FineRegions
 
 KINDS = ("apparent", "corrected", "uncertainty")
@@ -34,6 +32,7 @@ class _MapCorrectedInput(QuantifyInput):
 
 class _MapCorrectedOutput(TraitedSpec):
     map_files = traits.Dict(desc="maps by method and port, as 'rbv:corrected_file' [mmol/L]")
+    uncertainty_terms = traits.Dict(desc="terms of their uncertainty, and what each is of")
 
 
 class MapCorrected(SimpleInterface):
@@ -55,6 +54,7 @@ class MapCorrected(SimpleInterface):
             written |= scene.save(folder, method, "", (image, noise))
             written |= scene.save(folder, method, "anat_", scene.in_anatomy(method, files))
         self._results["map_files"] = written
+        self._results["uncertainty_terms"] = dict(scene.terms)
         return runtime
 
 
@@ -67,7 +67,9 @@ class _Scene:
     affine: Floats
     names: list[str]
     kinds: Floats
-    fractions: Floats
+    regions: Regions
+    errors: Mapping[str, MapErrors]  # on the sodium grid, and as "anat_" on that of the anatomy
+    terms: dict[str, str]  # of the uncertainty, known when maps are made
     blurred: Floats
     signals: Mapping[str, Any]
     fine: Floats  # fractions of the tissues and lesions on the grid of the anatomy
@@ -78,29 +80,40 @@ class _Scene:
         image, affine = load_finite_image(inputs.image_file)
         with np.load(inputs.regions_file) as stored:
             names, kinds = stored["names"].tolist(), stored["kinds"]
-            fractions, blurred = stored["fractions"], stored["blurred"]
+            blurred = stored["blurred"]
         with np.load(inputs.anatomy_file) as stored:
             fine = stored["fractions"]
         _, fine_affine = load_image(inputs.reference_file)
         signals = load_signals(inputs.signals_file)
-        return cls(inputs, image, affine, names, kinds, fractions, blurred, signals, fine,
-                   fine_affine)  # fmt: skip
+        regions = Regions.load(inputs)
+        errors = {"": regions.map_errors((image.shape, affine))}
+        scene = cls(inputs, image, affine, names, kinds, regions, errors, {}, blurred, signals,
+                    fine, fine_affine)  # fmt: skip
+        errors["anat_"] = scene.moved_errors(errors[""])
+        return scene
+
+    def moved_errors(self, errors: MapErrors) -> MapErrors:
+        """Return the errors of the coils' fields on the grid of the anatomy."""
+        moved = {
+            name: replace(coil, own=self._moved(coil.own), shared=self._moved(coil.shared))
+            for name in ("receive", "transmit")
+            if (coil := getattr(errors, name)) is not None
+        }
+        return replace(errors, **moved)
 
     def save(
         self, folder: Path, method: str, place: str, image_and_noise: tuple[Floats, Floats]
     ) -> dict[str, str]:
         """Write the concentration maps of an image without partial-volume effect."""
         image, noise = image_and_noise
-        tissue = self.kinds == "tissue"
-        values = self.signals[FEED].values[tissue]
-        shares = self.fine if place else self.fractions[tissue]
-        by_name = tissue_constants(self.inputs.tissues)
-        constants = [by_name[name] for name in np.asarray(self.names)[tissue]]
+        known = self.regions.brain
+        shares = self.fine if place else self.regions.fractions
         lines, _ = load_lines(self.inputs.calibration_file)
-        transmit = load_transmit(self.inputs.transmit_file)
-        left = transmit_factors(transmit, np.asarray(self.names)[tissue])
-        brain = BrainRegions(shares, values, constants, left)
-        done = map_concentration(image, noise, brain, protocol_of(self.inputs.protocol), lines)
+        done = map_concentration(
+            image, noise, replace(known, blurred=shares), self.regions.protocol, lines,
+            self.errors[place],
+        )  # fmt: skip
+        self.terms.update(done.terms)
         affine = self.fine_affine if place else self.affine
         return {
             f"{method}:{place}{kind}_file": save_image(

@@ -538,6 +538,7 @@ class DescribeImage(SimpleInterface):
             "Coils": self.inputs.coils,
             "KspaceFilter": self.inputs.kspace_filter,
             "NoiseSource": done.noise_source,
+            "NoiseBias": dict(done.noise_bias),
             "Warnings": list(known.warnings) + list(done.warnings),
             **describe_response(done.response, known.voxel_size),
         }

@@ -26,11 +26,11 @@ from sodiumprep.interfaces.reconstruct import load_response
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.concentration import (
     concentration_table,
-    map_apparent,
     region_flags,
     region_statistics,
     uncorrected_signals,
 )
+from sodiumprep.sodium.concentration_map import map_apparent
 from sodiumprep.sodium.noise import ImageNoise
 from sodiumprep.sodium.smooth_field import grid_positions, relative_uncertainty
 

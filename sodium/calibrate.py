@@ -352,6 +352,10 @@ class VialSignal:
         [mmol/L].
     temperature
         [degrees Celsius], or None.
+    u_factor
+        Relative standard uncertainty of the relaxation factor by the relaxation constants.
+    material
+        Vials of one material have the same constants, which err together.
     """
 
     signal: float
@@ -362,13 +366,16 @@ class VialSignal:
     concentration: float
     u_concentration: float
     temperature: float | None = None
+    u_factor: float = 0.0
+    material: int = 0
 
 
 def vial_lines(vials: Sequence[VialSignal]) -> dict[str, Calibration]:
     """Return the apparent and the relaxation-corrected line through vials.
 
     Both are corrected for the magnetization at the vial's temperature. An unknown temperature
-    is common to all vials, so its uncertainty is added to the slope.
+    is common to all vials, so its uncertainty is added to the slope; uncertain relaxation
+    constants are common to the vials of a material.
 
     Parameters
     ----------
@@ -399,8 +406,28 @@ def vial_lines(vials: Sequence[VialSignal]) -> dict[str, Calibration]:
         uncertain = np.array([v.u_concentration for v in vials]) * scale
         line = fit_vials(known * scale, signals, uncertain, u_signals)
         shared = np.diag([(line.slope * float(curie[:, 1].max())) ** 2, 0.0])
+        if name == "corrected":
+            shared += _by_materials(line, known * scale, uncertain, u_signals, vials)
         lines[name] = replace(line, covariance=line.covariance + shared)
     return lines
+
+
+def _by_materials(
+    line: Calibration, known: Floats, u_known: Floats, u_signals: Floats,
+    vials: Sequence[VialSignal],
+) -> Floats:  # fmt: skip
+    """Return the covariance of a line by relaxation constants that vials of a material share."""
+    sd = np.hypot(u_signals, line.slope * u_known)
+    weight = 1 / np.where(sd > 0, sd, sd.max() or 1.0)
+    columns = [known, np.ones(len(known))] if line.covariance[1, 1] > 0 else [known]
+    design = np.stack(columns, axis=1) * weight[:, None]
+    total = np.zeros((2, 2))
+    for material in {vial.material for vial in vials}:
+        u = np.array([v.u_factor if v.material == material else 0.0 for v in vials])
+        change, *_ = np.linalg.lstsq(design, line.slope * known * u * weight)
+        moved = np.append(change, 0.0)[:2]
+        total += np.outer(moved, moved)
+    return total
 
 
 def fluid_lines(

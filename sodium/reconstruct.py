@@ -53,6 +53,8 @@ class Reconstruction:
         What a reader of the image must know.
     course
         Of the iterations, as plain values for the quality figures; empty without iterations.
+    noise_bias
+        What was done about the noise bias of a ready image, as plain values; empty for raw data.
     """
 
     image: Floats
@@ -61,6 +63,7 @@ class Reconstruction:
     noise_source: str
     warnings: tuple[str, ...] = ()
     course: Mapping[str, Any] = field(default_factory=dict)
+    noise_bias: Mapping[str, Any] = field(default_factory=dict)
 
 
 def gridding(
@@ -251,11 +254,17 @@ def magnitude_image(
     except ValueError as error:
         unknown = np.full(magnitude.shape, np.nan, np.float32)
         told = (f"the noise cannot be measured: {error}",)
-        return Reconstruction(magnitude, unknown, response, "none", told)
+        bias = {"Removed": False, "Reason": "the background holds no noise that tells it"}
+        return Reconstruction(magnitude, unknown, response, "none", told, noise_bias=bias)
     image = unbiased_magnitude(magnitude, mean_square)
     level = np.full(magnitude.shape, noise_sd, np.float32)
     source = f"corners of the magnitude image ({channels:.1f} effective channels)"
-    return Reconstruction(image, level, response, source)
+    bias = {
+        "Removed": True,
+        "EffectiveChannels": round(channels, 3),
+        "BackgroundRootMeanSquare": float(np.sqrt(mean_square)),
+    }
+    return Reconstruction(image, level, response, source, noise_bias=bias)
 
 
 def phase_corrected_image(
@@ -295,4 +304,6 @@ def phase_corrected_image(
     corners = complex_image[:, corner_mask(magnitude.shape)]
     image, noise_sd = combine_coils(complex_image, noise_covariance(corners, 1.0))
     response = assumed_response(known, tissues)
-    return Reconstruction(image, noise_sd, response, "corners of the complex image")
+    bias = {"Removed": False, "Reason": "the phase-corrected real part has none"}
+    source = "corners of the complex image"
+    return Reconstruction(image, noise_sd, response, source, noise_bias=bias)

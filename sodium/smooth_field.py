@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,10 +66,37 @@ class SmoothField:
         uncertainty
             Relative standard uncertainty, shape (n,).
         """
-        blocks = np.array_split(positions, max(1, len(positions) // 20_000))
-        return np.concatenate(
-            [relative_uncertainty(self, self.basis(block), reference) for block in blocks]
-        )
+        own, shared, of_reference = self.log_covariance(positions, reference)
+        return np.sqrt(np.clip(own - 2 * shared + of_reference, 0, None))
+
+    def log_covariance(self, positions: Floats, reference: Floats) -> tuple[Floats, Floats, float]:
+        """Return how the logarithm of the field errs at positions and with some reference.
+
+        A product of two cosines is a sum of two: the variance is a series of twice the orders,
+        which many positions share.
+
+        Parameters
+        ----------
+        positions
+            Shape (n, 3) [mm].
+        reference
+            Weights of the basis functions in the reference, such as their mean over it, shape
+            (m,).
+
+        Returns
+        -------
+        own, shared
+            Variance, and covariance with the reference, shape (n,).
+        of_reference
+            Variance of the reference.
+        """
+        orders = self.orders.astype(int)
+        towards = self.covariance @ reference
+        shared = np.zeros(orders.max(axis=0) + 1)
+        shared[tuple(orders.T)] = towards
+        series = (_squared(orders, self.covariance), shared)
+        own, common = _series(positions, (self.corner, self.size), series)
+        return own, common, float(reference @ towards)
 
     def region_means(self, positions: Floats, weights: Floats) -> Floats:
         """Return the weighted mean of the basis over regions.
@@ -120,6 +147,45 @@ def _cosines(positions: Floats, corner: Floats, size: Floats, orders: Floats) ->
     for axis in range(3):
         product *= waves[:, axis, orders[:, axis].astype(int)]
     return product
+
+
+def _squared(orders: NDArray[np.int_], covariance: Floats) -> Floats:
+    """Return the coefficients of ``basis @ covariance @ basis`` by their orders."""
+    shape = 2 * orders.max(axis=0) + 1
+    total = np.zeros(int(np.prod(shape)))
+    for signs in 1 - 2 * np.argwhere(np.ones((2, 2, 2))):
+        joined = np.abs(orders[:, None] + signs * orders)
+        place = np.ravel_multi_index(tuple(np.moveaxis(joined, -1, 0)), tuple(shape))
+        total += np.bincount(place.ravel(), covariance.ravel() / 8, len(total))
+    return total.reshape(shape)
+
+
+def _series(
+    positions: Floats, box: tuple[Floats, Floats], series: Sequence[Floats]
+) -> list[Floats]:
+    """Return sums of products of cosines over a box at positions, shape (n, 3) to (n,) each.
+
+    The first series has the highest orders.
+    """
+    found: list[list[Floats]] = [[] for _ in series]
+    for block in np.array_split(positions, max(1, len(positions) // 2_000)):
+        cosines = np.cos(np.pi * np.clip((block - box[0]) / box[1], 0, 1)).T
+        waves = [_multiples(c, n) for c, n in zip(cosines, series[0].shape, strict=True)]
+        for values, coefficients in zip(found, series, strict=True):
+            x, y, z = (w[:n] for w, n in zip(waves, coefficients.shape, strict=True))
+            in_planes = (coefficients.reshape(-1, len(z)) @ z).reshape(len(x), len(y), -1)
+            values.append(np.einsum("xn,xn->n", np.einsum("xyn,yn->xn", in_planes, y), x))
+    return [np.concatenate(values) for values in found]
+
+
+def _multiples(cosine: Floats, count: int) -> Floats:
+    """Return the cosines of 0, 1, 2, ... times an angle, shape (n,) to (count, n)."""
+    found = np.ones((count, len(cosine)))
+    if count > 1:
+        found[1] = cosine
+    for k in range(2, count):
+        found[k] = 2 * cosine * found[k - 1] - found[k - 2]
+    return found
 
 
 def wave_orders(size: Floats, shortest_wave: float) -> Floats:

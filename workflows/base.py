@@ -285,8 +285,8 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
         (concentration, save, [
             (f"outputnode.{p}", f"inputnode.{p}") for p in (
                 "apparent_file", "corrected_file", "uncertainty_file", "anat_apparent_file",
-                "anat_corrected_file", "anat_uncertainty_file", "residual_file",
-                "calibration_file", "table_file", "equation_file",
+                "anat_corrected_file", "anat_uncertainty_file", "uncertainty_terms",
+                "residual_file", "calibration_file", "table_file", "equation_file",
             )
         ]),
     ])  # fmt: skip
@@ -360,7 +360,7 @@ def _add_corrected_maps(
         return
     maps = init_pvc_maps_wf(plan)
     taken = {
-        "image": ("image_file", "noise_file"),
+        "image": ("image_file", "noise_file", "model_file"),
         "register": ("xfm_file",),
         "pvc": (
             "regions_file",
@@ -410,7 +410,7 @@ def _add_spaces(
     taken = {
         "register": ("xfm_file",),
         "pvc": ("properties",),
-        "concentration": (*MAPS, "calibration_file"),
+        "concentration": (*MAPS, "calibration_file", "uncertainty_terms"),
     }
     for space in plan.spaces:
         room = init_space_wf(plan, space)

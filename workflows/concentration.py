@@ -28,8 +28,8 @@ INPUTS = [
 ]
 MAPS = ["apparent_file", "corrected_file", "uncertainty_file"]
 TABLE = ["table_file", "equation_file"]
-OUTPUTS = [*MAPS, *(f"anat_{name}" for name in MAPS), "residual_file", "calibration_file",
-           *TABLE]  # fmt: skip
+OUTPUTS = [*MAPS, *(f"anat_{name}" for name in MAPS), "uncertainty_terms", "residual_file",
+           "calibration_file", *TABLE]  # fmt: skip
 DESCRIPTION = (
     "Signals were calibrated against references of known concentration and corrected for "
     "relaxation, region by region after the partial-volume correction; uncertainties were "
@@ -55,8 +55,8 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
         ``signals_file``, ``model_file``, ``xfm_file``, ``reference_file`` (grid
         of the anatomy), ``transmit_file`` (with a transmit field), ``properties``.
         ``outputnode``: the maps [mmol/L] on the sodium grid and, as ``anat_*``, on that of the
-        anatomy; ``residual_file`` (what no region explains), ``calibration_file``,
-        ``table_file``, ``equation_file``.
+        anatomy; ``uncertainty_terms`` (what their uncertainty is of), ``residual_file`` (what no
+        region explains), ``calibration_file``, ``table_file``, ``equation_file``.
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = DESCRIPTION
@@ -81,7 +81,7 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
         *((source, node, [(port, port) for port in [*own, *given]])
           for node, own in ((calibrate, STATIC), (maps, IMAGE), (table, IMAGE))),
         *((source, node, [(p, p) for p in ("model_file", "properties")])
-          for node in (calibrate, table)),
+          for node in (calibrate, maps, table)),
         (source, residual, [(port, port) for port in ("image_file", *REGIONS)]),
         (calibrate, residual, [("calibration_file", "calibration_file")]),
         (residual, result, [("residual_file", "residual_file")]),
@@ -91,7 +91,7 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
         *((source, node, [("reference_file", "reference_file"), ("xfm_file", "xfm_file")])
           for node in resample.values()),
         *((node, result, [("out_file", f"anat_{port}")]) for port, node in resample.items()),
-        (maps, result, [(port, port) for port in MAPS]),
+        (maps, result, [(port, port) for port in (*MAPS, "uncertainty_terms")]),
         (calibrate, result, [("calibration_file", "calibration_file")]),
         (table, result, [(port, port) for port in TABLE]),
     ])  # fmt: skip

@@ -62,14 +62,20 @@ def init_nonlinear_wf(plan: SodiumPlan, name: str = "nonlinear_wf") -> Workflow:
     last = add_transmit(workflow, plan, receive)
     maps = Node(MapConcentration(**constants, protocol=dict(plan.protocol)), name="maps")
     save = Node(
-        SaveNonlinear(outputs=dict(plan.nonlinear["outputs"]), provenance=dict(plan.provenance)),
+        SaveNonlinear(
+            outputs=dict(plan.nonlinear["outputs"]),
+            provenance=dict(plan.provenance),
+            **constants,
+        ),
         name="save",
     )
     drawn = [("out_file", "image_file"), ("noise_file", "noise_file")]
-    results = ["apparent_file", "corrected_file", "uncertainty_file"]
+    results = ["apparent_file", "corrected_file", "uncertainty_file", "uncertainty_terms"]
     workflow.connect([
         (source, image, [(port, port) for port in taken]),
         (source, maps, [(port, port) for port in regions]),
+        (source, save, [("calibration_file", "calibration_file")]),
+        (receive, maps, [("model_file", "model_file")]),
         (image, receive, [(p, p) for p in ("image_file", "noise_file", "properties")]),
         (last, maps, list(drawn)),
         (last, save, [*drawn, ("properties", "properties")]),

@@ -52,10 +52,12 @@ def init_sodium_outputs_wf(plan: SodiumPlan, name: str = "sodium_outputs_wf") ->
     Returns
     -------
     workflow
-        ``inputnode``: the files named in ``SODIUM_FILES``, and ``properties``.
+        ``inputnode``: the files named in ``SODIUM_FILES``, ``properties`` and
+        ``uncertainty_terms``.
     """
     workflow = Workflow(name=name)
-    ports = [p for p in SODIUM_FILES if p != "flip_file" or plan.transmit] + ["properties"]
+    files = [p for p in SODIUM_FILES if p != "flip_file" or plan.transmit]
+    ports = [*files, "properties", "uncertainty_terms"]
     source = Node(IdentityInterface(ports), name="inputnode")
     save = Node(
         SaveSodium(

@@ -11,7 +11,7 @@ from sodiumprep.workflows.plans import SodiumPlan
 from sodiumprep.workflows.pvc import transmit_port
 
 MAPPED = ["image_file", "noise_file", "regions_file", "signals_file", "map_files", "anatomy_file",
-          "calibration_file", "reference_file", "xfm_file"]  # fmt: skip
+          "calibration_file", "reference_file", "xfm_file", "model_file"]  # fmt: skip
 DESCRIPTION = (
     "Corrected maps were made on the sodium grid, and anew at the resolution of the anatomy from "
     "its tissue fractions, where only what the image adds to them was interpolated."
@@ -33,7 +33,8 @@ def init_pvc_maps_wf(plan: SodiumPlan, name: str = "pvc_maps_wf") -> Workflow:
     workflow
         ``inputnode``: the receive-corrected image [signal], regions, signals, ``map_files`` and
         ``anatomy_file`` of the partial-volume correction, ``calibration_file``,
-        ``reference_file`` (grid of the anatomy), ``xfm_file``, ``properties``. It saves what it
+        ``reference_file`` (grid of the anatomy), ``xfm_file``, ``model_file`` (fitted receive
+        field), ``properties``. It saves what it
         makes.
     """
     workflow = Workflow(name=name)
@@ -55,7 +56,7 @@ def init_pvc_maps_wf(plan: SodiumPlan, name: str = "pvc_maps_wf") -> Workflow:
     )
     workflow.connect([
         (source, maps, [(port, port) for port in mapped]),
-        (maps, save, [("map_files", "map_files")]),
+        (maps, save, [(port, port) for port in ("map_files", "uncertainty_terms")]),
         (source, save, [(port, port) for port in ("calibration_file", "properties")]),
     ])  # fmt: skip
     return workflow

@@ -13,7 +13,8 @@ from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan, SpacePlan, Templ
 
 MAPS = tuple(SPACE_FILES)
 TRANSFORMS = ["to_template_xfm", "from_template_xfm"]
-SPACE_INPUTS = [*MAPS, "xfm_file", "template_xfm", "calibration_file", "properties"]
+SAVED = ["calibration_file", "properties", "uncertainty_terms"]
+SPACE_INPUTS = [*MAPS, "xfm_file", "template_xfm", *SAVED]
 NORMALIZED = (
     "For maps in standard spaces the brain was normalized to {} (SyN, ANTs; lesions left out of "
     "the metric)."
@@ -129,7 +130,7 @@ def init_space_wf(plan: SodiumPlan, space: SpacePlan) -> Workflow:
     workflow
         ``inputnode``: the maps on the sodium grid [mmol/L], ``xfm_file`` (points of the anatomy to
         points of sodium), ``template_xfm`` (points of the template to points of the anatomy),
-        ``calibration_file``, ``properties``.
+        ``calibration_file``, ``properties``, ``uncertainty_terms``.
     """
     workflow = Workflow(name=f"space_{space.name}_wf")
     workflow.__desc__ = RESAMPLED
@@ -148,6 +149,6 @@ def init_space_wf(plan: SodiumPlan, space: SpacePlan) -> Workflow:
         *((source, node, [(port, "in_file"), ("xfm_file", "xfm_file"),
                           ("template_xfm", "template_xfm")]) for port, node in resample.items()),
         *((node, save, [("out_file", port)]) for port, node in resample.items()),
-        (source, save, [(port, port) for port in ("calibration_file", "properties")]),
+        (source, save, [(port, port) for port in SAVED]),
     ])  # fmt: skip
     return workflow

@@ -461,6 +461,23 @@ def test_the_flip_angle_reaches_all_that_turns_signal_into_concentration(file):
     assert "transmit" not in without
 
 
+def test_the_receive_field_and_its_error_reach_every_map(file):
+    flat = built_with(file, "gtm", "rbv", receive="pair", nonlinear="tv")
+    takers = {
+        target.fullname.split("sodium_wf.")[-1]
+        for _, _, target, field in edges_of(flat)
+        if field == "model_file" and not isinstance(target.interface, IdentityInterface)
+    }
+    rooms = ("concentration_wf", "pvc_maps_wf", "nonlinear_wf")
+    assert {f"{room}.maps" for room in rooms} <= takers
+    told = {
+        (source.fullname.split("sodium_wf.")[-1], target.name)
+        for source, _, target, field in edges_of(flat)
+        if field == "uncertainty_terms"
+    }
+    assert {(f"{room}.maps", "save") for room in rooms[1:]} <= told
+
+
 SEARCH = {"direction": "-x", "required": True}
 
 

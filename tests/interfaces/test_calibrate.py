@@ -8,6 +8,7 @@ import pytest
 from sodiumprep.interfaces.calibrate import Calibrate, load_lines, protocol_of, save_lines
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.sodium.calibrate import Calibration
+from sodiumprep.sodium.signal import Relaxation, relaxation_factor
 
 
 @pytest.fixture
@@ -66,6 +67,24 @@ def test_vials_are_read_from_the_static_image_and_fluid_is_not(
     whole = measured["image_file"]
     assert slopes["vials", half] == pytest.approx(0.5 * slopes["vials", whole], rel=1e-3)
     assert slopes["csf", half] == slopes["csf", whole]
+
+
+def test_uncertain_constants_of_the_vials_widen_the_corrected_line(calibrate, vials, head):
+    unsure = {**head["tissues"]}
+    for vial in vials:
+        unsure[vial["name"]] = {**unsure[vial["name"]], "u_t1": 0.003}
+    lines = [calibrate(reference="vials", vials=vials, **more)[0]
+             for more in ({}, {"tissues": unsure})]  # fmt: skip
+    relative = [np.sqrt(found["corrected"].covariance[0, 0]) / found["corrected"].slope
+                for found in lines]  # fmt: skip
+    factors = [
+        relaxation_factor(Relaxation(**{**unsure[vials[0]["name"]], "t1": t1}), 0.3e-3, 0.12,
+                          np.pi / 2)
+        for t1 in (0.04, 0.043)
+    ]  # fmt: skip
+    expected = factors[1] / factors[0] - 1
+    assert np.sqrt(relative[1] ** 2 - relative[0] ** 2) == pytest.approx(abs(expected), rel=0.02)
+    assert lines[0]["apparent"].covariance == pytest.approx(lines[1]["apparent"].covariance)
 
 
 def test_vials_of_one_level_are_refused(calibrate, vials):

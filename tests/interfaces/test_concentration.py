@@ -212,6 +212,31 @@ def test_maps_hold_the_truth_in_the_middle_of_the_ventricle(
     assert np.all(load_image(outputs.uncertainty_file)[0] > 0)
 
 
+WAVES = SmoothField(
+    np.full(3, -60.0), np.full(3, 130.0), np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]]),
+    np.zeros(3), np.diag([1.0, 0.01, 0.01]),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("reference", ["vials", "csf"])
+def test_the_uncertainty_of_a_map_tells_its_terms(
+    inputs, head, calibration_files, run_in, tmp_path, reference
+):
+    inputs["calibration_file"] = calibration_files[reference]
+    model = _save(tmp_path / "field.npz", WAVES)
+    maps = [
+        run_in(MapConcentration(**inputs, **more), tmp_path / str(k))
+        for k, more in enumerate([{}, {"model_file": model, "properties": head["properties"]}])
+    ]
+    assert maps[1].uncertainty_terms.keys() - maps[0].uncertainty_terms.keys() == (
+        {"u_receive"} | (set() if reference == "csf" else {"u_registration"})
+    )
+    assert ("u_pvc" in maps[0].uncertainty_terms) == (reference == "csf")
+    less, more = (load_image(found.uncertainty_file)[0] for found in maps)
+    assert np.all(more >= less)
+    assert np.median(more[8:16, 8:16, 8:16] - less[8:16, 8:16, 8:16]) > 0.01
+
+
 def test_a_map_is_resampled_to_where_the_transform_says(
     head, run_in, tmp_path, sodium_geometry, true_pose
 ):

@@ -11,11 +11,13 @@ from sodiumprep.interfaces.concentration import COLUMNS
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.outputs import (
     ANATOMY_FILES,
+    NONLINEAR_FILES,
     NOT_SAVED,
     SODIUM_FILES,
     SPACE_FILES,
     TABLE_COLUMNS,
     SaveAnatomy,
+    SaveNonlinear,
     SaveSodium,
     SaveSpace,
     SaveTransforms,
@@ -26,6 +28,8 @@ from sodiumprep.interfaces.outputs import (
 
 KNOWN = {"Sources": ["bids:raw:sub-01/anat/x.nii.gz"], "SoftwareVersion": "9.9", "RandomSeed": 23}
 SAVED = [port for port in SODIUM_FILES if port not in NOT_SAVED]
+TERMS = {"u_noise": "the voxel", "u_calibration": "the calibration line"}
+BIAS = {"Removed": True, "EffectiveChannels": 2.7}
 
 
 def extension(port):
@@ -49,7 +53,8 @@ def sodium(head, measured, calibration_files, tmp_path, run_in):
         outputs={**targets, "qc": str(folder / "qc.json")}, tissues=head["tissues"],
         provenance={**KNOWN, "InputWarnings": ["no T1w"]}, **sources,
         calibration_file=calibration_files["vials"],
-        properties={**head["properties"], "Warnings": ["wide steps"]},
+        properties={**head["properties"], "Warnings": ["wide steps"], "NoiseBias": BIAS},
+        uncertainty_terms=TERMS,
     )  # fmt: skip
     return folder, run_in(save, tmp_path / "run")
 
@@ -65,7 +70,7 @@ def test_a_receive_field_of_unknown_uncertainty_has_no_map_of_it(
     save = SaveSodium(
         outputs={**targets, "qc": str(folder / "qc.json")}, tissues=head["tissues"],
         provenance=KNOWN, calibration_file=calibration_files["vials"],
-        properties=head["properties"], **sources,
+        properties=head["properties"], uncertainty_terms=TERMS, **sources,
     )  # fmt: skip
     assert targets[port] not in run_in(save, tmp_path / "again").out_files
     assert not (folder / f"{port}.json").exists()
@@ -85,14 +90,46 @@ def test_every_output_is_written_with_a_sidecar(sodium):
 
 
 @pytest.mark.parametrize("port", [p for p in SAVED if p != "table_file"])
-def test_a_sidecar_holds_units_sources_and_the_numbers_used(sodium, port):
+def test_a_sidecar_holds_units_sources_and_the_numbers_used(sodium, head, port):
     sidecar = read(sodium[0] / f"{port}.json")
     assert sidecar["Units"] == SODIUM_FILES[port][0]
     assert KNOWN.items() <= sidecar.items()
     assert sidecar["Calibration"]["Lines"]["corrected"]["slope"] == pytest.approx(1.0, abs=0.03)
-    assert sidecar["RelaxationConstants"]["GM"]["t1"] == 37e-3
+    assert sidecar["RelaxationConstants"]["GM"] == head["tissues"]["GM"]
+    assert {"t1", "u_t1", "u_short_fraction", "source"} <= set(head["tissues"]["GM"])
+    assert sidecar["NoiseBias"] == BIAS
     assert sidecar["PointSpreadFWHM"]["GM"] == [7.0, 7.0, 7.0]
     assert "gtm" in sidecar["PartialVolumeCorrection"]
+
+
+@pytest.mark.parametrize("port", SAVED)
+def test_the_sidecar_of_an_uncertainty_says_what_it_combines(sodium, port):
+    sidecar = read(sodium[0] / f"{port}.json")
+    if port not in ("uncertainty_file", "anat_uncertainty_file"):
+        assert "UncertaintyTerms" not in sidecar
+        return
+    assert sidecar["UncertaintyTerms"] == TERMS
+    left_out = ["relaxation", "receive", "b1", "pvc", "segmentation", "registration"]
+    assert sidecar["UncertaintyWithout"] == [f"u_{name}" for name in left_out]
+
+
+def test_maps_that_are_not_linear_carry_the_constants_and_terms_too(
+    head, measured, calibration_files, tmp_path, run_in
+):
+    ports = list(NONLINEAR_FILES)
+    targets = {port: str(tmp_path / "anat" / f"{port}.nii.gz") for port in ports}
+    told = {"Reconstruction": "tv", "ReconstructionReason": "asked", "PointSpreadLocalAt": None}
+    save = SaveNonlinear(
+        outputs={**targets, "qc": str(tmp_path / "anat" / "qc.json")}, provenance=KNOWN,
+        tissues=head["tissues"], properties={**head["properties"], **told},
+        calibration_file=calibration_files["vials"], uncertainty_terms=TERMS,
+        **dict.fromkeys(ports, measured["image_file"]),
+    )  # fmt: skip
+    run_in(save, tmp_path / "run")
+    sidecar = read(tmp_path / "anat" / "uncertainty_file.json")
+    assert sidecar["RelaxationConstants"]["GM"] == head["tissues"]["GM"]
+    assert sidecar["UncertaintyTerms"] == TERMS
+    assert sidecar["PartialVolumeCorrection"] == "none"
 
 
 def test_the_data_dictionary_explains_every_column(sodium):
@@ -129,7 +166,7 @@ def test_maps_of_a_space_carry_the_numbers_of_the_run_and_the_space(
     save = SaveSpace(
         outputs=targets, provenance={**KNOWN, "Template": "NKI"}, tissues=head["tissues"],
         properties=head["properties"], calibration_file=calibration_files["vials"],
-        **dict.fromkeys(SPACE_FILES, measured["image_file"]),
+        uncertainty_terms=TERMS, **dict.fromkeys(SPACE_FILES, measured["image_file"]),
     )  # fmt: skip
     assert run_in(save, tmp_path / "run").out_files == list(targets.values())
     for port in SPACE_FILES:

@@ -255,6 +255,10 @@ def test_a_magnitude_image_keeps_its_grid_and_loses_its_bias(describe):
     np.testing.assert_allclose(affine, np.diag([4.0, 4, 4, 1]))
     assert abs(image[:6, :6, :6].mean()) < 1
     np.testing.assert_allclose(load_image(outputs.noise_file)[0], 2.0, rtol=0.1)
+    told = outputs.properties["NoiseBias"]
+    assert told["Removed"]
+    assert told["EffectiveChannels"] == pytest.approx(1.0, abs=0.1)
+    assert told["BackgroundRootMeanSquare"] == pytest.approx(2.0 * np.sqrt(2), rel=0.05)
 
 
 def test_what_the_sidecar_does_not_tell_is_a_warning(describe):
@@ -289,12 +293,14 @@ def test_magnitude_and_phase_give_noise_without_a_mean(describe, tmp_path):
     corner = load_image(outputs.image_file)[0][:6, :6, :6]
     assert abs(corner.mean()) < 0.5 * corner.std()
     assert "complex" in outputs.properties["NoiseSource"]
+    assert not outputs.properties["NoiseBias"]["Removed"]
 
 
 def test_a_masked_image_has_unknown_noise_and_says_so(describe):
     outputs = describe(head_image(masked=True)[0])
     assert np.isnan(load_image(outputs.noise_file)[0]).all()
     assert any("noise cannot be measured" in w for w in outputs.properties["Warnings"])
+    assert not outputs.properties["NoiseBias"]["Removed"]
 
 
 def test_an_image_of_zeros_is_refused_with_its_file(describe):

@@ -9,7 +9,6 @@ import pytest
 from sodiumprep.bids_app.metadata import (
     UserError,
     is_sodium,
-    load_relaxation,
     load_vials,
     load_vials_direction,
     read_protocol,
@@ -228,41 +227,6 @@ def test_a_sidecar_that_is_no_object_is_refused(tmp_path):
         read_sidecar(path)
 
 
-def test_relaxation_constants_are_plain_numbers_in_seconds(tmp_path):
-    path = tmp_path / "relaxation.json"
-    csf = {"T1": 0.058, "T1Uncertainty": 0.003, "T2starLong": 0.056, "ShortFraction": 0}
-    path.write_text(json.dumps({"CSF": {**csf, "Source": "own"}}))
-    assert load_relaxation(path) == {
-        "CSF": {"T1": 0.058, "T1Uncertainty": 0.003, "T2starLong": 0.056, "ShortFraction": 0.0}
-    }
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"T1": 37}, "milliseconds"),
-        ({"T1": None}, "T1 is missing"),
-        ({"T2": 0.03}, "T2 is not known"),
-        ({"T1Uncertainty": 2}, "T1Uncertainty is 2"),
-        ({"ShortFraction": 60}, "0 to 1"),
-    ],
-)
-def test_a_wrong_relaxation_constant_is_refused(tmp_path, change, said):
-    path = tmp_path / "relaxation.json"
-    path.write_text(json.dumps({"GM": {"T1": 0.037, **_gel_times(), **change}}))
-    with pytest.raises(UserError, match=r"relaxation\.json: GM: ") as raised:
-        load_relaxation(path)
-    assert said in str(raised.value)
-
-
-@pytest.mark.parametrize("content", [{}, {"GM": 3}])
-def test_a_relaxation_file_without_tissues_is_refused(tmp_path, content):
-    path = tmp_path / "relaxation.json"
-    path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"relaxation\.json"):
-        load_relaxation(path)
-
-
 @pytest.mark.parametrize(
     ("keys", "name", "expected"),
     [
@@ -276,7 +240,3 @@ def test_a_relaxation_file_without_tissues_is_refused(tmp_path, content):
 )
 def test_only_sidecar_or_nuc_entity_make_a_file_sodium(keys, name, expected):
     assert is_sodium(keys, name) is expected
-
-
-def _gel_times():
-    return {name: GEL[name] for name in ("T2starShort", "T2starLong", "ShortFraction")}

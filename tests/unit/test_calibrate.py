@@ -1,5 +1,7 @@
 """Calibration lines against other implementations, and what they refuse."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import odr
@@ -197,6 +199,36 @@ def test_an_unknown_temperature_widens_the_slope():
     unknown = [VialSignal(**{**vars(v), "temperature": None}) for v in vials()]
     added = vial_lines(unknown)["corrected"].covariance - vial_lines(known)["corrected"].covariance
     assert np.sqrt(added[0, 0]) == pytest.approx(0.03 * 2.0, rel=0.01)
+
+
+def uncertain_vials(materials, floor=0.0):
+    return [replace(v, u_factor=0.02, material=m, signal=v.signal + floor)
+            for v, m in zip(vials(), materials, strict=True)]  # fmt: skip
+
+
+def test_constants_that_all_vials_share_scale_the_slope_and_leave_apparent_values():
+    lines, before = vial_lines(uncertain_vials([0] * 4)), vial_lines(vials())
+    added = lines["corrected"].covariance - before["corrected"].covariance
+    np.testing.assert_allclose(added, [[(0.02 * 2.0) ** 2, 0], [0, 0]], atol=1e-9)
+    np.testing.assert_array_equal(lines["apparent"].covariance, before["apparent"].covariance)
+
+
+@pytest.mark.parametrize("floor", [0.0, 60.0])
+def test_constants_of_several_materials_act_on_the_line_as_shifts_of_each_do(floor):
+    known = uncertain_vials([0, 0, 1, 2], floor)
+    exact = vial_lines([replace(v, u_factor=0.0) for v in known])["corrected"].covariance
+
+    def line(material, change):
+        moved = [replace(v, factor=v.factor * (1 + change * (v.material == material)))
+                 for v in known]  # fmt: skip
+        found = vial_lines(moved)["corrected"]
+        return np.array([found.slope, found.intercept])
+
+    shifts = [(line(m, 2e-3) - line(m, -2e-3)) * 5 for m in range(3)]  # to 0.02
+    expected = sum(np.outer(s, s) for s in shifts)
+    added = vial_lines(known)["corrected"].covariance - exact
+    np.testing.assert_allclose(added, expected, rtol=0.05, atol=1e-4)
+    assert (line(0, 0.0)[1] > 0) == (floor > 0)
 
 
 def test_vials_of_one_level_are_refused():

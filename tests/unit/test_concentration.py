@@ -12,14 +12,11 @@ from sodiumprep.sodium.calibrate import (
     single_reference,
 )
 from sodiumprep.sodium.concentration import (
-    BrainRegions,
     Protocol,
     Reference,
     RegionalSignals,
     calibrated_by,
     concentration_table,
-    expected_factor,
-    map_concentration,
     region_flags,
     region_statistics,
     relative_changes,
@@ -27,6 +24,11 @@ from sodiumprep.sodium.concentration import (
     u_calibration,
     u_relaxation,
     uncorrected_signals,
+)
+from sodiumprep.sodium.concentration_map import (
+    BrainRegions,
+    expected_factor,
+    map_concentration,
 )
 from sodiumprep.sodium.noise import ImageNoise
 from sodiumprep.sodium.relaxation import relaxation_of

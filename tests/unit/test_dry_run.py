@@ -1,12 +1,14 @@
 """A dry run tells what would be taken and what computed, and computes nothing."""
 
 import json
+import os
 from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from sodiumprep.bids_app.cli import main
 from sodiumprep.bids_app.run import run_participant
 from sodiumprep.bids_app.settings import Settings
 
@@ -85,3 +87,20 @@ def test_vials_without_labels_calibrate_if_they_are_found(told, tmp_path):
 def test_with_the_anatomy_alone_no_sodium_is_told(told):
     _, said = told(anat_only=True)
     assert "calibrated" not in said.out
+
+
+@pytest.mark.parametrize("mode", [[], ["--dry-run"]])
+@pytest.mark.parametrize("key", ["EchoTime", "RepetitionTime", "FlipAngle"])
+def test_a_missing_timing_is_one_line_with_file_and_key_and_exit_code_1(
+    told, tmp_path, capsys, monkeypatch, key, mode
+):
+    told()
+    sidecar = tmp_path / "raw/sub-01/anat/sub-01_acq-23Na_PDw.json"
+    sidecar.write_text(json.dumps({k: v for k, v in SODIUM.items() if k != key}))
+    monkeypatch.setattr("sodiumprep.bids_app.cli.os.environ", dict(os.environ))
+    folders = [str(tmp_path / name) for name in ("raw", "out")]
+    options = ["-w", str(tmp_path / "work"), "--skip-bids-validation", *mode]
+    assert main([*folders, "participant", *options]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    image = sidecar.with_suffix(".nii.gz")
+    assert line.startswith(f"sodiumprep: sub-01 failed: {image}: {key} is missing; accepted: ")

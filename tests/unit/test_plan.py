@@ -132,6 +132,7 @@ def relaxation_file(tmp_path, content):
 
 
 OWN = {"T1": 0.04, "T2starShort": 0.003, "T2starLong": 0.02, "ShortFraction": 0.5}
+EXACT = {f"{key}Uncertainty": 0.0 for key in OWN}
 
 
 def test_constants_come_from_the_table():
@@ -153,12 +154,28 @@ def test_the_users_constants_replace_the_tables_and_say_so(tmp_path):
 
 
 def test_the_users_constants_allow_any_field_strength(tmp_path):
-    fluid = {"T1": 0.06, "T2starLong": 0.06, "ShortFraction": 0}
-    content = {"GM": OWN, "WM": OWN, "CSF": fluid, "muscle": OWN}
+    own = OWN | EXACT
+    fluid = {**EXACT, "T1": 0.06, "T2starLong": 0.06, "ShortFraction": 0}
+    content = {"GM": own, "WM": own, "CSF": fluid, "muscle": own}
     run = run_of(protocol=replace(PROTOCOL, field_strength=1.5))
     tissues = plan(run, relaxation_file(tmp_path, content)).tissues
     assert tissues["CSF"]["t2_long"] == 0.06
     assert tissues["GM"]["t1"] == 0.04
+
+
+def test_rows_of_the_users_file_that_name_nothing_are_said(tmp_path):
+    content = {name: {"T1": 0.04} for name in ("GM", "saline", "tumour")}
+    notes = plan(run_of(**WITH_VIALS), relaxation_file(tmp_path, content)).provenance
+    (said,) = [text for text in notes["InputWarnings"] if "relaxation.json" in text]
+    assert said == "relaxation.json: tumour: no tissue, vial or lesion of this run: not used"
+
+
+def test_a_vial_takes_the_constants_of_its_row(tmp_path):
+    content = {"saline": {"T1": 0.05, "T1Uncertainty": 0.001}}
+    tissues = plan(run_of(**WITH_VIALS), relaxation_file(tmp_path, content)).tissues
+    assert {tissues[name]["t1"] for name in ("1 saline", "2 saline")} == {0.05}
+    assert tissues["2 saline"]["u_t1"] == 0.001
+    assert tissues["2 saline"]["t2_short"] == 0.004
 
 
 @pytest.mark.parametrize("field", [1.5, 9.4, None])

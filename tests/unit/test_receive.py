@@ -292,3 +292,22 @@ def test_a_map_that_is_nowhere_positive_is_refused():
 def test_positions_run_with_the_last_axis_fastest():
     places = grid_positions((2, 3, 4), np.diag([1.0, 10.0, 100.0, 1.0]))
     np.testing.assert_allclose(places[[0, 1, 4]], [[0, 0, 0], [0, 0, 100], [0, 10, 0]])
+
+
+@pytest.mark.parametrize("highest", [0, 1, 4])
+def test_the_series_of_a_fields_variance_is_its_quadratic_form(highest):
+    rng = np.random.default_rng(highest)
+    orders = np.argwhere(np.ones((highest + 1, 1 + highest // 2, 2)))
+    m = len(orders)
+    root = rng.normal(size=(m, m)) * 0.1
+    model = SmoothField(
+        np.array([-80.0, -90, -70]), np.array([150.0, 190, 160]), orders, np.zeros(m),
+        root @ root.T,
+    )  # fmt: skip
+    places = rng.uniform(-110, 130, (5000, 3))  # some beyond the box
+    reference = model.basis(places[:40]).mean(axis=0)
+    np.testing.assert_allclose(
+        model.relative_sd(places, reference),
+        relative_uncertainty(model, model.basis(places), reference),
+        atol=1e-9,
+    )
