@@ -201,6 +201,7 @@ def written(head, measured, vials, protocol, transmit_file, run_in, tmp_path_fac
         sources = dict.fromkeys(saved, image) | made | {"xfm_file": head["xfm_file"]}
         save = SaveSodium(outputs=targets, provenance={"Sources": []}, tissues=head["tissues"],
                           properties=head["properties"], calibration_file=line_file,
+                          uncertainty_terms={"noise": "as drawn"},
                           **sources)  # fmt: skip
         run_in(save, folder / "save")
         with pytest.MonkeyPatch.context() as patch:
