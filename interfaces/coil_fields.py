@@ -368,15 +368,19 @@ class RegionTransmit:
         return float(self.effect.factors[self.names.index(name)])
 
     def uncertainty(self, names: list[str], reference: list[str]) -> Floats:
-        """Return the relative uncertainty of regions over the mean of the reference ones."""
+        """Return the relative uncertainty of regions over the mean of the reference ones.
+
+        Without a reference the flip angle changes nothing but the regions.
+        """
         weights = np.array([name in reference for name in self.names], float)
-        every = self.effect.uncertainty(self.model, weights / weights.sum())
+        every = self.effect.uncertainty(self.model, weights / max(weights.sum(), 1.0))
         return every[[self.names.index(name) for name in names]]
 
     def covariance(self, groups: Sequence[Sequence[str]]) -> Floats:
         """Return the relative covariance of the means over groups of regions."""
         weights = np.array([[name in group for name in self.names] for group in groups], float)
-        return self.effect.covariance(self.model, weights / weights.sum(axis=1, keepdims=True))
+        totals = np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
+        return self.effect.covariance(self.model, weights / totals)
 
 
 def load_transmit(path: Any) -> RegionTransmit | None:

@@ -19,7 +19,7 @@ from nipype.interfaces.base import (
 )
 
 from sodiumprep.interfaces.anatomy import resample_once
-from sodiumprep.interfaces.calibrate import load_lines, protocol_of
+from sodiumprep.interfaces.calibrate import PHANTOM, load_lines, phantom_basis, protocol_of
 from sodiumprep.interfaces.coil_fields import RegionTransmit, load_field, load_transmit
 from sodiumprep.interfaces.comparison import REGIONS
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
@@ -235,6 +235,7 @@ class _TabulateInput(QuantifyInput):
     model_file = traits.Either(None, File(exists=True), desc="fitted receive field (npz), or None")
     properties = traits.Dict(mandatory=True, desc="of the image; flags are read")
     methods = traits.List(traits.Str, [FEED], usedefault=True, desc="corrections with rows")
+    phantom_file = File(exists=True, desc="of a phantom scanned by itself (JSON)")
 
 
 class _TabulateOutput(TraitedSpec):
@@ -254,8 +255,8 @@ class TabulateRegions(SimpleInterface):
         lines, extra = load_lines(self.inputs.calibration_file)
         reference = REGIONS.get(extra["reference"])
         coils = {
-            "u_receive": self._receive(regions, image.shape, affine, reference),
-            "u_transmit": _transmit(regions, reference),
+            "u_receive": self._receive(regions, image.shape, affine, extra["reference"]),
+            "u_transmit": _transmit(regions, extra["reference"]),
         }
         voxel = np.linalg.norm(affine[:3, :3], axis=0)
         signals = {name: replace(own, **coils) for name, own in regions.signals.items()}
@@ -280,7 +281,7 @@ class TabulateRegions(SimpleInterface):
         return runtime
 
     def _receive(
-        self, regions: _Regions, shape: tuple[int, ...], affine: Floats, reference: str | None
+        self, regions: _Regions, shape: tuple[int, ...], affine: Floats, reference: str
     ) -> Floats:
         if not isdefined(self.inputs.model_file) or self.inputs.model_file is None:
             return np.full(len(regions.names), np.nan)
@@ -290,9 +291,12 @@ class TabulateRegions(SimpleInterface):
         )
         weights = everything.reshape(len(everything), -1)
         basis = model.region_means(grid_positions(shape, affine), weights)
-        against = regions.vial_names if reference is None else [reference]
-        used = np.isin([*regions.names, *regions.beside], against)
-        return relative_uncertainty(model, basis[: len(regions.names)], basis[used].mean(axis=0))
+        if reference == PHANTOM:
+            of_reference = phantom_basis(self.inputs.phantom_file)
+        else:
+            used = np.isin([*regions.names, *regions.beside], _against(regions, reference))
+            of_reference = basis[used].mean(axis=0)
+        return relative_uncertainty(model, basis[: len(regions.names)], of_reference)
 
     def _rows(
         self, regions: _Regions, pvc: str, desc: str, table: Mapping[str, Floats],
@@ -323,11 +327,17 @@ class TabulateRegions(SimpleInterface):
         return pd.DataFrame(columns)
 
 
-def _transmit(regions: _Regions, reference: str | None) -> Floats:
+def _against(regions: _Regions, reference: str) -> list[str]:
+    """Return the regions that the calibration rests on; none for a phantom scanned by itself."""
+    if reference == PHANTOM:
+        return []
+    return [REGIONS[reference]] if reference in REGIONS else regions.vial_names
+
+
+def _transmit(regions: _Regions, reference: str) -> Floats:
     if regions.transmit is None:
         return np.full(len(regions.names), np.nan)
-    against = regions.vial_names if reference is None else [reference]
-    return regions.transmit.uncertainty(regions.names, against)
+    return regions.transmit.uncertainty(regions.names, _against(regions, reference))
 
 
 def _all_tables(

@@ -23,6 +23,7 @@ from sodiumprep.workflows.pvc import from_kspace, init_pvc_wf, transmit_port
 from sodiumprep.workflows.pvc_maps import init_pvc_maps_wf
 from sodiumprep.workflows.reconstruct import init_reconstruct_wf
 from sodiumprep.workflows.register import init_register_wf
+from sodiumprep.workflows.replacement import init_phantom_wf, phantom_port
 from sodiumprep.workflows.sessions import (
     POSES,
     init_alignment_wf,
@@ -290,6 +291,9 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
             )
         ]),
     ])  # fmt: skip
+    if plan.phantom:
+        ports = [(f"outputnode.{p}", f"inputnode.{p}") for p in phantom_port(plan)]
+        workflow.connect([(init_phantom_wf(plan), concentration, ports)])
     if plan.given_backward:
         _turn_transform(workflow, plan, register)
     rooms = {"image": image, "register": register, "pvc": pvc, "concentration": concentration}
