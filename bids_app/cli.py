@@ -21,6 +21,7 @@ from sodiumprep.bids_app.settings import (
     DEFAULT_RECON,
     DEFAULT_SEED,
     FLUID_REFERENCES,
+    PHANTOM,
     SESSIONWISE,
     Settings,
     available_processors,
@@ -230,9 +231,10 @@ def _add_quantities(science: argparse._ArgumentGroup) -> None:
     )
     science.add_argument(
         "--reference",
-        choices=("vials", *FLUID_REFERENCES),
-        help="what calibrates: vials, CSF or the vitreous humour of the eyes (default: vials "
-        "where there are any, else csf); the others are compared with it",
+        choices=("vials", *FLUID_REFERENCES, PHANTOM),
+        help="what calibrates: vials, CSF, the vitreous humour of the eyes, or a phantom that was "
+        "scanned by itself, CalibrationPhantom of the sidecar (default: vials where there are "
+        "any, then such a phantom, else csf); the others are compared with it",
     )
     science.add_argument(
         "--reference-concentration",

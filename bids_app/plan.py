@@ -11,7 +11,14 @@ from typing import Any
 from sodiumprep.bids_app.ages import read_age
 from sodiumprep.bids_app.anatomies import Anatomy
 from sodiumprep.bids_app.dataset import SubjectJob
-from sodiumprep.bids_app.metadata import SODIUM, UserError, Vial, load_relaxation
+from sodiumprep.bids_app.metadata import (
+    RELAXATION_FIELDS,
+    SODIUM,
+    UserError,
+    Vial,
+    load_relaxation,
+    relaxation_fields,
+)
 from sodiumprep.bids_app.names import DerivativeNames, bids_uri, entities
 from sodiumprep.bids_app.runs import SodiumRun
 from sodiumprep.bids_app.sessions import (
@@ -20,7 +27,7 @@ from sodiumprep.bids_app.sessions import (
     SessionImage,
     lies_in_reference,
 )
-from sodiumprep.bids_app.settings import DEFAULT_RECON, SESSIONWISE, Settings
+from sodiumprep.bids_app.settings import DEFAULT_RECON, PHANTOM, SESSIONWISE, Settings
 from sodiumprep.bids_app.spaces import plan_spaces, plan_templates, ready_transforms
 from sodiumprep.bids_app.templates import EMBEDDED
 from sodiumprep.sodium.acquisition import PROTON_GAMMA_BAR, SODIUM_GAMMA_BAR
@@ -40,12 +47,6 @@ NONLINEAR = ("tv", "agr")  # maps beside those of the default one, never quantif
 FROM_KSPACE = "kspace"  # the partial-volume correction that needs raw data
 SODIUM_OVER_PROTON = SODIUM_GAMMA_BAR / PROTON_GAMMA_BAR  # frequencies in the same field
 TEMPLATE_PORTS = ("to_template", "from_template")
-FIELDS = {  # key of the relaxation file -> field
-    "T1": "t1",
-    "T2starShort": "t2_short",
-    "T2starLong": "t2_long",
-    "ShortFraction": "short_fraction",
-}
 GIVEN_BY_USER = "given by the user"
 FLUID_NAMES = {"csf": "CSF", "vitreous": "the vitreous humour"}  # as warnings say it
 
@@ -253,6 +254,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
     inputs = [run.source, run.phase, run.vial_labels, run.receive_map, run.sodium_to_anat]
     inputs += [*run.receive_array, *run.receive_volume, run.fieldmap]
     inputs += run.transmit.paths if run.transmit else []
+    inputs += [run.phantom.image] if run.phantom else []
     registration = _registration(job, run, settings)
     inputs += [run.coil_image] if "coil_file" in registration else []
     warnings += _unused_transform(run, settings)
@@ -261,6 +263,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
     inputs += [] if anatomical else list(dict.fromkeys(path for path, _ in run.regions.values()))
     lesions, spaces, said = _lesions(job, run)
     notes = (*job.anatomy.warnings, *run.warnings, *warnings, *([said] if said else []))
+    notes += run.phantom.notes if run.phantom else ()
     session = f"ses_{run.session}_" if job.reference and run.session else ""
     return SodiumPlan(
         name=f"sodium_{session}{run.acquisition}_run_{run.run or 1}_wf",
@@ -279,6 +282,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         reference=reference,
         vials=vials,
         assumed=_assumed(reference, settings),
+        phantom=_phantom(run, settings, reference) if anatomical else {},
         vial_search=search,
         outputs=(_outputs if anatomical else _sodium_only_outputs)(_names(job, run, settings)),
         nonlinear=_nonlinear(job, run, settings) if anatomical else {},
@@ -390,8 +394,11 @@ def _choose_reference(run: SodiumRun, settings: Settings) -> tuple[str, tuple[st
     """
     if settings.reference == "vials" and not run.vials:
         raise UserError(f"{run.source}: CalibrationVials is missing, but --reference is vials")
-    if run.vials and settings.reference not in FLUIDS:
+    if run.vials and settings.reference not in (*FLUIDS, PHANTOM):
         return "vials", ()
+    if run.phantom and settings.reference in (None, PHANTOM):
+        said = "the load of the coil by the head is not known: all values are relative to it"
+        return PHANTOM, (said,) if run.phantom.loading_assumed else ()
     chosen = settings.reference or "csf"
     value, _ = _assumed(chosen, settings)[chosen]
     said = (
@@ -399,6 +406,17 @@ def _choose_reference(run: SodiumRun, settings: Settings) -> tuple[str, tuple[st
         "relative to it"
     )
     return chosen, (said,)
+
+
+def _phantom(run: SodiumRun, settings: Settings, reference: str) -> dict[str, Any]:
+    """Return the inputs of a phantom scanned by itself: its image is made as the head's."""
+    phantom = run.phantom
+    if phantom is None:
+        return {}
+    alone = replace(
+        run, source=phantom.image, phase=None, protocol=phantom.protocol, fieldmap=None
+    )
+    return {"source": _source(alone, settings), "needed": reference == PHANTOM, **phantom.known()}
 
 
 def _vials_usable(run: SodiumRun) -> bool:
@@ -420,7 +438,7 @@ def _vial_search(run: SodiumRun, settings: Settings) -> dict[str, Any] | None:
     """
     if run.vial_labels is not None and run.vials:
         return None
-    if run.vials and settings.reference in FLUIDS:
+    if run.vials and settings.reference in (*FLUIDS, PHANTOM):
         return None
     return {"direction": run.vials_direction, "required": settings.reference == "vials"}
 
@@ -562,16 +580,11 @@ def _overrides(settings: Settings, run: SodiumRun) -> dict[str, Relaxation]:
 
 def _override(path: Path, tissue: str, numbers: Mapping[str, float], run: SodiumRun) -> Relaxation:
     """Return the user's constants of a tissue; what the file leaves out comes from the table."""
-    given = {FIELDS[key]: value for key, value in numbers.items() if key in FIELDS}
-    given |= {
-        f"u_{FIELDS[key.removesuffix('Uncertainty')]}": value
-        for key, value in numbers.items()
-        if key.endswith("Uncertainty")
-    }
+    given = relaxation_fields(numbers)
     try:
         base = relaxation_of(tissue, run.protocol.field_strength or 0.0)
     except ValueError as error:
-        missing = [key for key, field in FIELDS.items() if field not in given]
+        missing = [key for key, field in RELAXATION_FIELDS.items() if field not in given]
         if missing == ["T2starShort"] and given["short_fraction"] == 0:
             given["t2_short"] = given["t2_long"]
         elif missing:

@@ -12,7 +12,6 @@ from sodiumprep.bids_app.index import (
     ANATOMY_ORDER,
     RawFile,
     check_image,
-    one_line,
     passes,
     without_part,
 )
@@ -26,19 +25,19 @@ from sodiumprep.bids_app.metadata import (
     Vial,
     load_vials,
     load_vials_direction,
-    read_protocol,
     read_vials,
     read_vials_direction,
 )
 from sodiumprep.bids_app.names import acquisition_label
+from sodiumprep.bids_app.protocols import read_source_protocol
 from sodiumprep.bids_app.ready import (
     Ready,
     find_sodium_regions,
     find_transform,
     find_vial_labels,
 )
-from sodiumprep.bids_app.settings import FLUID_REFERENCES, Settings
-from sodiumprep.interfaces.kspace import read_kspace_header
+from sodiumprep.bids_app.replacement import CalibrationPhantom, find_phantom
+from sodiumprep.bids_app.settings import FLUID_REFERENCES, PHANTOM, Settings
 
 QUANTIFIED = ("PDw", "MEGRE")
 TWICE = 0.01  # relative, by which the larger of two flip angles may differ from twice the smaller
@@ -109,6 +108,8 @@ class SodiumRun:
         Regions drawn in sodium space, file and label by name, where there is no anatomy.
     coil_image
         Another 1H image of the same session and coil, which shares the sodium image's frame.
+    phantom
+        A phantom that was scanned by itself in the same coil.
     """
 
     subject: str
@@ -134,6 +135,7 @@ class SodiumRun:
     regions: Mapping[str, tuple[Path, int]] = field(default_factory=dict)
     coil_image: Path | None = None
     vials_direction: str = ""
+    phantom: CalibrationPhantom | None = None
 
     @property
     def acquisition(self) -> str:
@@ -161,7 +163,8 @@ def in_sodium_space(
         found = f" (ready-made {', '.join(anatomy.ready)} alone is not enough)"
         raise UserError(f"sub-{subject}: {accepted}{found if anatomy.ready else ''}")
     for run in runs:
-        if not run.vials or run.vial_space != "sodium" or settings.reference in FLUID_REFERENCES:
+        refused = settings.reference in (*FLUID_REFERENCES, PHANTOM)
+        if not run.vials or run.vial_space != "sodium" or refused:
             raise UserError(
                 f"sub-{subject}: {accepted}; or, for apparent concentrations in sodium space, "
                 f"CalibrationVials of {run.source.name} with *_acq-23Na_desc-vials_dseg in a -d "
@@ -251,9 +254,10 @@ def _build_run(
     ready: Ready,
 ) -> SodiumRun:
     source, phase, notes = _choose_source(group)
-    protocol = _read_source_protocol(settings, source)
+    protocol = read_source_protocol(settings, source)
     vials = _read_source_vials(settings, source)
     labels, space = find_vial_labels(source, ready)
+    phantom = find_phantom(settings, source, protocol)
     receive = _find_receive(settings, source, fmaps)
     transmit, said = _find_transmit(settings, source, fmaps)
     fieldmap, nucleus, told = _find_fieldmap(settings, source, fmaps)
@@ -278,6 +282,7 @@ def _build_run(
         *find_transform(source, ready),
         (*notes, *said, *told, *_fmap_notes(fmaps), *_half_pair(receive)),
         vials_direction=_read_vials_direction(settings, source),
+        phantom=phantom,
     )
 
 
@@ -304,32 +309,6 @@ def _choose_source(group: Sequence[RawFile]) -> tuple[RawFile, Path | None, list
     return by_part["mag"], phase, notes
 
 
-def _read_source_protocol(settings: Settings, source: RawFile) -> Protocol:
-    needed = settings.relaxation_file is None
-    if not source.is_kspace:
-        return read_protocol(source.metadata, str(source.path), None, needed)
-    try:
-        header = read_kspace_header(source.path)
-    except (ValueError, OSError) as error:
-        text = one_line(error)
-        named = text if str(source.path) in text else f"{source.path}: {text}"
-        raise UserError(named) from error
-    # What stands beside the k-space file must agree with it; what only the image of the same
-    # name says stands in where both are silent.
-    stated = {
-        "EchoTime": header.echo_time,
-        "RepetitionTime": header.repetition_time,
-        "FlipAngle": header.flip_angle,
-        "MagneticFieldStrength": header.field_strength,
-    }
-    silent = {
-        key: value
-        for key, value in source.metadata.items()
-        if stated.get(key) is None or key in source.own
-    }
-    return read_protocol(silent, str(source.path), header, needed)
-
-
 def _read_source_vials(settings: Settings, source: RawFile) -> tuple[Vial, ...]:
     if settings.vials_file is not None:
         return load_vials(settings.vials_file)
@@ -338,7 +317,7 @@ def _read_source_vials(settings: Settings, source: RawFile) -> tuple[Vial, ...]:
     if settings.reference == "vials" and not vials:
         raise UserError(
             f"{source.path}: CalibrationVials is missing in its sidecar; accepted: a list of "
-            "vials, --vials FILE, or --reference csf or vitreous"
+            "vials, --vials FILE, or --reference csf, vitreous or phantom"
         )
     return vials
 

@@ -14,6 +14,7 @@ DEFAULT_SEED = 23
 SESSIONWISE = "sessionwise"  # each session has an anatomy of its own
 DEFAULT_PVC = ("gtm",)
 FLUID_REFERENCES = ("csf", "vitreous")  # of the body: their concentrations are assumed
+PHANTOM = "phantom"  # the reference that was scanned by itself
 DEFAULT_RECON = "gridding"  # results of another method carry its name
 THREAD_VARIABLES = (
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
@@ -86,7 +87,8 @@ class Settings:
     psf_fwhm
         Full width at half maximum along the three axes [mm], None to compute it.
     reference
-        ``vials``, ``csf`` or ``vitreous``; None takes vials where there are any, else CSF.
+        ``vials``, ``csf``, ``vitreous`` or ``phantom``; None takes vials where there are any, then
+        a phantom that was scanned by itself, else CSF.
     reference_concentration
         Of the fluid that is the reference [mmol/L], and its standard uncertainty; empty for the
         usual ones.
