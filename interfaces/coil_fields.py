@@ -122,7 +122,9 @@ class CorrectReceive(SimpleInterface):
         if isdefined(given.map_file):
             profile, own = load_finite_image(given.map_file)
             sampled = resample(profile, index_map(affine, own, np.eye(4)), shape, 1)
-            return inverse_map(sampled), "RB1map"
+            # of the map itself: images on other grids, as of a phantom, get the same factor
+            level = float(np.median(profile[profile > 0])) if (profile > 0).any() else None
+            return inverse_map(sampled, level), "RB1map"
         return np.ones(shape, np.float32), "none"
 
 

@@ -125,7 +125,7 @@ def phantom_signal(
     ValueError
         If there is no body, or fewer than 30 voxels lie so deep in it.
     """
-    body = phantom_body(image, noise.noise_sd)
+    body = phantom_body(np.where(usable, image, 0), noise.noise_sd)
     distance = ndimage.distance_transform_edt(np.pad(body, 1))[1:-1, 1:-1, 1:-1]
     core = (distance >= depth) & usable
     n = int(core.sum())
