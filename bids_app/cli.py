@@ -22,6 +22,7 @@ from sodiumprep.bids_app.settings import (
     DEFAULT_SEED,
     FLUID_REFERENCES,
     PHANTOM,
+    RECIPROCITY,
     SESSIONWISE,
     Settings,
     available_processors,
@@ -196,6 +197,14 @@ def _add_image(science: argparse._ArgumentGroup) -> None:
         choices=("none", "hamming"),
         default="none",
         help="window over k-space, with --recon gridding (default: none)",
+    )
+    science.add_argument(
+        "--receive",
+        choices=("auto", RECIPROCITY),
+        default="auto",
+        help="receive profile: of RB1COR, else RB1map (auto, the default; then of TB1map or "
+        "TB1DAM where the sidecar says that one coil transmits and receives), or, without the "
+        "first two, of the transmit field (reciprocity)",
     )
     science.add_argument(
         "--psf-fwhm",
@@ -470,6 +479,7 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         verbose=options.verbose,
         subject_anatomical_reference=options.subject_anatomical_reference,
         recon=options.recon,
+        receive=options.receive,
         coil_sensitivities=options.coil_sensitivities,
         **_read_delay(options.gradient_delay),
         low_mem=options.low_mem,

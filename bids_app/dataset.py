@@ -136,6 +136,7 @@ def describe(job: SubjectJob) -> list[str]:
             lines += [f"    region {name}: {path}" for name, (path, _) in run.regions.items()]
         pair = len(run.receive_array), len(run.receive_volume)
         lines.append("    receive: {} array, {} volume image(s)".format(*pair))
+        lines += ["    receive: by the flip angle (reciprocity)"] if run.reciprocity else []
         lines += [f"    note: {text}" for text in run.warnings]
     return lines
 

@@ -33,6 +33,7 @@ from sodiumprep.bids_app.templates import EMBEDDED
 from sodiumprep.sodium.acquisition import PROTON_GAMMA_BAR, SODIUM_GAMMA_BAR
 from sodiumprep.sodium.calibrate import FLUIDS
 from sodiumprep.sodium.pvc import MAPS as PVC_MAPS
+from sodiumprep.sodium.reciprocity import reciprocity_uncertainty
 from sodiumprep.sodium.relaxation import VITREOUS, relaxation_of
 from sodiumprep.sodium.signal import Relaxation
 from sodiumprep.workflows.plans import (
@@ -492,7 +493,19 @@ def _receive(run: SodiumRun) -> dict[str, Any]:
             "array_files": [str(p) for p in run.receive_array],
             "volume_files": [str(p) for p in run.receive_volume],
         }
-    return {"map_file": str(run.receive_map)} if run.receive_map else {}
+    if run.receive_map:
+        return {"map_file": str(run.receive_map)}
+    return _reciprocal(run) if run.reciprocity else {}
+
+
+def _reciprocal(run: SodiumRun) -> dict[str, Any]:
+    """Return the transmit field as the one that tells the receive profile."""
+    names = {"map_file": "transmit_map_file", "units": "transmit_units"}
+    return {
+        **{names.get(name, name): value for name, value in _transmit(run).items()},
+        "reciprocity_uncertainty": reciprocity_uncertainty(run.protocol.field_strength),
+        "reciprocity_needed": run.reciprocity == "asked",
+    }
 
 
 def _transmit(run: SodiumRun) -> dict[str, Any]:

@@ -35,6 +35,7 @@ MAIN_PVC = "gtm"
 RECEIVE = {
     "RB1COR": "array and volume-coil images (RB1COR)",
     "RB1map": "receive map (RB1map)",
+    "reciprocity": "flip angle of the coil, which transmits and receives (reciprocity)",
     "none": "none",
 }
 TRANSMIT = {

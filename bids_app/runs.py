@@ -18,6 +18,7 @@ from sodiumprep.bids_app.index import (
 from sodiumprep.bids_app.metadata import (
     FLIP_ANGLE,
     HYDROGEN,
+    RECEIVE_COILS,
     REPETITION_TIME,
     SODIUM,
     Protocol,
@@ -37,7 +38,7 @@ from sodiumprep.bids_app.ready import (
     find_vial_labels,
 )
 from sodiumprep.bids_app.replacement import CalibrationPhantom, find_phantom
-from sodiumprep.bids_app.settings import FLUID_REFERENCES, PHANTOM, Settings
+from sodiumprep.bids_app.settings import FLUID_REFERENCES, PHANTOM, RECIPROCITY, Settings
 
 QUANTIFIED = ("PDw", "MEGRE")
 TWICE = 0.01  # relative, by which the larger of two flip angles may differ from twice the smaller
@@ -110,6 +111,9 @@ class SodiumRun:
         Another 1H image of the same session and coil, which shares the sodium image's frame.
     phantom
         A phantom that was scanned by itself in the same coil.
+    reciprocity
+        Why the transmit field may stand for the receive profile: ``asked`` by the user,
+        ``stated`` by the sidecar, or empty.
     """
 
     subject: str
@@ -136,6 +140,7 @@ class SodiumRun:
     coil_image: Path | None = None
     vials_direction: str = ""
     phantom: CalibrationPhantom | None = None
+    reciprocity: str = ""
 
     @property
     def acquisition(self) -> str:
@@ -260,6 +265,7 @@ def _build_run(
     phantom = find_phantom(settings, source, protocol)
     receive = _find_receive(settings, source, fmaps)
     transmit, said = _find_transmit(settings, source, fmaps)
+    reciprocity, why = _reciprocity(settings, source, receive, transmit)
     fieldmap, nucleus, told = _find_fieldmap(settings, source, fmaps)
     return SodiumRun(
         subject,
@@ -280,9 +286,10 @@ def _build_run(
         fieldmap,
         nucleus,
         *find_transform(source, ready),
-        (*notes, *said, *told, *_fmap_notes(fmaps), *_half_pair(receive)),
+        (*notes, *said, *told, *_fmap_notes(fmaps), *_half_pair(receive), *why),
         vials_direction=_read_vials_direction(settings, source),
         phantom=phantom,
+        reciprocity=reciprocity,
     )
 
 
@@ -350,6 +357,37 @@ def _half_pair(receive: Mapping[str, tuple[Path, ...]]) -> list[str]:
     return [
         f"{path.name}: not used, there is no RB1COR image whose acq- names {names[alone[0]]}"
         for path in receive[alone[0]]
+    ]
+
+
+def _reciprocity(
+    settings: Settings,
+    source: RawFile,
+    receive: Mapping[str, tuple[Path, ...]],
+    transmit: Transmit | None,
+) -> tuple[str, list[str]]:
+    """Return why the transmit field may stand for the receive profile, and what must be said."""
+    asked = settings.receive == RECIPROCITY
+    own = "RB1COR" if receive["array"] and receive["volume"] else "RB1map"
+    if (receive["array"] and receive["volume"]) or receive["map"]:
+        return "", [f"--receive {RECIPROCITY}: not used, {own} is"] if asked else []
+    names = [source.metadata.get(f"{way}CoilName") for way in ("Transmit", "Receive")]
+    elements = RECEIVE_COILS.read_optional(source.metadata, str(source.path))
+    if asked and (transmit is None or (elements or 1) > 1):
+        lacking = "TB1map and TB1DAM are missing"
+        found = lacking if transmit is None else f"{RECEIVE_COILS.name} is {elements:g}"
+        raise UserError(
+            f"{source.path}: {found}, but --receive is {RECIPROCITY}; accepted: a transmit map of "
+            "the one coil that transmits and receives"
+        )
+    if asked or transmit is None or not names[0] or names[0] != names[1]:
+        return ("asked" if asked else ""), []
+    if source.is_kspace or elements == 1:
+        return "stated", []
+    return "", [
+        f"{source.path.name}: one coil transmits and receives by its name, but "
+        f"{RECEIVE_COILS.name} is not 1: the flip angle is not taken for its receive profile (see "
+        f"--receive {RECIPROCITY})"
     ]
 
 

@@ -202,7 +202,10 @@ class Calibrate(SimpleInterface):
         with np.load(given.regions_file) as stored:
             names, transmit = stored["names"].tolist(), load_transmit(given.transmit_file)
             apart = phantom_basis(given.phantom_file)
-            fields = field_covariance(groups, stored, given.static_file, model, transmit, apart)
+            fields = field_covariance(
+                groups, stored, given.static_file, model, transmit, apart,
+                given.properties.get("ReceiveCorrection") == "reciprocity",
+            )  # fmt: skip
         return compare_references(lines, given.reference, signals, names, independent, fields)
 
     def _independent(self, reference: str, line: Calibration) -> float:

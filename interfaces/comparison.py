@@ -106,6 +106,7 @@ def field_covariance(
     model_file: Path | str | None,
     transmit: RegionTransmit | None,
     apart: Floats | None = None,
+    reciprocal: bool = False,
 ) -> Floats:
     """Return how the uncertain fields of the coils act on references.
 
@@ -123,6 +124,8 @@ def field_covariance(
         What the flip angle does to regions; None where it is not known.
     apart
         Mean of the receive field's basis over what was scanned by itself, shape (m,).
+    reciprocal
+        Whether the receive field is the transmit field.
 
     Returns
     -------
@@ -144,6 +147,8 @@ def field_covariance(
             basis[a:b].mean(axis=0) if b > a else alone for a, b in pairwise(ends)
         ])  # fmt: skip
         total += means @ model.covariance @ means.T
+        if reciprocal and transmit is not None:
+            total += transmit.shared_with_receive(groups, means)
     if transmit is not None:
         total += transmit.covariance(groups)
     return total

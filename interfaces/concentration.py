@@ -45,6 +45,7 @@ from sodiumprep.sodium.concentration import (
     with_flag,
 )
 from sodiumprep.sodium.pvc.assessment import UNCORRECTED, AssessedSignals
+from sodiumprep.sodium.reciprocity import with_correlation
 from sodiumprep.sodium.smooth_field import grid_positions, relative_uncertainty
 
 COLUMNS = [
@@ -258,6 +259,8 @@ class TabulateRegions(SimpleInterface):
             "u_receive": self._receive(regions, image.shape, affine, extra["reference"]),
             "u_transmit": _transmit(regions, extra["reference"]),
         }
+        if self.inputs.properties.get("ReceiveCorrection") == "reciprocity":
+            coils["u_receive"] = with_correlation(coils["u_receive"], coils["u_transmit"])
         voxel = np.linalg.norm(affine[:3, :3], axis=0)
         signals = {name: replace(own, **coils) for name, own in regions.signals.items()}
         if reference is not None:

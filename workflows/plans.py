@@ -175,7 +175,8 @@ class SodiumPlan:
     is_kspace
         Whether the source is raw data.
     receive
-        Inputs of the receive correction: ``array_files`` and ``volume_files``, or ``map_file``.
+        Inputs of the receive correction: ``array_files`` and ``volume_files``, or ``map_file``, or
+        by reciprocity ``transmit_map_file`` or ``angle_files`` with what belongs to them.
     transmit
         Inputs of the transmit correction: ``map_file`` and ``units``, or ``angle_files`` with
         ``flip_angle`` and ``repetition_time``; empty for none.
