@@ -23,7 +23,7 @@ from sodiumprep.sodium.noise import ImageNoise, weighted_covariance
 from sodiumprep.sodium.relaxation import perturbed
 from sodiumprep.sodium.signal import Relaxation
 
-DEPTH = 1.0  # widths of the kernel between a voxel that counts and the wall
+DEPTH = 1.5  # widths of the kernel between a voxel that counts and the wall
 FEWEST_VOXELS = 30  # of the core
 SIGNAL_TO_NOISE = 5.0  # of a voxel of the body, at least
 BRIGHTEST = 99.5  # percentile that lies within the body
