@@ -32,6 +32,7 @@ from sodiumprep.sodium.replacement import (
 )
 from sodiumprep.sodium.signal import Relaxation
 from sodiumprep.sodium.smooth_field import grid_positions
+from sodiumprep.sodium.transmit import saturation_change
 
 NOT_UNIFORM = 0.1  # relative SD of the signal over the phantom; more is said
 KNOWN = ("concentration", "u_concentration", "temperature", "loading", "u_loading")
@@ -43,6 +44,7 @@ class _MeasurePhantomInput(BaseInterfaceInputSpec):
     response_file = File(exists=True, mandatory=True, desc="transfer functions (npz)")
     field_file = File(exists=True, mandatory=True, desc="receive correction that was applied")
     model_file = traits.Either(None, File(exists=True), desc="fitted receive field (npz), or None")
+    transmit_model_file = File(exists=True, desc="transmit field of the coil (npz)")
     properties = traits.Dict(mandatory=True, desc="of the image; the kernel's width [mm] is read")
     known = traits.Dict(mandatory=True, desc="concentration [mmol/L], temperature, loading, ...")
     constants = traits.Dict(mandatory=True, desc="relaxation constants of the phantom [s]")
@@ -76,6 +78,7 @@ class MeasurePhantom(SimpleInterface):
         given = self.inputs
         image, affine = load_finite_image(given.image_file)
         noise, _ = load_image(given.noise_file)
+        gain = self._gain(affine, image.shape)
         factor, _ = load_image(given.field_file)
         response = load_response(given.response_file)
         width = given.properties["PointSpreadFWHM"][PHANTOM]
@@ -83,8 +86,8 @@ class MeasurePhantom(SimpleInterface):
         # a receive map is clipped where it does not reach
         clipped = (factor == factor.max()) & (factor.max() > factor.min())
         signal = phantom_signal(
-            image,
-            ImageNoise(noise, response.noise_spectrum, response.noise_modes),
+            image * gain,
+            ImageNoise(noise * gain, response.noise_spectrum, response.noise_modes),
             response.transfers[PHANTOM],
             depth,
             ~clipped,
@@ -96,6 +99,15 @@ class MeasurePhantom(SimpleInterface):
         )
         lines, terms = phantom_lines(signal, phantom, protocol_of(given.protocol))
         return lines, self._told(signal, terms, affine)
+
+    def _gain(self, affine: Floats, shape: tuple[int, ...]) -> Floats:
+        """Return what undoes the flip angle of the coil: 1 where it is not known."""
+        if not isdefined(self.inputs.transmit_model_file):
+            return np.ones(shape, np.float32)
+        field = load_field(self.inputs.transmit_model_file)(grid_positions(shape, affine))
+        own, t1 = protocol_of(self.inputs.own_protocol), self.inputs.constants["t1"]
+        change = saturation_change(field, own.flip_angle, own.repetition_time, t1)
+        return (1 / change).reshape(shape).astype(np.float32)
 
     def _told(
         self, signal: PhantomSignal, terms: Mapping[str, float], affine: Floats

@@ -42,7 +42,8 @@ def init_phantom_wf(plan: SodiumPlan, name: str = "phantom_wf") -> Workflow:
     Returns
     -------
     workflow
-        ``outputnode``: ``phantom_file`` (the lines through the phantom, JSON).
+        ``inputnode``, with a transmit field only: ``transmit_model_file``, that of the head: the
+        coil is the same. ``outputnode``: ``phantom_file`` (the lines through the phantom, JSON).
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = DESCRIPTION
@@ -70,4 +71,7 @@ def init_phantom_wf(plan: SodiumPlan, name: str = "phantom_wf") -> Workflow:
         ]),
         (measure, result, [("phantom_file", "phantom_file")]),
     ])  # fmt: skip
+    if plan.transmit:
+        field = Node(IdentityInterface(["transmit_model_file"]), name="inputnode")
+        workflow.connect(field, "transmit_model_file", measure, "transmit_model_file")
     return workflow

@@ -30,7 +30,7 @@ READY = ("preproc", "mask", "GM", "WM", "CSF")
 OPTIONS = [  # what changes no edge goes along with something else
     {"kspace": kspace, "receive": receive, "vials": vials, "lesions": lesions, "ready": ready,
      "given": lesions, "sloppy": vials, "spaces": lesions, "transmit": lesions != vials,
-     "phantom": lesions == vials,
+     "phantom": kspace == lesions,
      "nonlinear": ("tv" if vials else "agr") if kspace and lesions else ""}
     for kspace, receive, vials, lesions, ready in product(
         (True, False), ("pair", "map", "none"), (True, False), (True, False),

@@ -10,7 +10,7 @@ import pytest
 from sodiumprep.interfaces.calibrate import Calibrate, load_lines
 from sodiumprep.interfaces.coil_fields import CorrectReceive
 from sodiumprep.interfaces.concentration import TabulateRegions
-from sodiumprep.interfaces.image import save_image
+from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.reconstruct import load_response, save_response
 from sodiumprep.interfaces.replacement import MeasurePhantom
 from sodiumprep.sodium.kernel import Response, blur
@@ -163,3 +163,21 @@ def test_the_receive_field_is_uncertain_between_phantom_and_region(
     assert apart[0] == pytest.approx(0, abs=1e-6)
     expected = abs(0.1 * apart[1]) * rows.loc["GM", "mean"]
     assert rows.loc["GM", "u_receive"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_flip_angle_of_the_coil_is_undone_by_the_t1_of_the_phantom(
+    ball, measure, tmp_path, sodium_geometry
+):
+    """At a flip angle that is 20 % too low everywhere the signal is that of such a pulse."""
+    low = {**OWN, "flip_angle": 0.8 * OWN["flip_angle"]}
+    image, affine = load_image(ball["image_file"])
+    path = save_image(tmp_path / "low.nii.gz", image * fluid(SALINE, low) / fluid(SALINE, OWN),
+                      affine)  # fmt: skip
+    field = SmoothField(
+        np.zeros(3), np.ones(3), np.zeros((1, 3), int), np.log([0.8]), np.zeros((1, 1))
+    )
+    np.savez(tmp_path / "flip.npz", **vars(field))
+    right = told(measure())["described"]["Signal"]
+    assert told(measure(image_file=path))["described"]["Signal"] < 0.97 * right
+    undone = measure(image_file=path, transmit_model_file=str(tmp_path / "flip.npz"))
+    assert told(undone)["described"]["Signal"] == pytest.approx(right, rel=1e-4)

@@ -10,6 +10,7 @@ import pytest
 from sodiumprep.bids_app.dataset import collect, describe
 from sodiumprep.bids_app.plan import plan_run
 from sodiumprep.bids_app.settings import Settings
+from sodiumprep.interfaces.coil_fields import CorrectReceive
 
 SODIUM = {"ResonantNucleus": "23Na", "EchoTime": 4e-4, "RepetitionTime": 0.12, "FlipAngle": 90,
           "MagneticFieldStrength": 7}  # fmt: skip
@@ -54,6 +55,7 @@ def test_one_coil_by_name_and_number_is_a_statement(planned):
     assert receive["transmit_units"] == "percent"
     assert receive["reciprocity_uncertainty"] == pytest.approx(0.02 * 7 / 3)
     assert not receive["reciprocity_needed"]
+    assert CorrectReceive(**receive).inputs.transmit_map_file == receive["transmit_map_file"]
     assert "profile" not in said
     assert "by the flip angle (reciprocity)" in lines
 
