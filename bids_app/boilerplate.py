@@ -41,6 +41,7 @@ CITED = {
     "tang2012": "Tang & Saad 2012, probing, doi:10.1002/nla.779",
     "robson2008": "Robson et al. 2008, pseudo-replicas, doi:10.1002/mrm.21728",
     "insko1993": "Insko & Bolinger 1993, double angle, doi:10.1006/jmra.1993.1133",
+    "hoult1976": "Hoult & Richards 1976, reciprocity, doi:10.1016/0022-2364(76)90233-X",
     "noll1991": "Noll et al. 1991, off-resonance, doi:10.1109/42.108599",
     "pennec2013": "Pennec & Arsigny 2013, exponential barycentres, "
     "doi:10.1007/978-3-642-30232-9_7",

@@ -36,6 +36,8 @@ HOW = {
 HOW_CALIBRATED = {
     "vials": "scatter of the vials about the line and their stated uncertainties",
     "fluid": "assumed concentration of the fluid, and the noise of its signal",
+    "phantom": "concentration, temperature, relaxation, noise and uniformity of the phantom, and "
+    "the loading factor",
 }
 SHARED = ("u_relaxation", "u_pvc", "u_segmentation", "u_registration")  # with a fluid's signal
 Numbers = Mapping[str, Any]
@@ -146,6 +148,9 @@ class _Budget:
         self.corrected = desc == "corrected"
         self.constants = run.dictionary.get("RelaxationConstants") or {}
         self.calibration = run.dictionary.get("Calibration") or {}
+        by_fluid = "fluid" if "fluid" in self.calibration else "vials"
+        by_phantom = self.calibration.get("reference") == "phantom"
+        self.kind = "phantom" if by_phantom else by_fluid
         self.transmit = "TransmitFactor" in held and self.corrected
         factors = " · F · B" if self.transmit else " · F"
         self.symbols = "C = (S − b) / " + (f"(a{factors})" if self.corrected else "a")
@@ -220,12 +225,22 @@ class _Budget:
     def calibration_entry(self) -> Entry:
         """Return the line, and the references that it rests on."""
         slope, intercept = self.line(self.desc)
-        line = {"slope": significant(slope), "intercept": significant(intercept)}
-        if "fluid" in self.calibration:
+        line = {"slope": significant(slope), "intercept": significant(intercept),
+                "fluid": "", "phantom": False, "steps": [], "vials": []}  # fmt: skip
+        if self.kind == "phantom":
+            return {**line, "phantom": True, "steps": [self._phantom()]}
+        if self.kind == "fluid":
             return {**line, **self._fluid()}
         vials = [self._vial(vial, slope, intercept) for vial in self.calibration["vials"]]
         symbols = "c · m" + (" · F" if self.corrected else "") + (" · B" if self.transmit else "")
-        return {**line, "fluid": "", "steps": [], "vials": vials, "symbols": symbols}
+        return {**line, "vials": vials, "symbols": symbols}
+
+    def _phantom(self) -> Entry:
+        known = self.calibration["phantom"]
+        below = [known["LoadingFactor"], known["Concentration"], known["MagnetizationFactor"],
+                 known["RelaxationFactor"][self.desc]]  # fmt: skip
+        numbers = f"{significant(known['Signal'])} / ({' · '.join(map(significant, below))})"
+        return _step("a = S / (L · c · m · F)", numbers, self.line(self.desc)[0], PER_MMOL)
 
     def _fluid(self) -> Entry:
         known = self.calibration["fluid"]
@@ -234,7 +249,7 @@ class _Budget:
         numbers = " · ".join([significant(self.calibration["assumed"][0]), *factors])
         symbols = "a = S / (c · F · B)" if self.transmit else "a = S / (c · F)"
         step = _step(symbols, f"{signal} / ({numbers})", self.line(self.desc)[0], PER_MMOL)
-        return {"fluid": name, "steps": [*self.relaxation_steps(name), step], "vials": []}
+        return {"fluid": name, "steps": [*self.relaxation_steps(name), step]}
 
     def _vial(self, vial: Entry, slope: float, intercept: float) -> Entry:
         factors = self.factors(vial["name"])
@@ -270,10 +285,10 @@ class _Budget:
         return bool(abs(found - row["mean"]) <= AGREEMENT * max(abs(row["mean"]), 1.0))
 
     def _how(self, term: str) -> str:
-        by_fluid = "fluid" in self.calibration
         if term == "u_calibration":
-            return HOW_CALIBRATED["fluid" if by_fluid else "vials"]
-        return HOW[term] + (", of the reference too" if by_fluid and term in SHARED else "")
+            return HOW_CALIBRATED[self.kind]
+        shared = self.kind == "fluid" and term in SHARED
+        return HOW[term] + (", of the reference too" if shared else "")
 
     def _worth(self, row: Entry) -> list[Entry]:
         """Return the value as it stands, and what it would be without each correction."""

@@ -22,6 +22,8 @@ from sodiumprep.bids_app.settings import (
     DEFAULT_RECON,
     DEFAULT_SEED,
     FLUID_REFERENCES,
+    PHANTOM,
+    RECIPROCITY,
     SESSIONWISE,
     Settings,
     available_processors,
@@ -198,6 +200,14 @@ def _add_image(science: argparse._ArgumentGroup) -> None:
         help="window over k-space, with --recon gridding (default: none)",
     )
     science.add_argument(
+        "--receive",
+        choices=("auto", RECIPROCITY),
+        default="auto",
+        help="receive profile: of RB1COR, else RB1map (auto, the default; then of TB1map or "
+        "TB1DAM where the sidecar says that one coil transmits and receives), or, without the "
+        "first two, of the transmit field (reciprocity)",
+    )
+    science.add_argument(
         "--psf-fwhm",
         nargs="+",
         type=float,
@@ -231,9 +241,10 @@ def _add_quantities(science: argparse._ArgumentGroup) -> None:
     )
     science.add_argument(
         "--reference",
-        choices=("vials", *FLUID_REFERENCES),
-        help="what calibrates: vials, CSF or the vitreous humour of the eyes (default: vials "
-        "where there are any, else csf); the others are compared with it",
+        choices=("vials", *FLUID_REFERENCES, PHANTOM),
+        help="what calibrates: vials, CSF, the vitreous humour of the eyes, or a phantom that was "
+        "scanned by itself, CalibrationPhantom of the sidecar (default: vials where there are "
+        "any, then such a phantom, else csf); the others are compared with it",
     )
     science.add_argument(
         "--reference-concentration",
@@ -470,6 +481,7 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         verbose=options.verbose,
         subject_anatomical_reference=options.subject_anatomical_reference,
         recon=options.recon,
+        receive=options.receive,
         coil_sensitivities=options.coil_sensitivities,
         **_read_delay(options.gradient_delay),
         low_mem=options.low_mem,

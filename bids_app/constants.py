@@ -29,6 +29,23 @@ FIELDS = {  # key of the file -> field
 GIVEN_BY_USER = "given by the user"
 
 
+def relaxation_fields(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return constants and their uncertainties by field instead of by key.
+
+    Examples
+    --------
+    >>> relaxation_fields({"T1": 0.04, "T1Uncertainty": 0.002, "Source": "own"})
+    {'t1': 0.04, 'u_t1': 0.002}
+    """
+    return {_field(key): value for key, value in keys.items() if key != SOURCE}
+
+
+def _field(key: str) -> str:
+    if key.endswith(UNCERTAINTY):
+        return f"u_{FIELDS[key.removesuffix(UNCERTAINTY)]}"
+    return FIELDS[key]
+
+
 def relaxation_constants(
     names: Sequence[str], field_strength: float | None, path: Path | None
 ) -> dict[str, Relaxation]:
@@ -147,7 +164,7 @@ def _plain(name: str) -> str:
 
 def _laid_over(base: Relaxation | None, row: Row, where: str, why: str = "") -> Relaxation:
     """Return a row's constants; what it leaves out comes from those without it."""
-    given = {_field(key): value for key, value in row.items() if key != SOURCE}
+    given = relaxation_fields(row)
     fraction = given.get("short_fraction", base.short_fraction if base else 1.0)
     having = [key for key in RELAXATION_KEYS if fraction > 0 or key not in OF_SHORT]
     lacking = [key for key in having if key not in row]
@@ -173,9 +190,3 @@ def _laid_over(base: Relaxation | None, row: Row, where: str, why: str = "") -> 
             f"({made.t2_long:g} s)"
         )
     return made
-
-
-def _field(key: str) -> str:
-    if key.endswith(UNCERTAINTY):
-        return f"u_{FIELDS[key.removesuffix(UNCERTAINTY)]}"
-    return FIELDS[key]

@@ -16,10 +16,12 @@ from sodiumprep.bids_app.metadata import (
     SODIUM,
     UserError,
 )
+from sodiumprep.bids_app.names import entities
 from sodiumprep.bids_app.ready import (
     check_derivatives,
 )
 from sodiumprep.bids_app.references import find_reference, in_reference
+from sodiumprep.bids_app.replacement import phantom_subjects
 from sodiumprep.bids_app.runs import (
     SodiumRun,
     find_runs,
@@ -76,7 +78,8 @@ def collect(settings: Settings) -> tuple[list[SubjectJob], list[tuple[str, str]]
     jobs
         One per subject and session.
     failures
-        Subject label and message of each subject or session that cannot be processed.
+        Subject label and message of each subject or session that cannot be processed. Subjects
+        that are calibration phantoms of others are left out, unless they are asked for.
 
     Raises
     ------
@@ -87,14 +90,25 @@ def collect(settings: Settings) -> tuple[list[SubjectJob], list[tuple[str, str]]
     check_derivatives(settings.derivatives)
     jobs: list[SubjectJob] = []
     failures: list[tuple[str, str]] = []
+    phantoms: set[str] = set()
     for subject, files in index_files(settings, participants):
         if isinstance(files, UserError):
             failures.append((subject, str(files)))
             continue
+        phantoms |= phantom_subjects(subject, files)
         collected, failed = _collect_subject(settings, subject, files)
+        phantoms |= {label for job in collected for label in _phantoms_of(job)}
         jobs += collected
         failures += [(subject, message) for message in failed]
+    if not settings.participants:
+        jobs = [job for job in jobs if job.subject not in phantoms]
+        failures = [failure for failure in failures if failure[0] not in phantoms]
     return jobs, failures
+
+
+def _phantoms_of(job: SubjectJob) -> list[str]:
+    images = [run.phantom.image for run in job.runs if run.phantom]
+    return [label for image in images if (label := entities(image).get("sub")) != job.subject]
 
 
 def describe(job: SubjectJob) -> list[str]:
@@ -115,12 +129,14 @@ def describe(job: SubjectJob) -> list[str]:
         found = {
             "vial labels": run.vial_labels, "transform": run.sodium_to_anat,
             "1H image of the coil": run.coil_image,
+            "calibration phantom": run.phantom.image if run.phantom else None,
         }  # fmt: skip
         lines += [f"    {key}: {path}" for key, path in found.items() if path]
         if not job.has_anatomy:
             lines += [f"    region {name}: {path}" for name, (path, _) in run.regions.items()]
         pair = len(run.receive_array), len(run.receive_volume)
         lines.append("    receive: {} array, {} volume image(s)".format(*pair))
+        lines += ["    receive: by the flip angle (reciprocity)"] if run.reciprocity else []
         lines += [f"    note: {text}" for text in run.warnings]
     return lines
 

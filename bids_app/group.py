@@ -82,7 +82,7 @@ DERIVED = {
     "converged": ("1", "Whether they met the tolerance"),
     "session_score": ("1", "Correlation of the session's 1H image with the shared reference"),
     "brain_volume_ml": ("ml", "Volume of the brain mask"),
-    "calibration_reference": ("1", "vials; csf or vitreous: relative to an assumption"),
+    "calibration_reference": ("1", "vials or phantom; csf or vitreous: relative to an assumption"),
     "calibration_slope": ("1/(mmol/L)", "Slope of the corrected calibration line"),
     "calibration_u_slope": ("1/(mmol/L)", "Its standard uncertainty"),
     "calibration_intercept": ("1", "Intercept of that line, in units of signal"),

@@ -445,14 +445,14 @@ def _read_three(
 def _read_vial(entry: object, where: str) -> Vial:
     if not isinstance(entry, dict):
         raise UserError(f"{where} is {_kind(entry)}; accepted: an object with {_VIAL_NEEDED}")
-    _refuse_misspelt(entry, VIAL_KEYS, where)
+    refuse_misspelt(entry, VIAL_KEYS, where)
     name = entry.get("Name")
     if not isinstance(name, str) or not name.strip():
         raise UserError(f"{where}: Name is {json.dumps(name)}; accepted: text")
     concentration = CONCENTRATION.read(entry, where)
     stated = CONCENTRATION_UNCERTAINTY.read_optional(entry, where)
     assumed = ASSUMED_CONCENTRATION_UNCERTAINTY * concentration
-    times = _read_relaxation_times(entry, where)
+    times = read_relaxation_times(entry, where)
     placed = entry.get("Position") is not None
     return Vial(
         name.strip(),
@@ -471,7 +471,14 @@ def _read_vial(entry: object, where: str) -> Vial:
 _VIAL_NEEDED = "Name, SodiumConcentration, T1, T2starShort, T2starLong, ShortFraction"
 
 
-def _read_relaxation_times(keys: Mapping[str, Any], where: str) -> dict[str, float]:
+def read_relaxation_times(keys: Mapping[str, Any], where: str) -> dict[str, float]:
+    """Return ``T1``, ``T2starLong``, ``ShortFraction`` and, unless that is 0, ``T2starShort``.
+
+    Raises
+    ------
+    UserError
+        If one is missing or implausible.
+    """
     times = {name: RELAXATION_TIMES[name].read(keys, where) for name in ("T1", "T2starLong")}
     times["ShortFraction"] = SHORT_FRACTION.read(keys, where)
     if times["ShortFraction"] == 0:
@@ -485,7 +492,30 @@ def _read_relaxation_times(keys: Mapping[str, Any], where: str) -> dict[str, flo
     return times
 
 
-def _refuse_misspelt(entry: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+def read_relaxation_uncertainties(keys: Mapping[str, Any], where: str) -> dict[str, float]:
+    """Return the standard uncertainties of relaxation constants that are stated.
+
+    Raises
+    ------
+    UserError
+        If one is implausible.
+    """
+    numbers = {}
+    for name in RELAXATION_KEYS:
+        if name.endswith("Uncertainty") and keys.get(name) is not None:
+            unit, high = ("", 1.0) if name.startswith("Short") else ("s", 0.2)
+            numbers[name] = Key(name, unit, 0.0, high).read(keys, where)
+    return numbers
+
+
+def refuse_misspelt(entry: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    """Refuse keys that are nearly, but not quite, known ones.
+
+    Raises
+    ------
+    UserError
+        For the first of them.
+    """
     for name in entry:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         if close and name not in known:

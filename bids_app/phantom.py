@@ -58,12 +58,14 @@ from sodiumprep.sodium.phantom_anatomy import (
     draw_lesion_centre,
     prepare_template,
 )
+from sodiumprep.sodium.phantom_bottle import draw_loading
 from sodiumprep.sodium.phantom_signal import Timing
 from sodiumprep.sodium.trajectory import TrajectoryProtocol, analytic_trajectory, centre_step
 
 T1W_ORIGIN = (-88.0, -124.0, -102.0)  # mm, of the first voxel, before the head's pose
 HEAD_MIDDLE = np.array([0.0, -18.0, 6.0])  # mm, of the brain
 K0_FRACTION = 0.3  # share of the k-space radius at constant gradient
+OF_LOADING = 100  # branch of a session's seed, beyond those of its motion
 FEWEST_SAMPLES = 256  # of a readout
 FINEST_STEP = 0.95  # of a readout near the centre of k-space, over 1 / (2 FOV)
 TRAJECTORIES = {  # by option
@@ -249,6 +251,7 @@ def make_protocol(options: argparse.Namespace) -> Protocol:
         transmit_spread=options.transmit_spread,
         gradient_delay=(x, y, z),
         off_resonance=options.off_resonance,
+        transceive=options.transceive,
     )
 
 
@@ -314,9 +317,14 @@ def simulate_session(
     placement, places = _place(rng, head, affine, pose, round(FOV * 1e3 / options.voxel_size))
     session = str(number + 1) if options.sessions > 1 else None
     place = Place(options.out_dir, subject.label, session)
+    loading = None
+    if options.calibration_phantom:
+        seed = subject.seeds[number]
+        own = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, OF_LOADING))
+        loading = draw_loading(np.random.default_rng(own))
     return Scan(
         place, subject.anatomy, head, content, placement, places,
-        make_protocol(options), trajectory_protocol(options),
+        make_protocol(options), trajectory_protocol(options), loading,
     ), rng  # fmt: skip
 
 
@@ -421,6 +429,16 @@ def build_parser() -> argparse.ArgumentParser:
     add("--repetition-time", type=float, default=120.0, help="[ms]")
     add("--flip-angle", type=float, default=90.0, help="[degree]")
     add("--transmit-spread", type=float, default=0.0, help="range of the flip angle, relative")
+    add(
+        "--transceive",
+        action="store_true",
+        help="one coil transmits and receives: its profile is the flip angle (--coils 1)",
+    )
+    add(
+        "--calibration-phantom",
+        action="store_true",
+        help="also scan a bottle by itself in the coil of each subject, which loads it less",
+    )
     add("--trajectory", choices=list(TRAJECTORIES), default="density-adapted-radial",
         help="of the readouts")  # fmt: skip
     add("--gradient-delay", type=float, nargs=3, default=[0.0] * 3, metavar=("X", "Y", "Z"),
@@ -442,6 +460,8 @@ def _check(options: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be positive")
     if options.motion < 0 or (options.motion and options.repetitions == 1):
         raise ValueError("--motion must not be negative, and needs --repetitions of at least 2")
+    if options.transceive and (options.coils > 1 or not options.transmit_spread):
+        raise ValueError("--transceive needs --coils 1 and --transmit-spread")
     if options.format == "image" and (options.repetitions > 1 or any(options.gradient_delay)):
         raise ValueError("--repetitions and --gradient-delay need --format kspace")
     starts = [options.echo_time, *options.later_echoes]

@@ -31,6 +31,7 @@ from sodiumprep.sodium.phantom import (
     acquire_echoes,
     bias_field,
     field_map,
+    from_head_centre,
     noisy_magnitude,
     scanner_image,
     shifted_levels,
@@ -48,12 +49,19 @@ from sodiumprep.sodium.phantom_anatomy import (
     draw_contrast,
     t1_weighted,
 )
+from sodiumprep.sodium.phantom_bottle import (
+    Loading,
+    bottle_protocol,
+    bottle_sidecar,
+    build_bottle,
+)
 from sodiumprep.sodium.phantom_signal import ScannerImage, Timing
 from sodiumprep.sodium.trajectory import SIDECAR_KEYS, TrajectoryProtocol
 
 BIDS_VERSION = "1.10.0"
 T1W_SHAPE = (176, 216, 196)
 FOV = 0.24  # m
+KEY = "CalibrationPhantom"
 TISSUES = ("GM", "WM", "CSF")
 PAIR_MATRIX = 36  # voxels of the receive pair: 6.7 mm
 SLOPE_BYTES = slice(112, 120)  # scl_slope and scl_inter of a NIfTI-1 header
@@ -247,7 +255,25 @@ def sodium_sidecar(
         "FlipAngle": round(float(np.degrees(timing.flip_angle)), 6),
         "ReadoutDuration": round(timing.readout, 9),
         "TrajectoryType": trajectory.kind,
-        "ReceiveCoilName": f"simulated {protocol.n_coils}-channel 23Na array",
+        **coil_sidecar(protocol),
+    }
+
+
+def coil_sidecar(protocol: Protocol) -> dict[str, Any]:
+    """Return the keys that name the coils of a sodium image.
+
+    Parameters
+    ----------
+    protocol
+        How it is scanned.
+    """
+    if not protocol.transceive:
+        return {"ReceiveCoilName": f"simulated {protocol.n_coils}-channel 23Na array"}
+    coil = "simulated 23Na birdcage"
+    return {
+        "ReceiveCoilName": coil,
+        "TransmitCoilName": coil,
+        "NumberReceiveCoilActiveElements": 1,
     }
 
 
@@ -283,6 +309,8 @@ class Scan:
         Of the sodium scan.
     trajectory
         Numbers from which the trajectory of the protocol follows.
+    loading
+        Of the coil against a bottle that is scanned as well, or None.
     """
 
     place: Place
@@ -293,6 +321,7 @@ class Scan:
     places: Floats
     protocol: Protocol
     trajectory: TrajectoryProtocol
+    loading: Loading | None = None
 
 
 def write_anatomy(scan: Scan, writer: Writer, rng: np.random.Generator) -> None:
@@ -423,20 +452,69 @@ def write_sodium(
     name
         BIDS URI of the sodium file.
     """
-    protocol, place = scan.protocol, scan.place
-    sidecar = sodium_sidecar(protocol, protocol.timing, scan.trajectory)
+    sidecar = sodium_sidecar(scan.protocol, scan.protocol.timing, scan.trajectory)
     sidecar["CalibrationVials"] = vial_sidecar(scan.places)
+    receiver = None
+    if scan.loading is not None:
+        sidecar[KEY] = bottle_sidecar(
+            write_bottle(scan, echoes[0][1][0], rng, options), scan.loading
+        )
+        receiver = scan.loading.receiver / scan.loading.true
+    return _write_scan(scan, echoes, (rng, receiver), sidecar, options)
+
+
+def write_bottle(
+    scan: Scan, scanned: SodiumObject, rng: np.random.Generator, options: argparse.Namespace
+) -> str:
+    """Write the scan of a bottle in the coil of a head, as of a subject of its own.
+
+    Parameters
+    ----------
+    scan
+        Of the head; its loading is known.
+    scanned
+        The head on its own grid.
+    rng
+        Source of the noise.
+    options
+        With ``format``.
+
+    Returns
+    -------
+    name
+        BIDS URI of the sodium file.
+    """
+    loading, protocol = scan.loading, bottle_protocol(scan.protocol)
+    if loading is None:
+        raise ValueError("nothing is known of the bottle that is to be scanned")
+    positions = from_head_centre(scan.placement, scanned.grey.shape[0], scanned.voxel)
+    made = build_bottle(scanned, protocol, positions, loading.concentration)
+    label = f"phantom{scan.place.subject}"
+    there = replace(scan, place=replace(scan.place, subject=label), protocol=protocol)
+    sidecar = sodium_sidecar(protocol, protocol.timing, scan.trajectory)
+    return _write_scan(there, [(protocol, [made])], (rng, loading.receiver), sidecar, options)
+
+
+def _write_scan(
+    scan: Scan,
+    echoes: Sequence[tuple[Protocol, Sequence[SodiumObject]]],
+    source: tuple[np.random.Generator, float | None],
+    sidecar: dict[str, Any],
+    options: argparse.Namespace,
+) -> str:
+    """Write raw data or an image; ``source`` is that of the noise, and the receiver's gain."""
+    place, geometry, (rng, receiver) = scan.place, scan.placement.geometry, source
     if options.format == "kspace":
         target = place.path("acq-23Na_PDw.h5", "sourcedata")
         protocols, objects = zip(*echoes, strict=True)
-        write_kspace(target, acquire_echoes(rng, objects, protocols, scan.placement.geometry))
+        write_kspace(target, acquire_echoes(rng, objects, protocols, geometry, receiver))
         if scan.trajectory.kind != DEFAULT_TRAJECTORY:
             sidecar |= trajectory_sidecar(scan.trajectory)
     else:
         target = place.path("acq-23Na_PDw.nii.gz")
-        geometry = scan.placement.geometry
+        protocol, objects = echoes[0]
         grid = ScannerImage(geometry.matrix[0], FOV, protocol.timing)
-        image = scanner_image(rng, echoes[0][1][0], grid, protocol, protocol.snr)
+        image = scanner_image(rng, objects[0], grid, protocol, protocol.snr, receiver)
         _write_image(target, image, geometry.affine, None)
         voxel = [round(float(v) * 1e3, 4) for v in geometry.voxel_size]
         sidecar |= {"KspaceFilter": "none", "AcquisitionVoxelSize": voxel}
@@ -600,6 +678,8 @@ def write_dataset_files(options: argparse.Namespace, subjects: Sequence[Subject]
         root / "derivatives/anat/dseg.tsv", ("index", "name"), list(enumerate(TISSUES, start=1))
     )
     rows = [(f"sub-{s.label}", s.age, s.sex, s.group) for s in subjects]
+    if options.calibration_phantom:
+        rows += [(f"sub-phantom{s.label}", "n/a", "n/a", "n/a") for s in subjects]
     _write_table(root / "participants.tsv", ("participant_id", "age", "sex", "group"), rows)
     columns = {
         "age": {"Description": "Age at the first session", "Units": "year"},

@@ -21,12 +21,13 @@ from sodiumprep.bids_app.sessions import (
     SessionImage,
     lies_in_reference,
 )
-from sodiumprep.bids_app.settings import DEFAULT_RECON, SESSIONWISE, Settings
+from sodiumprep.bids_app.settings import DEFAULT_RECON, PHANTOM, SESSIONWISE, Settings
 from sodiumprep.bids_app.spaces import plan_spaces, plan_templates, ready_transforms
 from sodiumprep.bids_app.templates import EMBEDDED
 from sodiumprep.sodium.acquisition import PROTON_GAMMA_BAR, SODIUM_GAMMA_BAR
 from sodiumprep.sodium.calibrate import FLUIDS
 from sodiumprep.sodium.pvc import MAPS as PVC_MAPS
+from sodiumprep.sodium.reciprocity import reciprocity_uncertainty
 from sodiumprep.workflows.plans import (
     AnatomyPlan,
     ReferencePlan,
@@ -245,6 +246,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
     inputs = [run.source, run.phase, run.vial_labels, run.receive_map, run.sodium_to_anat]
     inputs += [*run.receive_array, *run.receive_volume, run.fieldmap]
     inputs += run.transmit.paths if run.transmit else []
+    inputs += [run.phantom.image] if run.phantom else []
     registration = _registration(job, run, settings)
     inputs += [run.coil_image] if "coil_file" in registration else []
     warnings += _unused_transform(run, settings)
@@ -254,6 +256,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
     lesions, spaces, said = _lesions(job, run)
     warnings += _unused_constants(settings, lesions, run)
     notes = (*job.anatomy.warnings, *run.warnings, *warnings, *([said] if said else []))
+    notes += run.phantom.notes if run.phantom else ()
     session = f"ses_{run.session}_" if job.reference and run.session else ""
     return SodiumPlan(
         name=f"sodium_{session}{run.acquisition}_run_{run.run or 1}_wf",
@@ -272,6 +275,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         reference=reference,
         vials=vials,
         assumed=_assumed(reference, settings),
+        phantom=_phantom(run, settings, reference) if anatomical else {},
         vial_search=search,
         outputs=(_outputs if anatomical else _sodium_only_outputs)(_names(job, run, settings)),
         nonlinear=_nonlinear(job, run, settings) if anatomical else {},
@@ -383,8 +387,11 @@ def _choose_reference(run: SodiumRun, settings: Settings) -> tuple[str, tuple[st
     """
     if settings.reference == "vials" and not run.vials:
         raise UserError(f"{run.source}: CalibrationVials is missing, but --reference is vials")
-    if run.vials and settings.reference not in FLUIDS:
+    if run.vials and settings.reference not in (*FLUIDS, PHANTOM):
         return "vials", ()
+    if run.phantom and settings.reference in (None, PHANTOM):
+        said = "the load of the coil by the head is not known: all values are relative to it"
+        return PHANTOM, (said,) if run.phantom.loading_assumed else ()
     chosen = settings.reference or "csf"
     value, _ = _assumed(chosen, settings)[chosen]
     said = (
@@ -392,6 +399,17 @@ def _choose_reference(run: SodiumRun, settings: Settings) -> tuple[str, tuple[st
         "relative to it"
     )
     return chosen, (said,)
+
+
+def _phantom(run: SodiumRun, settings: Settings, reference: str) -> dict[str, Any]:
+    """Return the inputs of a phantom scanned by itself: its image is made as the head's."""
+    phantom = run.phantom
+    if phantom is None:
+        return {}
+    alone = replace(
+        run, source=phantom.image, phase=None, protocol=phantom.protocol, fieldmap=None
+    )
+    return {"source": _source(alone, settings), "needed": reference == PHANTOM, **phantom.known()}
 
 
 def _vials_usable(run: SodiumRun) -> bool:
@@ -413,7 +431,7 @@ def _vial_search(run: SodiumRun, settings: Settings) -> dict[str, Any] | None:
     """
     if run.vial_labels is not None and run.vials:
         return None
-    if run.vials and settings.reference in FLUIDS:
+    if run.vials and settings.reference in (*FLUIDS, PHANTOM):
         return None
     return {"direction": run.vials_direction, "required": settings.reference == "vials"}
 
@@ -467,7 +485,19 @@ def _receive(run: SodiumRun) -> dict[str, Any]:
             "array_files": [str(p) for p in run.receive_array],
             "volume_files": [str(p) for p in run.receive_volume],
         }
-    return {"map_file": str(run.receive_map)} if run.receive_map else {}
+    if run.receive_map:
+        return {"map_file": str(run.receive_map)}
+    return _reciprocal(run) if run.reciprocity else {}
+
+
+def _reciprocal(run: SodiumRun) -> dict[str, Any]:
+    """Return the transmit field as the one that tells the receive profile."""
+    names = {"map_file": "transmit_map_file", "units": "transmit_units"}
+    return {
+        **{names.get(name, name): value for name, value in _transmit(run).items()},
+        "reciprocity_uncertainty": reciprocity_uncertainty(run.protocol.field_strength),
+        "reciprocity_needed": run.reciprocity == "asked",
+    }
 
 
 def _transmit(run: SodiumRun) -> dict[str, Any]:

@@ -30,6 +30,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 RECEIVE = {
     "RB1COR": "array and volume-coil images (RB1COR)",
     "RB1map": "receive map (RB1map)",
+    "reciprocity": "flip angle of the coil, which transmits and receives (reciprocity)",
     "none": "none",
 }
 TRANSMIT = {
@@ -41,6 +42,7 @@ REFERENCES = {
     "first-lex": "that of the first session, for all sessions (first-lex)",
     "unbiased": "the mean of all sessions, halfway between them (unbiased)",
 }
+PHANTOM = "phantom scanned by itself"
 FLUID_NAMES = {"csf": "CSF", "vitreous": "vitreous humour"}
 Cell = dict[str, Any]
 
@@ -214,6 +216,7 @@ def _run_section(
         "chosen": _chosen(run, session),
         "calibration": calibration,
         "lines": _lines(calibration),
+        "phantom": calibration.get("reference") == "phantom" and calibration.get("phantom"),
         "fluid": FLUID_NAMES.get(str(calibration.get("reference")), ""),
         "references": _references(calibration),
         "methods": _present(run, "pvc"),
@@ -373,6 +376,8 @@ def _receive_text(held: Mapping[str, Any]) -> str:
 
 
 def _calibration_text(calibration: Mapping[str, Any], held: Mapping[str, Any]) -> str:
+    if calibration.get("reference") == "phantom":
+        return _phantom_text(calibration.get("phantom") or {})
     if calibration.get("reference") in FLUID_NAMES:
         fluid = FLUID_NAMES[calibration["reference"]]
         return f"{fluid}, an assumed concentration: all values are relative to it"
@@ -380,6 +385,17 @@ def _calibration_text(calibration: Mapping[str, Any], held: Mapping[str, Any]) -
     basis = held.get("VialsIdentifiedBy")
     found = f", found in the image and told apart by {basis}" if basis else ""
     return f"{len(vials)} vials of known concentration{found}" if vials else "n/a"
+
+
+def _phantom_text(phantom: Mapping[str, Any]) -> str:
+    terms = phantom.get("RelativeUncertainty") or {}
+    total = 100 * float(np.linalg.norm(list(terms.values())))
+    largest = f", most of it {max(terms, key=terms.get).lower()}" if terms else ""
+    return (
+        f"{PHANTOM}, {number(phantom.get('Concentration'))} mmol/L, loading factor "
+        f"{number(phantom.get('LoadingFactor'), 3)}: the slope is known to {number(total)} %"
+        f"{largest}"
+    )
 
 
 def _found_vials(held: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -412,9 +428,9 @@ def _lines(calibration: Mapping[str, Any]) -> list[Cell]:
 
 def _references(calibration: Mapping[str, Any]) -> list[Cell]:
     """Return a row for every reference of the image, the one that calibrates first."""
-    chosen = calibration.get("reference")
+    chosen, names = calibration.get("reference"), {**FLUID_NAMES, "phantom": PHANTOM}
     rows = [
-        {"problem": "", "values": None, **held, "name": FLUID_NAMES.get(name, name),
+        {"problem": "", "values": None, **held, "name": names.get(name, name),
          "chosen": name == chosen}
         | ({"problem": held["Problem"]} if "Problem" in held else {"values": held})
         for name, held in (calibration.get("References") or {}).items()

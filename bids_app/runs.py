@@ -12,13 +12,13 @@ from sodiumprep.bids_app.index import (
     ANATOMY_ORDER,
     RawFile,
     check_image,
-    one_line,
     passes,
     without_part,
 )
 from sodiumprep.bids_app.metadata import (
     FLIP_ANGLE,
     HYDROGEN,
+    RECEIVE_COILS,
     REPETITION_TIME,
     SODIUM,
     Protocol,
@@ -26,19 +26,19 @@ from sodiumprep.bids_app.metadata import (
     Vial,
     load_vials,
     load_vials_direction,
-    read_protocol,
     read_vials,
     read_vials_direction,
 )
 from sodiumprep.bids_app.names import acquisition_label
+from sodiumprep.bids_app.protocols import read_source_protocol
 from sodiumprep.bids_app.ready import (
     Ready,
     find_sodium_regions,
     find_transform,
     find_vial_labels,
 )
-from sodiumprep.bids_app.settings import FLUID_REFERENCES, Settings
-from sodiumprep.interfaces.kspace import read_kspace_header
+from sodiumprep.bids_app.replacement import CalibrationPhantom, find_phantom
+from sodiumprep.bids_app.settings import FLUID_REFERENCES, PHANTOM, RECIPROCITY, Settings
 
 QUANTIFIED = ("PDw", "MEGRE")
 TWICE = 0.01  # relative, by which the larger of two flip angles may differ from twice the smaller
@@ -109,6 +109,11 @@ class SodiumRun:
         Regions drawn in sodium space, file and label by name, where there is no anatomy.
     coil_image
         Another 1H image of the same session and coil, which shares the sodium image's frame.
+    phantom
+        A phantom that was scanned by itself in the same coil.
+    reciprocity
+        Why the transmit field may stand for the receive profile: ``asked`` by the user,
+        ``stated`` by the sidecar, or empty.
     """
 
     subject: str
@@ -134,6 +139,8 @@ class SodiumRun:
     regions: Mapping[str, tuple[Path, int]] = field(default_factory=dict)
     coil_image: Path | None = None
     vials_direction: str = ""
+    phantom: CalibrationPhantom | None = None
+    reciprocity: str = ""
 
     @property
     def acquisition(self) -> str:
@@ -161,7 +168,8 @@ def in_sodium_space(
         found = f" (ready-made {', '.join(anatomy.ready)} alone is not enough)"
         raise UserError(f"sub-{subject}: {accepted}{found if anatomy.ready else ''}")
     for run in runs:
-        if not run.vials or run.vial_space != "sodium" or settings.reference in FLUID_REFERENCES:
+        refused = settings.reference in (*FLUID_REFERENCES, PHANTOM)
+        if not run.vials or run.vial_space != "sodium" or refused:
             raise UserError(
                 f"sub-{subject}: {accepted}; or, for apparent concentrations in sodium space, "
                 f"CalibrationVials of {run.source.name} with *_acq-23Na_desc-vials_dseg in a -d "
@@ -251,11 +259,13 @@ def _build_run(
     ready: Ready,
 ) -> SodiumRun:
     source, phase, notes = _choose_source(group)
-    protocol = _read_source_protocol(settings, source)
+    protocol = read_source_protocol(settings, source)
     vials = _read_source_vials(settings, source)
     labels, space = find_vial_labels(source, ready)
+    phantom = find_phantom(settings, source, protocol)
     receive = _find_receive(settings, source, fmaps)
     transmit, said = _find_transmit(settings, source, fmaps)
+    reciprocity, why = _reciprocity(settings, source, receive, transmit)
     fieldmap, nucleus, told = _find_fieldmap(settings, source, fmaps)
     return SodiumRun(
         subject,
@@ -276,8 +286,10 @@ def _build_run(
         fieldmap,
         nucleus,
         *find_transform(source, ready),
-        (*notes, *said, *told, *_fmap_notes(fmaps), *_half_pair(receive)),
+        (*notes, *said, *told, *_fmap_notes(fmaps), *_half_pair(receive), *why),
         vials_direction=_read_vials_direction(settings, source),
+        phantom=phantom,
+        reciprocity=reciprocity,
     )
 
 
@@ -304,32 +316,6 @@ def _choose_source(group: Sequence[RawFile]) -> tuple[RawFile, Path | None, list
     return by_part["mag"], phase, notes
 
 
-def _read_source_protocol(settings: Settings, source: RawFile) -> Protocol:
-    needed = settings.relaxation_file is None
-    if not source.is_kspace:
-        return read_protocol(source.metadata, str(source.path), None, needed)
-    try:
-        header = read_kspace_header(source.path)
-    except (ValueError, OSError) as error:
-        text = one_line(error)
-        named = text if str(source.path) in text else f"{source.path}: {text}"
-        raise UserError(named) from error
-    # What stands beside the k-space file must agree with it; what only the image of the same
-    # name says stands in where both are silent.
-    stated = {
-        "EchoTime": header.echo_time,
-        "RepetitionTime": header.repetition_time,
-        "FlipAngle": header.flip_angle,
-        "MagneticFieldStrength": header.field_strength,
-    }
-    silent = {
-        key: value
-        for key, value in source.metadata.items()
-        if stated.get(key) is None or key in source.own
-    }
-    return read_protocol(silent, str(source.path), header, needed)
-
-
 def _read_source_vials(settings: Settings, source: RawFile) -> tuple[Vial, ...]:
     if settings.vials_file is not None:
         return load_vials(settings.vials_file)
@@ -338,7 +324,7 @@ def _read_source_vials(settings: Settings, source: RawFile) -> tuple[Vial, ...]:
     if settings.reference == "vials" and not vials:
         raise UserError(
             f"{source.path}: CalibrationVials is missing in its sidecar; accepted: a list of "
-            "vials, --vials FILE, or --reference csf or vitreous"
+            "vials, --vials FILE, or --reference csf, vitreous or phantom"
         )
     return vials
 
@@ -371,6 +357,37 @@ def _half_pair(receive: Mapping[str, tuple[Path, ...]]) -> list[str]:
     return [
         f"{path.name}: not used, there is no RB1COR image whose acq- names {names[alone[0]]}"
         for path in receive[alone[0]]
+    ]
+
+
+def _reciprocity(
+    settings: Settings,
+    source: RawFile,
+    receive: Mapping[str, tuple[Path, ...]],
+    transmit: Transmit | None,
+) -> tuple[str, list[str]]:
+    """Return why the transmit field may stand for the receive profile, and what must be said."""
+    asked = settings.receive == RECIPROCITY
+    own = "RB1COR" if receive["array"] and receive["volume"] else "RB1map"
+    if (receive["array"] and receive["volume"]) or receive["map"]:
+        return "", [f"--receive {RECIPROCITY}: not used, {own} is"] if asked else []
+    names = [source.metadata.get(f"{way}CoilName") for way in ("Transmit", "Receive")]
+    elements = RECEIVE_COILS.read_optional(source.metadata, str(source.path))
+    if asked and (transmit is None or (elements or 1) > 1):
+        lacking = "TB1map and TB1DAM are missing"
+        found = lacking if transmit is None else f"{RECEIVE_COILS.name} is {elements:g}"
+        raise UserError(
+            f"{source.path}: {found}, but --receive is {RECIPROCITY}; accepted: a transmit map of "
+            "the one coil that transmits and receives"
+        )
+    if asked or transmit is None or not names[0] or names[0] != names[1]:
+        return ("asked" if asked else ""), []
+    if source.is_kspace or elements == 1:
+        return "stated", []
+    return "", [
+        f"{source.path.name}: one coil transmits and receives by its name, but "
+        f"{RECEIVE_COILS.name} is not 1: the flip angle is not taken for its receive profile (see "
+        f"--receive {RECIPROCITY})"
     ]
 
 

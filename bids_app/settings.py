@@ -14,6 +14,8 @@ DEFAULT_SEED = 23
 SESSIONWISE = "sessionwise"  # each session has an anatomy of its own
 DEFAULT_PVC = ("gtm",)
 FLUID_REFERENCES = ("csf", "vitreous")  # of the body: their concentrations are assumed
+PHANTOM = "phantom"  # the reference that was scanned by itself
+RECIPROCITY = "reciprocity"  # the receive profile is that of the flip angle
 DEFAULT_RECON = "gridding"  # results of another method carry its name
 THREAD_VARIABLES = (
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
@@ -68,6 +70,8 @@ class Settings:
         ``none`` or ``hamming``; what is applied to k-space in the reconstruction.
     recon
         ``gridding`` or ``cg``; ``tv`` and ``agr`` stand beside the maps of ``gridding``.
+    receive
+        ``auto``, or ``reciprocity``: the coil that transmits receives too.
     coil_sensitivities
         ``centre`` or ``espirit``: how iterative reconstruction finds coil sensitivities.
     gradient_delay
@@ -86,7 +90,8 @@ class Settings:
     psf_fwhm
         Full width at half maximum along the three axes [mm], None to compute it.
     reference
-        ``vials``, ``csf`` or ``vitreous``; None takes vials where there are any, else CSF.
+        ``vials``, ``csf``, ``vitreous`` or ``phantom``; None takes vials where there are any, then
+        a phantom that was scanned by itself, else CSF.
     reference_concentration
         Of the fluid that is the reference [mmol/L], and its standard uncertainty; empty for the
         usual ones.
@@ -131,6 +136,7 @@ class Settings:
     subject_anatomical_reference: str = SESSIONWISE
     kspace_filter: str = "none"
     recon: str = DEFAULT_RECON
+    receive: str = "auto"
     coil_sensitivities: str = "centre"
     gradient_delay: tuple[float, ...] = ()
     estimate_delay: bool = False

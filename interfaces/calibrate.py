@@ -34,6 +34,9 @@ from sodiumprep.sodium.calibrate import (
 )
 from sodiumprep.sodium.concentration import Protocol, relative_u_relaxation
 
+PHANTOM = "phantom"  # reference, and what its kernel is called
+BASIS = "basis"  # entry of files with lines through a phantom
+
 
 def save_lines(path: Path, lines: Mapping[str, Calibration], extra: Mapping[str, Any]) -> str:
     """Write calibration lines as JSON.
@@ -73,14 +76,34 @@ def load_lines(path: Path | str) -> tuple[dict[str, Calibration], dict[str, Any]
     lines
         By name.
     extra
-        The other entries.
+        The other entries, but for what :func:`phantom_basis` reads.
     """
     stored = json.loads(Path(path).read_text())
+    stored.pop(BASIS, None)
     lines = {}
     for name, fields in stored.pop("lines").items():
         arrays = {k: np.asarray(fields[k]) for k in ("covariance", "residuals")}
         lines[name] = Calibration(**{**fields, **arrays})
     return lines, stored
+
+
+def phantom_basis(path: Any) -> Floats | None:
+    """Return the mean over the phantom of the basis of the receive field.
+
+    Parameters
+    ----------
+    path
+        Lines through a phantom, or a calibration; undefined where there is none.
+
+    Returns
+    -------
+    basis
+        Shape (m,); None where no receive field was fitted, or no phantom calibrates.
+    """
+    if not isdefined(path):
+        return None
+    basis = json.loads(Path(path).read_text()).get(BASIS)
+    return None if basis is None else np.asarray(basis)
 
 
 def protocol_of(numbers: Mapping[str, float]) -> Protocol:
@@ -108,7 +131,9 @@ class _CalibrateInput(BaseInterfaceInputSpec):
     static_noise_file = File(exists=True, mandatory=True, desc="its noise SD [signal]")
     regions_file = File(exists=True, mandatory=True, desc="regions (npz)")
     signals_file = File(exists=True, desc="corrected regional signals (npz), for fluids")
-    reference = traits.Enum("vials", *FLUIDS, mandatory=True, desc="what the line rests on")
+    reference = traits.Enum(
+        "vials", *FLUIDS, PHANTOM, mandatory=True, desc="what the line rests on"
+    )
     assumed = traits.Dict(FLUIDS, usedefault=True, desc="of fluids, with uncertainty [mmol/L]")
     vials = traits.List(traits.Dict, usedefault=True, desc="name, concentration [mmol/L], ...")
     tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue and vial [s]")
@@ -116,6 +141,7 @@ class _CalibrateInput(BaseInterfaceInputSpec):
     properties = traits.Dict(mandatory=True, desc="of the image; kernel widths [mm] are read")
     transmit_file = File(exists=True, desc="what the flip angle does to regions (npz)")
     model_file = traits.Either(None, File(exists=True), desc="fitted receive field (npz), or None")
+    phantom_file = File(exists=True, desc="lines through a phantom scanned by itself (JSON)")
 
 
 class _CalibrateOutput(TraitedSpec):
@@ -123,11 +149,12 @@ class _CalibrateOutput(TraitedSpec):
 
 
 class Calibrate(SimpleInterface):
-    """Fit the apparent and the relaxation-corrected line, from vials, CSF or vitreous humour.
+    """Fit the apparent and the relaxation-corrected line, from vials, a fluid or a phantom.
 
     Vials are fixed to the table or the coil: they are read where their labels lie in the scanner,
     from an image whose repetitions were not aligned to the head. Fluids of the body come from the
-    aligned one. Whatever other references there are is compared with the one that calibrates.
+    aligned one. Lines through a phantom that was scanned by itself come as they are. Other
+    references, if there are any, are compared with the one that calibrates.
     """
 
     input_spec = _CalibrateInput
@@ -144,6 +171,11 @@ class Calibrate(SimpleInterface):
         lines, extra = found[chosen]
         told, warnings = self._compared({name: known for name, (known, _) in found.items()})
         extra |= {"References": {**told, **problems}, "ReferenceWarnings": warnings}
+        if PHANTOM in found:
+            extra |= {PHANTOM: found[PHANTOM][1][PHANTOM]}
+        if chosen == PHANTOM:
+            basis = phantom_basis(self.inputs.phantom_file)
+            extra |= {BASIS: None if basis is None else basis.tolist()}
         path = Path(runtime.cwd) / "calibration.json"
         self._results["calibration_file"] = save_lines(path, lines, extra)
         return runtime
@@ -156,6 +188,7 @@ class Calibrate(SimpleInterface):
         if not isdefined(self.inputs.signals_file):
             there = dict.fromkeys(there, False)
         there["vials"] = "vial" in kinds and bool(self.inputs.vials)
+        there[PHANTOM] = isdefined(self.inputs.phantom_file)
         return [name for name in there if there[name] and name != self.inputs.reference]
 
     def _compared(
@@ -167,11 +200,16 @@ class Calibrate(SimpleInterface):
         signals = load_signals(given.signals_file)[FEED] if has_signals else None
         model = given.model_file if isdefined(given.model_file) else None
         vials = [vial["name"] for vial in given.vials]
-        groups = [[REGIONS[name]] if name in REGIONS else vials for name in lines]
+        regions = {"vials": vials, PHANTOM: []} | {k: [v] for k, v in REGIONS.items()}
+        groups = [regions[name] for name in lines]
         independent = {n: self._independent(n, known["corrected"]) for n, known in lines.items()}
         with np.load(given.regions_file) as stored:
             names, transmit = stored["names"].tolist(), load_transmit(given.transmit_file)
-            fields = field_covariance(groups, stored, given.static_file, model, transmit)
+            apart = phantom_basis(given.phantom_file)
+            fields = field_covariance(
+                groups, stored, given.static_file, model, transmit, apart,
+                given.properties.get("ReceiveCorrection") == "reciprocity",
+            )  # fmt: skip
         return compare_references(lines, given.reference, signals, names, independent, fields)
 
     def _independent(self, reference: str, line: Calibration) -> float:
@@ -185,6 +223,8 @@ class Calibrate(SimpleInterface):
 
     def _evaluated(self, reference: str) -> tuple[dict[str, Calibration], dict[str, Any]]:
         """Return the lines of a reference, and what the file tells of it."""
+        if reference == PHANTOM:
+            return self._through_phantom()
         with np.load(self.inputs.regions_file) as stored:
             names, fractions = stored["names"].tolist(), stored["fractions"]
             blurred = dict(
@@ -226,6 +266,12 @@ class Calibrate(SimpleInterface):
             lines = vial_lines(measured)
             extra = {"reference": "vials", "vials": [vars(v) for v in measured]}
         return lines, extra
+
+    def _through_phantom(self) -> tuple[dict[str, Calibration], dict[str, Any]]:
+        lines, told = load_lines(self.inputs.phantom_file)
+        if "problem" in told:
+            raise ValueError(told["problem"])
+        return lines, {"reference": PHANTOM, PHANTOM: told["described"]}
 
 
 def _width(properties: Mapping[str, Any], name: str, affine: Floats) -> float:

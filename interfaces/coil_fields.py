@@ -31,6 +31,7 @@ from sodiumprep.sodium.receive import (
     inverse_map,
     repeat_agreement,
 )
+from sodiumprep.sodium.reciprocity import receive_factor
 from sodiumprep.sodium.smooth_field import SmoothField, grid_positions
 from sodiumprep.sodium.transmit import (
     REFERENCE_T1,
@@ -44,6 +45,7 @@ from sodiumprep.sodium.transmit import (
 )
 
 LARGEST_CHANGE = 0.02  # of the mean, between repeats of an array image
+STANDS_OUT = 5.0  # noise SDs, what an uncertainty is told relative to
 LARGEST_MOTION = 1.0  # mm, between the images of a pair
 
 
@@ -56,6 +58,15 @@ class _CorrectReceiveInput(BaseInterfaceInputSpec):
     array_files = InputMultiPath(File(exists=True), desc="RB1COR images of the array")
     volume_files = InputMultiPath(File(exists=True), desc="RB1COR images of the volume coil")
     map_file = File(exists=True, desc="RB1map, relative receive sensitivity")
+    transmit_map_file = File(exists=True, desc="TB1map of the coil that receives (reciprocity)")
+    transmit_units = traits.Str("", usedefault=True, desc="of that map")
+    angle_files = traits.List(File(exists=True), desc="TB1DAM of that coil, smaller angle first")
+    flip_angle = traits.Float(desc="the smaller one of them [rad]")
+    repetition_time = traits.Float(desc="of these images [s]")
+    reciprocity_uncertainty = traits.Float(desc="relative, of the profile against that field")
+    reciprocity_needed = traits.Bool(
+        False, usedefault=True, desc="fail, rather than warn, where several coils receive"
+    )
 
 
 class _CorrectReceiveOutput(TraitedSpec):
@@ -123,8 +134,44 @@ class CorrectReceive(SimpleInterface):
         if isdefined(given.map_file):
             profile, own = load_finite_image(given.map_file)
             sampled = resample(profile, index_map(affine, own, np.eye(4)), shape, 1)
-            return inverse_map(sampled), "RB1map"
+            # of the map itself: images on other grids, as of a phantom, get the same factor
+            level = float(np.median(profile[profile > 0])) if (profile > 0).any() else None
+            return inverse_map(sampled, level), "RB1map"
+        if isdefined(given.transmit_map_file) or isdefined(given.angle_files):
+            return self._reciprocal(shape, affine, out)
         return np.ones(shape, np.float32), "none"
+
+    def _reciprocal(self, shape: tuple[int, ...], affine: Floats, out: Path) -> tuple[Floats, str]:
+        """Return the factor by the transmit field, unless several coils receive."""
+        given = self.inputs
+        coils = int(given.properties.get("Coils", 0))
+        if coils > 1:
+            told = f"{coils} coils receive: their profile is not that of the flip angle"
+            if given.reciprocity_needed:
+                raise ValueError(
+                    f"{given.image_file}: --receive reciprocity: {told}; accepted: one coil that "
+                    "transmits and receives"
+                )
+            warnings = [*given.properties.get("Warnings", []), f"receive: {told}; not corrected"]
+            self._results["properties"]["Warnings"] = warnings
+            return np.ones(shape, np.float32), "none"
+        _, transmit = transmit_model(given.transmit_map_file, given.transmit_units, given)
+        model = receive_factor(transmit, given.reciprocity_uncertainty)
+        self._results["model_file"] = _save(out / "field.npz", model)
+        places = grid_positions(shape, affine)
+        factor = model(places).reshape(shape).astype(np.float32)
+        spread = model.relative_sd(places, self._seen(model, factor, places))
+        path = out / "uncertainty.nii.gz"
+        uncertainty = spread.astype(np.float32).reshape(shape)
+        self._results["uncertainty_file"] = save_image(path, uncertainty, affine)
+        return factor, "reciprocity"
+
+    def _seen(self, model: SmoothField, factor: Floats, places: Floats) -> Floats:
+        """Return the mean of the basis over what stands out of the noise, weighted by signal."""
+        image, noise = (load_image(p)[0] for p in (self.inputs.image_file, self.inputs.noise_file))
+        stands_out = image > STANDS_OUT * noise
+        weights = np.where(stands_out if stands_out.any() else True, np.abs(image) * factor, 0)
+        return model.region_means(places, weights.reshape(1, -1))[0]
 
 
 def _squared_images(paths: list[str]) -> tuple[list[SquaredImage], Floats]:
@@ -219,6 +266,48 @@ def _without_bias(path: str) -> tuple[Floats, Floats, float]:
     return unbiased_magnitude(values, mean_square), affine, noise_sd
 
 
+def transmit_model(map_file: Any, units: str, inputs: Any) -> tuple[str, SmoothField]:
+    """Return the fitted transmit field.
+
+    Parameters
+    ----------
+    map_file
+        TB1map, or undefined for a double-angle pair.
+    units
+        Of the map, as its sidecar states them.
+    inputs
+        With ``angle_files``, ``flip_angle`` [rad] and ``repetition_time`` [s] of a pair.
+
+    Returns
+    -------
+    source
+        "TB1map" or "TB1DAM".
+    field
+        Flip angle over nominal.
+
+    Raises
+    ------
+    ValueError
+        If the images cannot be used; the message names them.
+    """
+    if isdefined(map_file):
+        values, affine = load_image(map_file)
+        try:
+            return "TB1map", fit_transmit_map(relative_flip_angle(values, units), affine)
+        except ValueError as error:
+            raise ValueError(f"{map_file}: {error}") from None
+    (first, affine, noise), (second, own, other) = map(_without_bias, inputs.angle_files)
+    if second.shape != first.shape or not np.allclose(affine, own, atol=1e-3):
+        raise ValueError(f"{inputs.angle_files[1]}: another grid than {inputs.angle_files[0]}")
+    images = DoubleAngle(
+        first, second, affine, (noise, other), inputs.flip_angle, inputs.repetition_time
+    )
+    try:
+        return "TB1DAM", fit_double_angle(images)
+    except ValueError as error:
+        raise ValueError(f"{inputs.angle_files[0]}: {error}") from None
+
+
 class _CorrectTransmitInput(BaseInterfaceInputSpec):
     image_file = File(exists=True, mandatory=True, desc="receive-corrected image [signal]")
     noise_file = File(exists=True, mandatory=True, desc="its noise SD [signal]")
@@ -258,7 +347,7 @@ class CorrectTransmit(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         given, out = self.inputs, Path(runtime.cwd)
         image, affine = load_finite_image(given.image_file)
-        source, model = self._model()
+        source, model = transmit_model(given.map_file, given.units, given)
         places = grid_positions(image.shape, affine)
         field = model(places).reshape(image.shape)
         angle, repetition = (given.protocol[key] for key in ("flip_angle", "repetition_time"))
@@ -284,25 +373,6 @@ class CorrectTransmit(SimpleInterface):
         self._results["model_file"] = _save(out / "transmit.npz", model)
         self._results["properties"] = {**given.properties, "TransmitCorrection": source}
         return runtime
-
-    def _model(self) -> tuple[str, SmoothField]:
-        given = self.inputs
-        if isdefined(given.map_file):
-            values, affine = load_image(given.map_file)
-            try:
-                return "TB1map", fit_transmit_map(relative_flip_angle(values, given.units), affine)
-            except ValueError as error:
-                raise ValueError(f"{given.map_file}: {error}") from None
-        (first, affine, noise), (second, own, other) = map(_without_bias, given.angle_files)
-        if second.shape != first.shape or not np.allclose(affine, own, atol=1e-3):
-            raise ValueError(f"{given.angle_files[1]}: another grid than {given.angle_files[0]}")
-        images = DoubleAngle(
-            first, second, affine, (noise, other), given.flip_angle, given.repetition_time
-        )
-        try:
-            return "TB1DAM", fit_double_angle(images)
-        except ValueError as error:
-            raise ValueError(f"{given.angle_files[0]}: {error}") from None
 
 
 class _AssessTransmitInput(BaseInterfaceInputSpec):
@@ -374,7 +444,7 @@ class RegionTransmit:
 
     def _weights(self, reference: Sequence[str]) -> Floats:
         weights = np.array([name in reference for name in self.names], float)
-        return np.asarray(weights / weights.sum())
+        return np.asarray(weights / max(weights.sum(), 1.0))
 
     def map_errors(self, grid: Grid, names: list[str], reference: list[str]) -> FieldErrors:
         """Return the errors of the field in a map of regions over the mean of the reference."""
@@ -383,14 +453,39 @@ class RegionTransmit:
         return FieldErrors.of_transmit(self.effect, self.model, grid, rows, weights)
 
     def uncertainty(self, names: list[str], reference: list[str]) -> Floats:
-        """Return the relative uncertainty of regions over the mean of the reference ones."""
+        """Return the relative uncertainty of regions over the mean of the reference ones.
+
+        Without a reference the flip angle changes nothing but the regions.
+        """
         every = self.effect.uncertainty(self.model, self._weights(reference))
         return every[[self.names.index(name) for name in names]]
 
     def covariance(self, groups: Sequence[Sequence[str]]) -> Floats:
         """Return the relative covariance of the means over groups of regions."""
         weights = np.array([[name in group for name in self.names] for group in groups], float)
-        return self.effect.covariance(self.model, weights / weights.sum(axis=1, keepdims=True))
+        totals = np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
+        return self.effect.covariance(self.model, weights / totals)
+
+    def shared_with_receive(self, groups: Sequence[Sequence[str]], means: Floats) -> Floats:
+        """Return what the covariance holds where the same field is the receive profile.
+
+        Parameters
+        ----------
+        groups
+            Regions of each mean.
+        means
+            Of the basis over each group, shape (groups, m).
+
+        Returns
+        -------
+        covariance
+            Of receive with transmit, and the other way round, shape (groups, groups).
+        """
+        weights = np.array([[name in group for name in self.names] for group in groups], float)
+        totals = np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
+        turned = weights / totals @ (self.effect.slopes[:, None] * self.effect.basis)
+        half = means @ self.model.covariance @ turned.T
+        return np.asarray(half + half.T)
 
 
 def load_transmit(path: Any) -> RegionTransmit | None:

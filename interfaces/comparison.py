@@ -105,13 +105,15 @@ def field_covariance(
     image_file: str,
     model_file: Path | str | None,
     transmit: RegionTransmit | None,
+    apart: Floats | None = None,
+    reciprocal: bool = False,
 ) -> Floats:
     """Return how the uncertain fields of the coils act on references.
 
     Parameters
     ----------
     groups
-        Regions of each reference: the vials, or one fluid.
+        Regions of each reference: the vials, or one fluid; none for what was scanned by itself.
     stored
         ``names`` and ``fractions`` of all regions.
     image_file
@@ -120,6 +122,10 @@ def field_covariance(
         Fitted receive field (npz); None where there is none.
     transmit
         What the flip angle does to regions; None where it is not known.
+    apart
+        Mean of the receive field's basis over what was scanned by itself, shape (m,).
+    reciprocal
+        Whether the receive field is the transmit field.
 
     Returns
     -------
@@ -136,8 +142,13 @@ def field_covariance(
         weights = stored["fractions"][used].reshape(len(used), -1)
         basis = model.region_means(grid_positions(image.shape, affine), weights)
         ends = np.cumsum([0, *(len(group) for group in groups)])
-        means = np.stack([basis[a:b].mean(axis=0) for a, b in pairwise(ends)])
+        alone = np.zeros(basis.shape[1]) if apart is None else apart
+        means = np.stack([
+            basis[a:b].mean(axis=0) if b > a else alone for a, b in pairwise(ends)
+        ])  # fmt: skip
         total += means @ model.covariance @ means.T
+        if reciprocal and transmit is not None:
+            total += transmit.shared_with_receive(groups, means)
     if transmit is not None:
         total += transmit.covariance(groups)
     return total

@@ -19,7 +19,7 @@ from nipype.interfaces.base import (
 )
 
 from sodiumprep.interfaces.anatomy import resample_once
-from sodiumprep.interfaces.calibrate import load_lines, protocol_of
+from sodiumprep.interfaces.calibrate import PHANTOM, load_lines, phantom_basis, protocol_of
 from sodiumprep.interfaces.coil_fields import RegionTransmit, load_field, load_transmit
 from sodiumprep.interfaces.comparison import REGIONS
 from sodiumprep.interfaces.equation import save_equation, without_transmit
@@ -51,6 +51,7 @@ from sodiumprep.sodium.concentration_map import (
     map_concentration,
 )
 from sodiumprep.sodium.pvc.assessment import BORDER_OF_TISSUE, UNCORRECTED, AssessedSignals
+from sodiumprep.sodium.reciprocity import with_correlation
 from sodiumprep.sodium.smooth_field import grid_positions, relative_uncertainty
 
 COLUMNS = [
@@ -195,7 +196,9 @@ class Regions:
         self.vial_names: list[str] = stored["names"][stored["kinds"] == "vial"].tolist()
         self.beside = dict(zip(stored["names"][beside], stored["fractions"][beside], strict=True))
         _, extra = load_lines(inputs.calibration_file)
-        self.calibrated_by = REGIONS.get(extra["reference"])  # None: vials
+        self.calibrated_by = REGIONS.get(extra["reference"])  # None: vials or a phantom
+        self.by_phantom = extra["reference"] == PHANTOM
+        self.phantom_basis = phantom_basis(inputs.calibration_file)
         self.model_file = inputs.model_file if isdefined(inputs.model_file) else None
 
     def reference(self, name: str) -> Reference:
@@ -234,7 +237,9 @@ class Regions:
 
     @property
     def rests_on(self) -> list[str]:
-        """The regions whose signal the calibration rests on."""
+        """The regions whose signal the calibration rests on; none for a phantom by itself."""
+        if self.by_phantom:
+            return []
         return self.vial_names if self.calibrated_by is None else [self.calibrated_by]
 
     def receive_basis(self, grid: Grid) -> tuple[Floats, Floats]:
@@ -242,6 +247,8 @@ class Regions:
         everything = np.concatenate([self.fractions, *(f[None] for f in self.beside.values())])
         weights = everything.reshape(len(everything), -1)
         basis = load_field(str(self.model_file)).region_means(grid_positions(*grid), weights)
+        if self.phantom_basis is not None:
+            return basis[: len(self.names)], self.phantom_basis
         used = np.isin([*self.names, *self.beside], self.rests_on)
         return basis[: len(self.names)], basis[used].mean(axis=0)
 
@@ -326,6 +333,8 @@ class TabulateRegions(SimpleInterface):
             "u_receive": _receive(regions, (image.shape, affine)),
             "u_transmit": _transmit(regions),
         }
+        if self.inputs.properties.get("ReceiveCorrection") == "reciprocity":
+            coils["u_receive"] = with_correlation(coils["u_receive"], coils["u_transmit"])
         voxel = np.linalg.norm(affine[:3, :3], axis=0)
         signals = {name: replace(own, **coils) for name, own in regions.signals.items()}
         if reference is not None:

@@ -120,9 +120,10 @@ def without_transmit(
     Returns
     -------
     entry
-        ``WithoutTransmit``, of the mean flip angle over each region; empty without a field.
+        ``WithoutTransmit``, of the mean flip angle over each region; empty without a field, and
+        with a phantom as reference, whose own scan tells nothing of it here.
     """
-    if transmit is None:
+    if transmit is None or not {"fluid", "vials"} & set(calibration):
         return {}
 
     def measured(known: Mapping[str, Any]) -> dict[str, float]:

@@ -291,6 +291,7 @@ class SaveSodium(SimpleInterface):
             *self.inputs.properties.get("Warnings", []),
             *self.inputs.provenance.get("InputWarnings", []),
             *references.get("ReferenceWarnings", []),
+            *references.get("phantom", {}).get("Warnings", []),
             *implausible,
         ]
         signal_noise = chosen.set_index("name")["snr"].to_dict()

@@ -122,6 +122,8 @@ class Protocol:
         By which the gradients come late along the axes of the trajectory [s].
     off_resonance
         Frequency of 23Na where the field departs most from the nominal one [Hz].
+    transceive
+        Whether the coil that receives transmits as well: its profile is that of the flip angle.
     """
 
     timing: Timing
@@ -132,6 +134,7 @@ class Protocol:
     transmit_spread: float = 0.0
     gradient_delay: tuple[float, float, float] = (0.0, 0.0, 0.0)
     off_resonance: float = 0.0
+    transceive: bool = False
 
     @property
     def n_samples(self) -> int:
@@ -758,14 +761,29 @@ def build_object(
         angle = transmit_field((place - placement.centre) * 1e-3, protocol.transmit_spread)
         gain = vial.strength * float(magnetization(vial.relaxation, protocol.timing, angle))
         images[:, *box] += row.astype(np.float32)[:, None, None, None] * gain * inside
-    position = _from_head_centre(placement, n, voxel)
-    sensitivities = _scaled_sensitivities(position, protocol.n_coils, maps[-1])
+    position = from_head_centre(placement, n, voxel)
+    sensitivities = _scaled_sensitivities(position, protocol, maps[-1])
     field = field_map(position, protocol.off_resonance) if protocol.off_resonance else None
     return SodiumObject(images, curves, maps[-1], sensitivities, voxel, field)
 
 
-def _from_head_centre(placement: Placement, n: int, voxel: float) -> Floats:
-    """Places of the object's voxels, shape (3, n, n, n) [m, RAS]."""
+def from_head_centre(placement: Placement, n: int, voxel: float) -> Floats:
+    """Return the places of an object's voxels.
+
+    Parameters
+    ----------
+    placement
+        Of the field of view.
+    n
+        Voxels along each axis.
+    voxel
+        Their edge [m].
+
+    Returns
+    -------
+    places
+        From the centre of the head, shape (3, n, n, n) [m, RAS].
+    """
     axis = _fine_positions(n, voxel, 1).astype(np.float32)
     p = np.stack(np.meshgrid(axis, axis, axis, indexing="ij", sparse=False))
     scanner = fov_to_scanner(placement.geometry).astype(np.float32)
@@ -774,8 +792,10 @@ def _from_head_centre(placement: Placement, n: int, voxel: float) -> Floats:
     return position * np.float32(1e-3)
 
 
-def _scaled_sensitivities(position: Floats, n_coils: int, grey: Floats) -> Complexes:
-    maps = coil_sensitivities(position, n_coils)
+def _scaled_sensitivities(position: Floats, protocol: Protocol, grey: Floats) -> Complexes:
+    maps = coil_sensitivities(position, protocol.n_coils)
+    if protocol.transceive:
+        maps = maps * transmit_field(position, protocol.transmit_spread).astype(np.float32)
     mean = float((root_sum_of_squares(maps) * grey).sum() / grey.sum())
     return maps / np.float32(mean)
 
@@ -891,6 +911,7 @@ def acquire_echoes(
     scanned: Sequence[Sequence[SodiumObject]],
     protocols: Sequence[Protocol],
     geometry: Geometry,
+    receiver: float | None = None,
 ) -> list[Acquisition]:
     """Sample several echoes of an object, with one receiver.
 
@@ -904,6 +925,8 @@ def acquire_echoes(
         Of each echo: they differ in the echo time.
     geometry
         Place of the field of view.
+    receiver
+        Its gain; None to draw one, unknown to whoever calibrates.
 
     Returns
     -------
@@ -912,7 +935,8 @@ def acquire_echoes(
     """
     n = len(scanned[0])
     sd = kspace_noise(scanned[0][0], protocols[0], geometry) * np.sqrt(n)
-    gain = np.float32(rng.uniform(0.5, 2.0) * 1e4)  # the receiver's, unknown to whoever calibrates
+    drawn = rng.uniform(0.5, 2.0)
+    gain = np.float32((drawn if receiver is None else receiver) * 1e4)
     made: list[Acquisition] = []
     for objects, protocol in zip(scanned, protocols, strict=True):
         samples: Complexes = np.concatenate([_sample(o, protocol) for o in objects], axis=1)
@@ -964,6 +988,7 @@ def scanner_image(
     target: ScannerImage,
     protocol: Protocol,
     snr: float | None,
+    receiver: float | None = None,
 ) -> Floats:
     """Return a magnitude image as a scanner would deliver it.
 
@@ -980,6 +1005,8 @@ def scanner_image(
     snr
         Mean of grey matter over noise SD of the array image; None for a uniform volume coil, which
         has ``VOLUME_COIL_SNR``.
+    receiver
+        Gain of the receiver; None to draw one.
 
     Returns
     -------
@@ -995,7 +1022,9 @@ def scanner_image(
     mean = float((root_sum_of_squares(images) * inside).sum() / inside.sum())
     sd = mean / (snr if snr is not None else VOLUME_COIL_SNR)
     noisy = images + complex_noise(rng, images.shape, sd)
-    return (root_sum_of_squares(noisy) * rng.uniform(0.5, 2.0) * 10).astype(np.float32)
+    drawn = rng.uniform(0.5, 2.0)
+    gain = 10 * (drawn if receiver is None else receiver)
+    return (root_sum_of_squares(noisy) * gain).astype(np.float32)
 
 
 def bias_field(rng: np.random.Generator, shape: Sequence[int], factor: float) -> Floats:

@@ -467,19 +467,21 @@ def repeat_agreement(first: SquaredImage, second: SquaredImage, affine: Floats) 
     return Agreement(float(two[head].sum() / one[head].sum()), spread, moved)
 
 
-def inverse_map(profile: Floats) -> Floats:
+def inverse_map(profile: Floats, level: float | None = None) -> Floats:
     """Return the correction factor for a measured receive map.
 
     Parameters
     ----------
     profile
         Relative receive sensitivity, any shape.
+    level
+        Where the factor is 1; None for the median of the positive part of ``profile``.
 
     Returns
     -------
     factor
-        1 over the profile, normalized to the median of its positive part; where the profile is
-        below a twentieth of that median (outside the map) it counts as that, so that air is not
+        1 over the profile, normalized to ``level``; where the profile is
+        below a twentieth of that (outside the map) it counts as that, so that air is not
         blown up.
 
     Raises
@@ -495,5 +497,5 @@ def inverse_map(profile: Floats) -> Floats:
     positive = profile[profile > 0]
     if not positive.size:
         raise ValueError("the receive map is nowhere positive")
-    relative = profile / np.median(positive)
+    relative = profile / (np.median(positive) if level is None else level)
     return np.asarray(1 / np.maximum(relative, 0.05), np.float32)

@@ -23,6 +23,7 @@ from sodiumprep.workflows.pvc import from_kspace, init_pvc_wf, transmit_port
 from sodiumprep.workflows.pvc_maps import init_pvc_maps_wf
 from sodiumprep.workflows.reconstruct import init_reconstruct_wf
 from sodiumprep.workflows.register import init_register_wf
+from sodiumprep.workflows.replacement import init_phantom_wf, phantom_port
 from sodiumprep.workflows.sessions import (
     POSES,
     init_alignment_wf,
@@ -290,6 +291,8 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
             )
         ]),
     ])  # fmt: skip
+    if plan.phantom:
+        _add_phantom(workflow, plan, image, concentration)
     if plan.given_backward:
         _turn_transform(workflow, plan, register)
     rooms = {"image": image, "register": register, "pvc": pvc, "concentration": concentration}
@@ -343,6 +346,18 @@ def _add_vials(
         decided = [("outputnode.reference", "calibrate.reference")]
         workflow.connect([(vials, rooms["concentration"], decided)])
     return vials
+
+
+def _add_phantom(
+    workflow: Workflow, plan: SodiumPlan, image: Workflow, concentration: Workflow
+) -> None:
+    """Let a phantom that was scanned by itself follow the coil's fields, and tell its lines."""
+    phantom = init_phantom_wf(plan)
+    ports = [(f"outputnode.{p}", f"inputnode.{p}") for p in phantom_port(plan)]
+    workflow.connect([(phantom, concentration, ports)])
+    if plan.transmit:
+        name = "transmit_model_file"
+        workflow.connect(image, f"outputnode.{name}", phantom, f"inputnode.{name}")
 
 
 def _turn_transform(workflow: Workflow, plan: SodiumPlan, register: Workflow) -> None:

@@ -14,6 +14,7 @@ from sodiumprep.interfaces.concentration import (
 )
 from sodiumprep.workflows.plans import SodiumPlan
 from sodiumprep.workflows.pvc import transmit_port
+from sodiumprep.workflows.replacement import phantom_port
 
 REGIONS = ["regions_file", "signals_file"]
 IMAGE, STATIC = ["image_file", "noise_file"], ["static_file", "static_noise_file"]
@@ -53,7 +54,8 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
         ``inputnode``: ``image_file`` and ``noise_file`` [signal], ``static_file`` and
         ``static_noise_file`` from which vials are read, ``regions_file``,
         ``signals_file``, ``model_file``, ``xfm_file``, ``reference_file`` (grid
-        of the anatomy), ``transmit_file`` (with a transmit field), ``properties``.
+        of the anatomy), ``transmit_file`` (with a transmit field), ``phantom_file`` (with a
+        phantom that was scanned by itself), ``properties``.
         ``outputnode``: the maps [mmol/L] on the sodium grid and, as ``anat_*``, on that of the
         anatomy; ``uncertainty_terms`` (what their uncertainty is of), ``residual_file`` (what no
         region explains), ``calibration_file``, ``table_file``, ``equation_file``.
@@ -62,7 +64,8 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
     workflow.__desc__ = DESCRIPTION
     constants = {"tissues": dict(plan.tissues), "protocol": dict(plan.protocol)}
     given = [*REGIONS, *transmit_port(plan)]
-    source = Node(IdentityInterface([*INPUTS, *transmit_port(plan)]), name="inputnode")
+    ports = [*INPUTS, *transmit_port(plan), *phantom_port(plan)]
+    source = Node(IdentityInterface(ports), name="inputnode")
     calibrate = Node(
         Calibrate(
             reference=plan.reference,
@@ -82,6 +85,7 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
           for node, own in ((calibrate, STATIC), (maps, IMAGE), (table, IMAGE))),
         *((source, node, [(p, p) for p in ("model_file", "properties")])
           for node in (calibrate, maps, table)),
+        (source, calibrate, [(p, p) for p in phantom_port(plan)]),
         (source, residual, [(port, port) for port in ("image_file", *REGIONS)]),
         (calibrate, residual, [("calibration_file", "calibration_file")]),
         (residual, result, [("residual_file", "residual_file")]),

@@ -175,7 +175,8 @@ class SodiumPlan:
     is_kspace
         Whether the source is raw data.
     receive
-        Inputs of the receive correction: ``array_files`` and ``volume_files``, or ``map_file``.
+        Inputs of the receive correction: ``array_files`` and ``volume_files``, or ``map_file``, or
+        by reciprocity ``transmit_map_file`` or ``angle_files`` with what belongs to them.
     transmit
         Inputs of the transmit correction: ``map_file`` and ``units``, or ``angle_files`` with
         ``flip_angle`` and ``repetition_time``; empty for none.
@@ -190,7 +191,7 @@ class SodiumPlan:
     protocol
         Echo and repetition time [s], flip angle [rad].
     reference
-        "vials", "csf" or "vitreous"; with a search for vials, what is wanted.
+        "vials", "csf", "vitreous" or "phantom"; with a search for vials, what is wanted.
     vials
         Known concentrations [mmol/L], in the order of their labels.
     outputs
@@ -223,6 +224,11 @@ class SodiumPlan:
     assumed
         Concentration and standard uncertainty [mmol/L] of the fluids that may be references;
         empty for the usual ones.
+    phantom
+        A phantom scanned by itself: ``source`` of its image, which is raw data where that of the
+        head is, ``own_protocol``, ``constants`` [s], ``known`` (concentrations [mmol/L], loading)
+        and ``needed``, as :class:`~sodiumprep.interfaces.replacement.MeasurePhantom` takes them;
+        empty for none.
     """
 
     name: str
@@ -249,6 +255,7 @@ class SodiumPlan:
     pvc: Mapping[str, Any] = field(default_factory=lambda: {"methods": ["gtm"]})
     map_outputs: Mapping[str, str] = field(default_factory=dict)
     assumed: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    phantom: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kernel_tissues(self) -> dict[str, Mapping[str, Any]]:

@@ -68,6 +68,8 @@ def describe_reconstruction(plan: SodiumPlan) -> str:
         Sentences; references as a surname with a year in brackets.
     """
     received = "Sodium images were corrected for the receive profile." if plan.receive else ""
+    if "reciprocity_uncertainty" in plan.receive:
+        received += " It was taken to be that of the flip angle (reciprocity, Hoult 1976)."
     if plan.transmit:
         way = "a map" if "map_file" in plan.transmit else "two flip angles (Insko 1993)"
         received += f" The flip angle came from {way} and acted through the steady state."

@@ -25,10 +25,12 @@ from sodiumprep.workflows.vials import init_vials_wf
 
 EMBEDDED = "MNI152NLin2009aSym"
 VIALS = ({"name": "1 low", "concentration": 50.0}, {"name": "2 high", "concentration": 100.0})
+SALINE = {"t1": 0.053, "t2_short": 0.053, "t2_long": 0.053, "short_fraction": 0.0}
 READY = ("preproc", "mask", "GM", "WM", "CSF")
 OPTIONS = [  # what changes no edge goes along with something else
     {"kspace": kspace, "receive": receive, "vials": vials, "lesions": lesions, "ready": ready,
      "given": lesions, "sloppy": vials, "spaces": lesions, "transmit": lesions != vials,
+     "phantom": kspace == lesions,
      "nonlinear": ("tv" if vials else "agr") if kspace and lesions else ""}
     for kspace, receive, vials, lesions, ready in product(
         (True, False), ("pair", "map", "none"), (True, False), (True, False),
@@ -63,6 +65,7 @@ def sodium_plan(
     transmit=False,
     searched=None,
     reference="",
+    phantom=False,
     **_,
 ):
     pair = {"array_files": [file("array.nii.gz")], "volume_files": [file("volume.nii.gz")]}
@@ -87,6 +90,8 @@ def sodium_plan(
         pvc={"methods": list(pvc)},
         transmit={"map_file": file("flip.nii.gz")} if transmit else {},
         vial_search=searched or (None if vials else {"direction": "", "required": False}),
+        phantom={"source": source, "needed": False, "own_protocol": {"echo_time": 0.0005},
+                 "known": {"loading": 1.08}, "constants": SALINE} if phantom else {},
         map_outputs={f"{m}:corrected_file": "map.nii.gz" for m in pvc if m in MAPS},
     )  # fmt: skip
 
@@ -223,6 +228,23 @@ def test_eyes_are_looked_for_always_and_needed_where_they_calibrate(file, refere
     takers = {target.name for _, _, target, field in edges_of(workflow._create_flat_graph())
               if field == "eyes"}  # fmt: skip
     assert takers == {"regions"}
+
+
+@pytest.mark.parametrize("receive", ["pair", "none"])
+def test_a_phantom_is_made_and_corrected_as_the_head_and_calibrates(file, receive):
+    nodes = nodes_with(file, phantom=True, receive=receive, reference="phantom")
+    source = nodes["sodium_wf.phantom_wf.source"].inputs
+    assert source.tissues == {"phantom": SALINE}
+    corrected = [
+        isdefined(nodes[f"sodium_wf.{room}.receive"].inputs.array_files)
+        for room in ("phantom_wf", "reconstruct_wf")
+    ]
+    assert corrected == [receive == "pair"] * 2
+    measure = nodes["sodium_wf.phantom_wf.measure"].inputs
+    assert (measure.own_protocol, measure.protocol) == (
+        {"echo_time": 0.0005}, {"echo_time": 0.0003}
+    )  # fmt: skip
+    assert nodes["sodium_wf.concentration_wf.calibrate"].inputs.reference == "phantom"
 
 
 @pytest.mark.parametrize("given", [True, False])

@@ -359,3 +359,53 @@ def test_a_pair_without_signal_or_on_two_grids_is_refused(unflip, flips, tmp_pat
         unflip("pair", angle_files=[dark, flips["second"]])
     with pytest.raises(ValueError, match=r"grey.nii.gz: another grid than .*first"):
         unflip("pair", angle_files=[flips["first"], flips["grey"]])
+
+
+@pytest.fixture
+def reciprocal(flips, run_in, tmp_path):
+    """Correct an image that the coil of the flip angle receives, by that flip angle."""
+    shape = (26, 26, 26)
+    received = 50 * head(OTHER, shape) * flip_angle(OTHER, shape)
+    image = save_image(tmp_path / "received.nii.gz", received, OTHER)
+
+    def corrected(coils=1, way="map", **changes):
+        names = {"map_file": "transmit_map_file", "units": "transmit_units"}
+        given = {names.get(name, name): value for name, value in flips[way].items()}
+        return image, run_in(
+            CorrectReceive(
+                image_file=image, noise_file=flips["one"], properties={"Coils": coils},
+                reciprocity_uncertainty=0.02, **given, **changes,
+            ),
+            tmp_path / "reciprocal",
+        )  # fmt: skip
+
+    return corrected
+
+
+@pytest.mark.parametrize(("way", "rest"), [("map", 0.003), ("pair", 0.01)])
+def test_the_coil_that_transmits_receives_alike(reciprocal, way, rest):
+    image, outputs = reciprocal(way=way)
+    assert uniformity(image) > 0.05
+    assert uniformity(outputs.out_file) < rest
+    assert outputs.properties["ReceiveCorrection"] == "reciprocity"
+    assert not outputs.properties["ReceiveUncorrected"]
+
+
+def test_reciprocity_is_as_uncertain_as_is_stated(reciprocal):
+    _, outputs = reciprocal()
+    inside = head(OTHER, (26, 26, 26)) > 0
+    spread = load_image(outputs.uncertainty_file)[0][inside]
+    assert 0.008 < np.sqrt(np.mean(spread**2)) < 0.04
+    factor = load_image(outputs.field_file)[0]
+    field = load_field(outputs.model_file)(grid_positions(factor.shape, OTHER))
+    np.testing.assert_allclose(field.reshape(factor.shape), factor, rtol=1e-5)
+
+
+def test_reciprocity_is_never_applied_to_an_array(reciprocal):
+    image, outputs = reciprocal(coils=4)
+    assert outputs.properties["ReceiveCorrection"] == "none"
+    assert outputs.properties["ReceiveUncorrected"]
+    assert "4 coils receive" in outputs.properties["Warnings"][0]
+    np.testing.assert_array_equal(load_image(outputs.out_file)[0], load_image(image)[0])
+    with pytest.raises(ValueError, match="--receive reciprocity: 4 coils receive"):
+        reciprocal(coils=4, reciprocity_needed=True)

@@ -201,6 +201,29 @@ def test_a_fitted_receive_field_gives_its_term(tabulate, tmp_path):
     assert (rows(found, "gtm", "corrected")["u_receive"] < 30).all()
 
 
+def test_one_field_of_a_transceive_coil_gives_terms_that_add_up(tabulate, head, tmp_path):
+    waves = SmoothField(
+        np.full(3, -60.0), np.full(3, 130.0), np.array([[0, 0, 0], [1, 0, 0]]), np.zeros(2),
+        np.diag([1.0, 0.01]),
+    )  # fmt: skip
+    names = list(head["tissues"])
+    basis = np.linspace(-1, 1, 2 * len(names)).reshape(-1, 2)
+    own = {f"field_{k}": v for k, v in vars(waves).items()}
+    effect = {"factors": np.ones(len(names)), "slopes": np.full(len(names), 0.4), "basis": basis}
+    np.savez(tmp_path / "flip.npz", names=names, **effect, **own)
+    given = {"model_file": _save(tmp_path / "field.npz", waves),
+             "transmit_file": str(tmp_path / "flip.npz")}  # fmt: skip
+    apart, one = (
+        rows(tabulate(**given, properties={**head["properties"], "ReceiveCorrection": way}),
+             "gtm", "corrected")
+        for way in ("RB1COR", "reciprocity")
+    )  # fmt: skip
+    np.testing.assert_allclose(one["u_b1"], apart["u_b1"])
+    both = np.hypot(one["u_receive"], one["u_b1"])
+    np.testing.assert_allclose(both, apart["u_receive"] + apart["u_b1"], rtol=1e-4)
+    assert (one["uncertainty"] > apart["uncertainty"]).all()
+
+
 def test_maps_hold_the_truth_in_the_middle_of_the_ventricle(
     inputs, run_in, tmp_path, truth, sodium_geometry
 ):

@@ -50,6 +50,13 @@ def write(out_dir, graph, **changes):
     return (out_dir / "logs" / "CITATION.md").read_text()
 
 
+def test_reciprocity_is_cited_where_it_gives_the_receive_profile():
+    plan = replace(reconstruction(), receive={"reciprocity_uncertainty": 0.02})
+    text = describe_reconstruction(plan)
+    assert "that of the flip angle (reciprocity, Hoult 1976)" in text
+    assert "hoult1976" in cited_keys(text)
+
+
 def test_each_sentence_stands_once_in_the_order_of_the_graph(graph):
     assert descriptions(graph) == ["First this.", "Then that."]
 

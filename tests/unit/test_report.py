@@ -713,3 +713,24 @@ def test_each_region_has_a_line_of_theory_and_circles_of_what_was_seen():
     np.testing.assert_allclose(lines[1].get_ydata(), [6.4, 2.8, 2.0])
     assert np.isnan(circles[0].get_ydata()[-1])  # the whole scan does not scatter
     assert [t.get_text() for t in axes.get_xticklabels()] == ["10 %", "50 %", "100 %"]
+
+
+@pytest.mark.usefixtures("empty_pictures")
+def test_calibration_by_a_phantom_tells_its_terms(names):
+    phantom = {
+        "Concentration": 50.0, "LoadingFactor": 1.08, "Volume_ml": 812.3,
+        "RelativeUncertainty": {"Noise": 0.001, "Loading": 0.02, "Concentration": 0.01},
+    }  # fmt: skip
+    references = {"phantom": slope(7000.0, 1.0, 0.0), "csf": slope(7100.0, 1.014, 0.06)}
+    calibration = {
+        "reference": "phantom", "phantom": phantom, "Lines": {"corrected": LINE},
+        "References": references,
+    }  # fmt: skip
+    write_sodium(names, Calibration=calibration)
+    text = " ".join(re.sub("<[^>]+>", " ", page_of(names.out_dir)).split())
+    assert "phantom scanned by itself, 50.0 mmol/L, loading factor 1.080: the slope is" in text
+    assert "known to 2.2 %, most of it loading" in text
+    assert "its signal in 812 ml away from the wall" in text
+    assert "Loading 2.00 Concentration 1.00" in text
+    assert "relative to an assumption" not in text.lower()
+    assert "phantom scanned by itself 7000 ± 350 1 calibrates CSF 7100 ± 355 1.014" in text
