@@ -376,11 +376,9 @@ class MapUncertainty:
         yield "u_calibration", LINE, self._calibration(corrected, gain)
         del gain
         square = corrected**2
-        yield (
-            "u_relaxation",
-            "tissues in the voxel, and the reference",
-            square * self._relaxation(),
-        )
+        of = "the tissues in the voxel"
+        of += "" if self.errors.reference is None else f", {REFERENCE}"
+        yield "u_relaxation", of, square * self._relaxation()
         for name, coil in (("u_receive", self.errors.receive), ("u_b1", self.errors.transmit)):
             if coil is not None:
                 against = "the field in the voxel against the reference"

@@ -209,7 +209,8 @@ def test_one_field_of_a_transceive_coil_gives_terms_that_add_up(tabulate, head, 
     names = list(head["tissues"])
     basis = np.linspace(-1, 1, 2 * len(names)).reshape(-1, 2)
     own = {f"field_{k}": v for k, v in vars(waves).items()}
-    effect = {"factors": np.ones(len(names)), "slopes": np.full(len(names), 0.4), "basis": basis}
+    effect = {"factors": np.ones(len(names)), "slopes": np.full(len(names), 0.4), "basis": basis,
+              "changes": np.ones(len(names))}
     np.savez(tmp_path / "flip.npz", names=names, **effect, **own)
     given = {"model_file": _save(tmp_path / "field.npz", waves),
              "transmit_file": str(tmp_path / "flip.npz")}  # fmt: skip

@@ -132,6 +132,10 @@ def test_in_a_pure_voxel_every_term_is_that_of_the_tables_row(index):
 def test_the_relaxation_of_the_fluid_that_calibrates_cancels_where_there_is_only_fluid():
     _, found = one_by_one(brain(), MapErrors(of_reference(2)))
     assert not found["u_relaxation"][2].any()
+    lines = {"apparent": EXACT, "corrected": EXACT}
+    told = [map_concentration(IMAGE, NOISE, brain(), PROTOCOL, lines, MapErrors(of_reference(k)))
+            for k in (None, 2)]  # fmt: skip
+    assert ["the reference" in done.terms["u_relaxation"] for done in told] == [False, True]
     alone = [relative_u_relaxation(t, PROTOCOL) for t in TISSUES]
     expected = TRUTH[:2] * np.hypot(alone[:2], alone[2])
     np.testing.assert_allclose(found["u_relaxation"][:2, 0, 0], expected, rtol=1e-5)

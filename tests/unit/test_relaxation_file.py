@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -241,3 +242,11 @@ def test_bytes_that_are_no_text_are_refused(written, ending, content, said):
 def test_a_file_of_another_kind_or_none_is_refused(written, tmp_path):
     assert "is neither .json nor .tsv" in refused(load_relaxation, written("{}", "own.csv"))
     assert "gone.tsv: cannot be read" in refused(load_relaxation, tmp_path / "gone.tsv")
+
+
+def test_the_examples_of_the_docs_are_read_and_say_the_same(written):
+    page = (Path(__file__).parents[2] / "docs" / "usage.md").read_text()
+    blocks = page.split("## Relaxation constants")[1].split("```")
+    rows = load_relaxation(written(blocks[1]))
+    assert load_relaxation(written(blocks[3].strip("\n"), "own.tsv")) == rows
+    assert set(rows) == {"GM", "core", "gel"}

@@ -652,6 +652,25 @@ def test_every_figure_of_anatomy_or_maps_has_the_lesions_and_names_them(names, m
         assert "core" in [text.get_text() for text in figure.texts]
 
 
+def test_apparent_and_corrected_maps_share_slices_scale_and_unit(names, monkeypatch):
+    few = figures.spread_cuts
+    monkeypatch.setattr(figures, "spread_cuts", lambda mask, axis, _: few(mask, axis, 2))
+    write_sodium(names)
+    (session,) = find_sessions(names.out_dir, "01")
+    figure = figures.concentration_figure(session.runs[0], figures.load_contours(session))
+    words = {text.get_text() for axes in figure.axes for text in axes.texts}
+    assert {"apparent", "corrected", "uncertainty"} <= words
+    shown = [axes.images[0] for axes in figure.axes if axes.images]
+    per_map = len(shown) // 3
+    apparent, corrected = shown[:per_map], shown[per_map : 2 * per_map]
+    for one, other in zip(apparent, corrected, strict=True):
+        assert one.get_clim() == other.get_clim() == (0.0, 150.0)
+        assert one.get_cmap().name == other.get_cmap().name
+        assert one.get_extent() == other.get_extent()
+    bars = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert bars == ["mmol/L"] * 3
+
+
 def test_lesions_on_the_sodium_grid_follow_the_transform(names):
     write_sodium(names)
     moved = IDENTITY.replace("0 0 0\nFixed", "-4 0 6\nFixed")  # LPS: 2 voxels right, 3 up
