@@ -95,10 +95,7 @@ class QuantifyInput(BaseInterfaceInputSpec):
     protocol = traits.Dict(mandatory=True, desc="echo and repetition time [s], flip angle [rad]")
     transmit_file = File(exists=True, desc="what the flip angle does to regions (npz)")
     model_file = traits.Either(None, File(exists=True), desc="fitted receive field (npz), or None")
-
-
-class _MapInput(QuantifyInput):
-    properties = traits.Dict(desc="of the image; RegistrationSpread [mm] is read")
+    properties = traits.Dict(mandatory=True, desc="of the image; flags are read")
 
 
 class _MapOutput(TraitedSpec):
@@ -111,7 +108,7 @@ class _MapOutput(TraitedSpec):
 class MapConcentration(SimpleInterface):
     """Turn the sodium image into concentration maps on its own grid."""
 
-    input_spec = _MapInput
+    input_spec = QuantifyInput
     output_spec = _MapOutput
 
     def _run_interface(self, runtime: Any) -> Any:
@@ -129,8 +126,8 @@ class MapConcentration(SimpleInterface):
 
     def _moves(self, affine: Floats) -> dict[str, Floats | None]:
         """Return how uncertain the place of anatomy and borders is [voxels]."""
-        known = self.inputs.properties if isdefined(self.inputs.properties) else {}
-        spread, voxel = known.get("RegistrationSpread"), np.linalg.norm(affine[:3, :3], axis=0)
+        spread = self.inputs.properties.get("RegistrationSpread")
+        voxel = np.linalg.norm(affine[:3, :3], axis=0)
         shift = None if spread is None else spread / np.sqrt(3) / voxel
         return {"shift": shift, "border": BORDER_OF_TISSUE / voxel}
 
@@ -199,6 +196,7 @@ class Regions:
         self.calibrated_by = REGIONS.get(extra["reference"])  # None: vials or a phantom
         self.by_phantom = extra["reference"] == PHANTOM
         self.phantom_basis = phantom_basis(inputs.calibration_file)
+        self.one_field = inputs.properties.get("ReceiveCorrection") == "reciprocity"
         self.model_file = inputs.model_file if isdefined(inputs.model_file) else None
 
     def reference(self, name: str) -> Reference:
@@ -261,7 +259,10 @@ class Regions:
         if self.transmit is not None:
             transmit = self.transmit.map_errors(grid, self.names, self.rests_on)
         name = self.calibrated_by
-        return MapErrors(None if name is None else self.reference(name), receive, transmit)
+        return MapErrors(
+            None if name is None else self.reference(name), receive, transmit,
+            one_field=self.one_field,
+        )  # fmt: skip
 
     @classmethod
     def load(cls, inputs: Any) -> Regions:
@@ -308,7 +309,6 @@ def _of_regions(signals: AssessedSignals, which: Floats, main: AssessedSignals) 
 
 
 class _TabulateInput(QuantifyInput):
-    properties = traits.Dict(mandatory=True, desc="of the image; flags are read")
     methods = traits.List(traits.Str, [FEED], usedefault=True, desc="corrections with rows")
 
 
@@ -333,7 +333,7 @@ class TabulateRegions(SimpleInterface):
             "u_receive": _receive(regions, (image.shape, affine)),
             "u_transmit": _transmit(regions),
         }
-        if self.inputs.properties.get("ReceiveCorrection") == "reciprocity":
+        if regions.one_field:
             coils["u_receive"] = with_correlation(coils["u_receive"], coils["u_transmit"])
         voxel = np.linalg.norm(affine[:3, :3], axis=0)
         signals = {name: replace(own, **coils) for name, own in regions.signals.items()}

@@ -15,6 +15,7 @@ from sodiumprep.sodium.concentration import (
     relative_u_relaxation,
     u_calibration,
 )
+from sodiumprep.sodium.reciprocity import with_correlation
 from sodiumprep.sodium.signal import Relaxation
 from sodiumprep.sodium.smooth_field import SmoothField, grid_positions
 from sodiumprep.sodium.transmit import SCALE_UNCERTAINTY, TransmitEffect
@@ -281,6 +282,8 @@ class MapErrors:
     shift, border
         Uncertainty of the position and of the borders of regions along each axis, shape (3,)
         [voxels]; None where a voxel's own signal rests on them, or they are not known.
+    one_field
+        Whether both errors are those of one field (reciprocity).
     """
 
     reference: Reference | None = None
@@ -288,6 +291,7 @@ class MapErrors:
     transmit: FieldErrors | None = None
     shift: Floats | None = None
     border: Floats | None = None
+    one_field: bool = False
 
 
 @dataclass(frozen=True)
@@ -379,12 +383,21 @@ class MapUncertainty:
         of = "the tissues in the voxel"
         of += "" if self.errors.reference is None else f", {REFERENCE}"
         yield "u_relaxation", of, square * self._relaxation()
-        for name, coil in (("u_receive", self.errors.receive), ("u_b1", self.errors.transmit)):
-            if coil is not None:
-                against = "the field in the voxel against the reference"
-                yield name, against, square * coil.relative_variance(self.mixture)
+        against = "the field in the voxel against the reference"
+        for name, relative in self._coils():
+            yield name, against, square * relative
         for name, of, relative in self._places():
             yield name, of, square * relative
+
+    def _coils(self) -> Iterator[tuple[str, Floats]]:
+        """Yield relative variances by the fields of the coils, as far as they are known."""
+        coils = {"u_receive": self.errors.receive, "u_b1": self.errors.transmit}
+        known = {name: coil.relative_variance(self.mixture)
+                 for name, coil in coils.items() if coil is not None}  # fmt: skip
+        if self.errors.one_field and len(known) == len(coils):
+            both = (np.sqrt(known[name]) for name in coils)
+            known["u_receive"] = with_correlation(*both) ** 2
+        yield from known.items()
 
     def _calibration(self, corrected: Floats, gain: Floats) -> Floats:
         slope, covariance = float(self.line.slope), self.line.covariance.tolist()

@@ -77,7 +77,7 @@ def init_nonlinear_wf(plan: SodiumPlan, name: str = "nonlinear_wf") -> Workflow:
         (source, save, [("calibration_file", "calibration_file")]),
         (receive, maps, [("model_file", "model_file")]),
         (image, receive, [(p, p) for p in ("image_file", "noise_file", "properties")]),
-        (last, maps, list(drawn)),
+        (last, maps, [*drawn, ("properties", "properties")]),
         (last, save, [*drawn, ("properties", "properties")]),
         (maps, save, [(port, port) for port in results]),
     ])  # fmt: skip

@@ -55,7 +55,7 @@ def init_pvc_maps_wf(plan: SodiumPlan, name: str = "pvc_maps_wf") -> Workflow:
         name="save",
     )
     workflow.connect([
-        (source, maps, [(port, port) for port in mapped]),
+        (source, maps, [(port, port) for port in (*mapped, "properties")]),
         (maps, save, [(port, port) for port in ("map_files", "uncertainty_terms")]),
         (source, save, [(port, port) for port in ("calibration_file", "properties")]),
     ])  # fmt: skip

@@ -209,8 +209,12 @@ def test_one_field_of_a_transceive_coil_gives_terms_that_add_up(tabulate, head, 
     names = list(head["tissues"])
     basis = np.linspace(-1, 1, 2 * len(names)).reshape(-1, 2)
     own = {f"field_{k}": v for k, v in vars(waves).items()}
-    effect = {"factors": np.ones(len(names)), "slopes": np.full(len(names), 0.4), "basis": basis,
-              "changes": np.ones(len(names))}
+    effect = {
+        "factors": np.ones(len(names)),
+        "slopes": np.full(len(names), 0.4),
+        "basis": basis,
+        "changes": np.ones(len(names)),
+    }
     np.savez(tmp_path / "flip.npz", names=names, **effect, **own)
     given = {"model_file": _save(tmp_path / "field.npz", waves),
              "transmit_file": str(tmp_path / "flip.npz")}  # fmt: skip
@@ -228,7 +232,7 @@ def test_one_field_of_a_transceive_coil_gives_terms_that_add_up(tabulate, head, 
 def test_maps_hold_the_truth_in_the_middle_of_the_ventricle(
     inputs, run_in, tmp_path, truth, sodium_geometry
 ):
-    outputs = run_in(MapConcentration(**inputs), tmp_path / "maps")
+    outputs = run_in(MapConcentration(**inputs, properties={}), tmp_path / "maps")
     corrected, affine = load_image(outputs.corrected_file)
     np.testing.assert_allclose(affine, sodium_geometry.affine, atol=1e-4)
     assert corrected[12, 12, 12] == pytest.approx(truth["CSF"], rel=0.06)
@@ -250,7 +254,9 @@ def test_the_uncertainty_of_a_map_tells_its_terms(
     model = _save(tmp_path / "field.npz", WAVES)
     maps = [
         run_in(MapConcentration(**inputs, **more), tmp_path / str(k))
-        for k, more in enumerate([{}, {"model_file": model, "properties": head["properties"]}])
+        for k, more in enumerate(
+            [{"properties": {}}, {"model_file": model, "properties": head["properties"]}]
+        )
     ]
     assert maps[1].uncertainty_terms.keys() - maps[0].uncertainty_terms.keys() == (
         {"u_receive"} | (set() if reference == "csf" else {"u_registration"})

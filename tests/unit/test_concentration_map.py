@@ -129,6 +129,25 @@ def test_in_a_pure_voxel_every_term_is_that_of_the_tables_row(index):
         assert set(found) == set(done.terms) == set(TERMS[: 8 if index is not None else 5])
 
 
+def test_two_terms_of_one_field_add_up_as_in_the_table():
+    model, weights = field(), VIAL.reshape(1, -1)
+    against = model.region_means(grid_positions(SHAPE, AFFINE), weights)[0]
+    turns, t1s = (PROTOCOL.flip_angle, PROTOCOL.repetition_time), [t.t1 for t in TISSUES]
+    effect = transmit_effect(model, grid_positions(SHAPE, AFFINE), PURE.reshape(3, -1), turns, t1s)
+    apart = MapErrors(
+        None,
+        FieldErrors.of_receive(model, (SHAPE, AFFINE), against),
+        FieldErrors.of_transmit(effect, model, (SHAPE, AFFINE), range(3), np.eye(3)[2]),
+    )
+    _, two = one_by_one(brain(), apart)
+    _, one = one_by_one(brain(), replace(apart, one_field=True))
+    np.testing.assert_allclose(one["u_b1"], two["u_b1"])
+    both = np.hypot(one["u_receive"], one["u_b1"])
+    np.testing.assert_allclose(both, two["u_receive"] + two["u_b1"], rtol=1e-5)
+    _, alone = one_by_one(brain(), replace(apart, transmit=None, one_field=True))
+    np.testing.assert_allclose(alone["u_receive"], two["u_receive"])
+
+
 def test_the_relaxation_of_the_fluid_that_calibrates_cancels_where_there_is_only_fluid():
     _, found = one_by_one(brain(), MapErrors(of_reference(2)))
     assert not found["u_relaxation"][2].any()
