@@ -181,24 +181,45 @@ def fit_vials(
     ----------
     York et al. 2004, doi:10.1119/1.1632486
     """
-    line, covariance = york_line(concentrations, signals, u_concentrations, u_signals)
+    line, _ = york_line(concentrations, signals, u_concentrations, u_signals)
     fitted = line[0] * concentrations + line[1]
     r_squared = 1 - np.sum((signals - fitted) ** 2) / np.sum((signals - signals.mean()) ** 2)
     _refuse_bad_line(float(line[0]), float(r_squared))
-    freedom = len(signals) - 2
-    covariance = covariance * _scatter(
-        signals - fitted, u_signals, line[0] * u_concentrations, freedom
-    )
-    p_value = _two_sided(line[1] / np.sqrt(covariance[1, 1]), freedom)
-    if line[1] <= 0 or p_value >= 0.05:
-        slope, variance = line_through_origin(concentrations, signals, u_concentrations, u_signals)
-        residuals = signals - slope * concentrations
-        variance *= _scatter(residuals, u_signals, slope * u_concentrations, freedom + 1)
-        line, covariance = np.array([slope, 0.0]), np.diag([variance, 0.0])
+    line, covariance, p_value = choose_line(concentrations, signals, u_concentrations, u_signals)
     residuals = signals - line[0] * concentrations - line[1]
     return Calibration(
         float(line[0]), float(line[1]), covariance, float(r_squared), residuals, p_value
     )
+
+
+def choose_line(x: Floats, y: Floats, u_x: Floats, u_y: Floats) -> tuple[Floats, Floats, float]:
+    """Fit a line, through the origin where its intercept is not above 0 at 5 %.
+
+    Parameters
+    ----------
+    x, y
+        Shape (n,).
+    u_x, u_y
+        Standard uncertainties, shape (n,).
+
+    Returns
+    -------
+    line
+        Slope and intercept, shape (2,).
+    covariance
+        Shape (2, 2), scaled up by the scatter about the line.
+    p_value
+        Of the hypothesis that the intercept is 0.
+    """
+    line, covariance = york_line(x, y, u_x, u_y)
+    freedom = len(y) - 2
+    covariance = covariance * scatter_ratio(y - line[0] * x - line[1], u_y, line[0] * u_x, freedom)
+    p_value = _two_sided(line[1] / np.sqrt(covariance[1, 1]), freedom)
+    if line[1] <= 0 or p_value >= 0.05:
+        slope, variance = line_through_origin(x, y, u_x, u_y)
+        variance *= scatter_ratio(y - slope * x, u_y, slope * u_x, freedom + 1)
+        line, covariance = np.array([slope, 0.0]), np.diag([variance, 0.0])
+    return line, covariance, p_value
 
 
 def _refuse_bad_line(slope: float, r_squared: float) -> None:
@@ -210,16 +231,26 @@ def _refuse_bad_line(slope: float, r_squared: float) -> None:
         raise ValueError(f"R squared of the vials' line is {r_squared:.3f}; at least {MINIMUM_R2}")
 
 
-def _scatter(residuals: Floats, u_y: Floats, u_from_x: Floats, freedom: int) -> float:
-    """Return the scatter over the stated uncertainties as a variance ratio, at least 1."""
+def scatter_ratio(residuals: Floats, u_y: Floats, u_from_x: Floats, freedom: int) -> float:
+    """Return the variance about a line over what is stated of it, at least 1.
+
+    Parameters
+    ----------
+    residuals
+        Shape (n,).
+    u_y, u_from_x
+        Standard uncertainties that both variables give to them, shape (n,).
+    freedom
+        Points less numbers that were fitted; 1 is returned where there is none.
+    """
     if freedom < 1:
         return 1.0
     return max(1.0, float(np.sum(residuals**2 / (u_y**2 + u_from_x**2)) / freedom))
 
 
 def _two_sided(t: float, freedom: int) -> float:
-    distribution = stats.t(freedom) if freedom > 0 else stats.norm()
-    return float(2 * distribution.sf(abs(t)))
+    tail = stats.t.sf(abs(t), freedom) if freedom > 0 else stats.norm.sf(abs(t))
+    return float(2 * tail)
 
 
 def single_reference(
