@@ -237,6 +237,7 @@ class _SaveSodiumInput(BaseInterfaceInputSpec):
     residual_file = File(exists=True, mandatory=True, desc="[mmol/L]")
     calibration_file = File(exists=True, mandatory=True, desc="calibration lines (JSON)")
     table_file = File(exists=True, mandatory=True, desc="regional table (TSV)")
+    told = traits.Dict(usedefault=True, desc="of the table's uncertainty; Warnings are read")
 
 
 class SaveSodium(SimpleInterface):
@@ -257,8 +258,10 @@ class SaveSodium(SimpleInterface):
             save_as(getattr(self.inputs, port), target)
             head = {"Description": description, "Units": units}
             columns = _explained(table) if port == "table_file" else {}
-            curve = scan_time(table, self.inputs.properties) if port == "table_file" else {}
-            write_json(_sidecar(target), {**columns, **head, **used, **curve})
+            more = scan_time(table, self.inputs.properties) if port == "table_file" else {}
+            if port == "table_file":
+                more |= told_of_table(self.inputs.told)
+            write_json(_sidecar(target), {**columns, **head, **used, **more})
             written.append(target)
         write_json(
             Path(self.inputs.outputs["qc"]), {**self._quality(table, lines, references), **used}
@@ -280,6 +283,7 @@ class SaveSodium(SimpleInterface):
             *self.inputs.properties.get("Warnings", []),
             *self.inputs.provenance.get("InputWarnings", []),
             *references.get("ReferenceWarnings", []),
+            *self.inputs.told.get("Warnings", []),
             *implausible,
         ]
         signal_noise = chosen.set_index("name")["snr"].to_dict()
@@ -287,8 +291,33 @@ class SaveSodium(SimpleInterface):
             **self.inputs.properties,
             "SNR": {name: round(float(s), 2) for name, s in signal_noise.items()},
             "CalibrationRSquared": lines["corrected"].r_squared,
+            **told_of_draws(self.inputs.told),
             "Warnings": warnings,
         }
+
+
+def told_of_table(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the sidecar of a table says of its uncertainty.
+
+    Parameters
+    ----------
+    told
+        What the table's interface tells.
+    """
+    return {key: value for key, value in told.items() if key != "Warnings"}
+
+
+def told_of_draws(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the QC file says of draws; nothing without.
+
+    Parameters
+    ----------
+    told
+        What the table's interface tells.
+    """
+    keys = ("Draws", "DrawsRefused", "Seed", "SamplingError", "LargestDifference")
+    drawn = told.get("MonteCarlo")
+    return {} if drawn is None else {"MonteCarlo": {key: drawn[key] for key in keys}}
 
 
 def _numbers_used(inputs: Any) -> dict[str, Any]:
@@ -484,6 +513,7 @@ class _SaveSodiumOnlyInput(BaseInterfaceInputSpec):
     uncertainty_file = File(exists=True, mandatory=True, desc="[mmol/L]")
     calibration_file = File(exists=True, mandatory=True, desc="calibration lines (JSON)")
     table_file = File(exists=True, mandatory=True, desc="table (TSV), without rows if none")
+    told = traits.Dict(usedefault=True, desc="of the table's uncertainty; Warnings are read")
 
 
 class SaveSodiumOnly(SimpleInterface):
@@ -512,11 +542,17 @@ class SaveSodiumOnly(SimpleInterface):
             target = self.inputs.outputs[port]
             save_as(getattr(self.inputs, port), target)
             columns = TABLE_COLUMNS if port == "table_file" else {}
+            more = told_of_table(self.inputs.told) if port == "table_file" else {}
             head = {"Description": description, "Units": units}
-            write_json(_sidecar(target), {**columns, **head, **used})
+            write_json(_sidecar(target), {**columns, **head, **used, **more})
             written.append(target)
-        told = [*known.get("Warnings", []), *self.inputs.provenance.get("InputWarnings", [])]
-        write_json(Path(self.inputs.outputs["qc"]), {**known, **used, "Warnings": told})
+        warnings = [
+            *known.get("Warnings", []),
+            *self.inputs.provenance.get("InputWarnings", []),
+            *self.inputs.told.get("Warnings", []),
+        ]
+        quality = {**known, **told_of_draws(self.inputs.told), **used, "Warnings": warnings}
+        write_json(Path(self.inputs.outputs["qc"]), quality)
         self._results["out_files"] = [*written, self.inputs.outputs["qc"]]
         return runtime
 

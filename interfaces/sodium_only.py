@@ -21,17 +21,23 @@ from sodiumprep.interfaces.calibrate import load_lines, protocol_of
 from sodiumprep.interfaces.coil_fields import load_field
 from sodiumprep.interfaces.concentration import COLUMNS
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
+from sodiumprep.interfaces.monte_carlo import finished, known_reference
 from sodiumprep.interfaces.reconstruct import load_response
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.concentration import (
+    RegionalSignals,
     concentration_table,
     map_apparent,
     region_flags,
     region_statistics,
     uncorrected_signals,
 )
+from sodiumprep.sodium.monte_carlo import LogField, UncertainTable
 from sodiumprep.sodium.noise import ImageNoise
-from sodiumprep.sodium.smooth_field import grid_positions, relative_uncertainty
+from sodiumprep.sodium.pvc.assessment import UNCORRECTED, AssessedSignals
+from sodiumprep.sodium.smooth_field import SmoothField, grid_positions, relative_uncertainty
+
+APPARENT = (UNCORRECTED, "apparent")
 
 
 class _ApparentInput(BaseInterfaceInputSpec):
@@ -68,10 +74,13 @@ class _TabulateDrawnInput(_ApparentInput):
     model_file = traits.Either(None, File(exists=True), desc="fitted receive field (npz), or None")
     properties = traits.Dict(mandatory=True, desc="of the image; flags are read")
     protocol = traits.Dict(mandatory=True, desc="echo and repetition time [s], flip angle [rad]")
+    monte_carlo = traits.Int(0, usedefault=True, desc="draws of all that is uncertain; 0: none")
+    random_seed = traits.Int(0, usedefault=True, desc="of these draws")
 
 
 class _TabulateDrawnOutput(TraitedSpec):
     table_file = File(exists=True, desc="regional table (TSV) [mmol/L]; only a head if no region")
+    told = traits.Dict(desc="correlation of rows, what draws say, Warnings")
 
 
 class TabulateDrawn(SimpleInterface):
@@ -84,6 +93,7 @@ class TabulateDrawn(SimpleInterface):
         with np.load(self.inputs.regions_file) as stored:
             regions = {key: stored[key] for key in stored.files if key != "blurred"}
         drawn = regions["kinds"] == "drawn"
+        self._results["told"] = {}
         table = self._table(regions, drawn) if drawn.any() else pd.DataFrame(columns=COLUMNS)
         path = Path(runtime.cwd) / "table.tsv"
         table[COLUMNS].to_csv(path, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
@@ -93,18 +103,32 @@ class TabulateDrawn(SimpleInterface):
     def _table(self, regions: dict[str, Any], drawn: Any) -> pd.DataFrame:
         image, affine = load_finite_image(self.inputs.image_file)
         noise, _ = load_image(self.inputs.noise_file)
-        line = load_lines(self.inputs.calibration_file)[0]["apparent"]
+        lines, extra = load_lines(self.inputs.calibration_file)
+        line = lines["apparent"]
         response = load_response(self.inputs.response_file)
         known = ImageNoise(noise, response.noise_spectrum, response.noise_modes)
         names, fractions = regions["names"][drawn].tolist(), regions["fractions"][drawn]
+        receive = self._receive_basis(regions["fractions"], affine)
         signals = replace(
             # drawn on the image itself: it cannot be out of place
             uncorrected_signals(image, fractions, known, np.full(3, np.nan)),
-            u_receive=self._receive(regions["fractions"], drawn, affine),
+            u_receive=_receive(receive, drawn),
             u_transmit=np.full(len(names), np.nan),
         )
         protocol = protocol_of(self.inputs.protocol)
         rows = concentration_table(signals, np.ones(len(names)), None, protocol, line)
+        uncertain = UncertainTable(
+            names, names, {UNCORRECTED: _assessed(signals)}, {APPARENT: np.ones(len(names))}, {},
+            protocol, {"apparent": line}, known_reference(extra),
+            None if receive is None else LogField.of_receive(
+                receive[0], regions["names"].tolist(), receive[1],
+                regions["names"][~drawn].tolist(),
+            ),
+        )  # fmt: skip
+        draws, seed = self.inputs.monte_carlo, self.inputs.random_seed
+        ((*_, rows),), self._results["told"] = finished(
+            [(*APPARENT, rows)], uncertain, draws, seed
+        )
         values = region_statistics(line.concentration(image), fractions)
         voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
         return pd.DataFrame({
@@ -126,10 +150,35 @@ class TabulateDrawn(SimpleInterface):
         widths = dict.fromkeys(names, known["PointSpreadFWHM"]["muscle"])
         return region_flags(fractions, covered, {**known, "PointSpreadFWHM": widths}, ml, names)
 
-    def _receive(self, fractions: Floats, drawn: Any, affine: Floats) -> Floats:
+    def _receive_basis(
+        self, fractions: Floats, affine: Floats
+    ) -> tuple[SmoothField, Floats] | None:
         if not isdefined(self.inputs.model_file) or self.inputs.model_file is None:
-            return np.full(int(drawn.sum()), np.nan)
+            return None
         model = load_field(self.inputs.model_file)
         weights = fractions.reshape(len(fractions), -1)
-        basis = model.region_means(grid_positions(fractions.shape[1:], affine), weights)
-        return relative_uncertainty(model, basis[drawn], basis[~drawn].mean(axis=0))
+        return model, model.region_means(grid_positions(fractions.shape[1:], affine), weights)
+
+
+def _receive(receive: tuple[SmoothField, Floats] | None, drawn: Any) -> Floats:
+    if receive is None:
+        return np.full(int(drawn.sum()), np.nan)
+    model, basis = receive
+    return relative_uncertainty(model, basis[drawn], basis[~drawn].mean(axis=0))
+
+
+def _assessed(signals: RegionalSignals) -> AssessedSignals:
+    """Return signals that no method has touched; what their noise shares is not known."""
+    n = len(signals.values)
+    nothing = np.zeros((0, n))
+    return AssessedSignals(
+        values=signals.values,
+        rests_on=signals.values,
+        covariance=np.diag(signals.noise_variance),
+        kernel_change=signals.kernel_change,
+        registration_changes=signals.registration_changes,
+        border_changes=nothing,
+        residual_sd=np.full(n, np.nan),
+        entangled=np.zeros(n, bool),
+        sensitivity=nothing,
+    )

@@ -28,6 +28,8 @@ from sodiumprep.sodium.calibrate import (
 from sodiumprep.sodium.concentration import CONSTANT_NAMES, Protocol
 from sodiumprep.sodium.pvc.assessment import AssessedSignals
 from sodiumprep.sodium.signal import Relaxation, spoiled_saturation
+from sodiumprep.sodium.smooth_field import SmoothField
+from sodiumprep.sodium.transmit import SCALE_UNCERTAINTY
 
 KINDS = ("apparent", "corrected")
 FEWEST_DRAWS = 100  # 2.5 % of fewer are no more than two
@@ -54,6 +56,39 @@ class LogField:
     names: Sequence[str]
     covariance: Floats
     level: Floats
+
+    @classmethod
+    def of_receive(
+        cls, model: SmoothField, names: Sequence[str], basis: Floats, reference: Sequence[str]
+    ) -> LogField:
+        """Return that of a receive field.
+
+        Parameters
+        ----------
+        model
+            The field.
+        names, basis
+            Of regions and vials; mean of the basis functions over each, shape (n, m).
+        reference
+            Names of those that calibrate: what all of them share cancels, and is left out.
+        """
+        against = basis[np.isin(names, reference)].mean(axis=0)
+        apart = basis - against
+        return cls(names, apart @ model.covariance @ apart.T, np.ones(len(names)))
+
+    @classmethod
+    def of_transmit(cls, model: SmoothField, names: Sequence[str], basis: Floats) -> LogField:
+        """Return that of a transmit field, with the uncertainty of its scale.
+
+        Parameters
+        ----------
+        model
+            The field.
+        names, basis
+            Of regions and vials; mean of the basis functions over each, shape (n, m).
+        """
+        covariance = basis @ model.covariance @ basis.T + SCALE_UNCERTAINTY**2
+        return cls(names, covariance, np.exp(basis @ model.coefficients))
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,14 @@ def init_sodium_outputs_wf(plan: SodiumPlan, name: str = "sodium_outputs_wf") ->
     Returns
     -------
     workflow
-        ``inputnode``: the files named in ``SODIUM_FILES``, and ``properties``.
+        ``inputnode``: the files named in ``SODIUM_FILES``, ``properties``, and ``table_told`` of
+        the table's uncertainty.
     """
     workflow = Workflow(name=name)
-    ports = [p for p in SODIUM_FILES if p != "flip_file" or plan.transmit] + ["properties"]
+    ports = [p for p in SODIUM_FILES if p != "flip_file" or plan.transmit] + [
+        "properties",
+        "table_told",
+    ]
     source = Node(IdentityInterface(ports), name="inputnode")
     save = Node(
         SaveSodium(
@@ -65,5 +69,6 @@ def init_sodium_outputs_wf(plan: SodiumPlan, name: str = "sodium_outputs_wf") ->
         ),
         name="save",
     )
-    workflow.connect([(source, save, [(port, port) for port in ports])])
+    named = {"table_told": "told"}
+    workflow.connect([(source, save, [(port, named.get(port, port)) for port in ports])])
     return workflow

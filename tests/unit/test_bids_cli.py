@@ -77,6 +77,8 @@ def written(tmp_path):
         (["--pvc", "labbe", "gtm", "labbe"], "pvc", ("gtm", "labbe")),
         (["--pvc-feed", "labbe"], "pvc_feed", "labbe"),
         (["--sensitivity"], "sensitivity", True),
+        (["--monte-carlo", "200"], "monte_carlo", 200),
+        (["--monte-carlo", "0"], "monte_carlo", 0),
         (["--psf-fwhm", "6"], "psf_fwhm", (6.0, 6.0, 6.0)),
         (["--psf-fwhm", "5", "6", "7"], "psf_fwhm", (5.0, 6.0, 7.0)),
         (["--reference", "csf"], "reference", "csf"),
