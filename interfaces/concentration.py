@@ -23,7 +23,7 @@ from sodiumprep.interfaces.calibrate import load_lines, protocol_of
 from sodiumprep.interfaces.coil_fields import RegionTransmit, load_field, load_transmit
 from sodiumprep.interfaces.comparison import REGIONS
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
-from sodiumprep.interfaces.monte_carlo import finished, known_reference, with_borders
+from sodiumprep.interfaces.monte_carlo import finished, uncertain_table, with_borders
 from sodiumprep.interfaces.pvc import FEED, load_signals
 from sodiumprep.interfaces.reconstruct import tissue_constants
 from sodiumprep.interfaces.registration import read_transform
@@ -45,9 +45,8 @@ from sodiumprep.sodium.concentration import (
     relative_changes,
     with_flag,
 )
-from sodiumprep.sodium.monte_carlo import LogField, UncertainTable
 from sodiumprep.sodium.pvc.assessment import UNCORRECTED, AssessedSignals
-from sodiumprep.sodium.smooth_field import SmoothField, grid_positions, relative_uncertainty
+from sodiumprep.sodium.smooth_field import grid_positions, relative_uncertainty
 
 COLUMNS = [
     "index",
@@ -227,9 +226,6 @@ def _of_regions(signals: AssessedSignals, which: Floats, main: AssessedSignals) 
     )
 
 
-ReceiveBasis = tuple[SmoothField, list[str], Floats]  # field, names, basis over each
-
-
 class _TabulateInput(QuantifyInput):
     model_file = traits.Either(None, File(exists=True), desc="fitted receive field (npz), or None")
     properties = traits.Dict(mandatory=True, desc="of the image; flags are read")
@@ -255,11 +251,9 @@ class TabulateRegions(SimpleInterface):
         regions = _Regions.load(self.inputs)
         lines, extra = load_lines(self.inputs.calibration_file)
         reference = REGIONS.get(extra["reference"])
-        against = regions.vial_names if reference is None else [reference]
-        receive = self._receive_basis(regions, image.shape, affine)
         coils = {
-            "u_receive": _receive(regions, receive, against),
-            "u_transmit": _transmit(regions, against),
+            "u_receive": self._receive(regions, image.shape, affine, reference),
+            "u_transmit": _transmit(regions, reference),
         }
         voxel = np.linalg.norm(affine[:3, :3], axis=0)
         signals = {name: replace(own, **coils) for name, own in regions.signals.items()}
@@ -272,10 +266,12 @@ class TabulateRegions(SimpleInterface):
             regions.fractions, regions.coverage, self.inputs.properties, voxel_ml, regions.names
         )
         shown = {name: signals[name] for name in (UNCORRECTED, *self.inputs.methods)}
-        factors = _factors(regions, shown, maps)
-        tables = _all_tables(regions, shown, factors, lines, effects)
-        known = _uncertain(regions, factors, lines, extra, _receive_field(receive, against))
-        tables, told = finished(tables, known, self.inputs.monte_carlo, self.inputs.random_seed)
+        tables, told = finished(
+            _all_tables(regions, shown, maps, lines, effects),
+            uncertain_table(regions, self.inputs, list(shown), maps, affine),
+            self.inputs.monte_carlo,
+            self.inputs.random_seed,
+        )
         frames = [
             self._rows(regions, pvc, desc, table, maps, noise, flags)
             for pvc, desc, table in tables
@@ -287,19 +283,20 @@ class TabulateRegions(SimpleInterface):
         self._results |= {"table_file": str(path), "told": told}
         return runtime
 
-    def _receive_basis(
-        self, regions: _Regions, shape: tuple[int, ...], affine: Floats
-    ) -> ReceiveBasis | None:
-        """Return the receive field, and its basis over regions, references and vials."""
+    def _receive(
+        self, regions: _Regions, shape: tuple[int, ...], affine: Floats, reference: str | None
+    ) -> Floats:
         if not isdefined(self.inputs.model_file) or self.inputs.model_file is None:
-            return None
+            return np.full(len(regions.names), np.nan)
         model = load_field(self.inputs.model_file)
         everything = np.concatenate(
             [regions.fractions, *(f[None] for f in regions.beside.values())]
         )
         weights = everything.reshape(len(everything), -1)
         basis = model.region_means(grid_positions(shape, affine), weights)
-        return model, [*regions.names, *regions.beside], basis
+        against = regions.vial_names if reference is None else [reference]
+        used = np.isin([*regions.names, *regions.beside], against)
+        return relative_uncertainty(model, basis[: len(regions.names)], basis[used].mean(axis=0))
 
     def _rows(
         self, regions: _Regions, pvc: str, desc: str, table: Mapping[str, Floats],
@@ -330,85 +327,32 @@ class TabulateRegions(SimpleInterface):
         return pd.DataFrame(columns)
 
 
-def _receive(regions: _Regions, receive: ReceiveBasis | None, against: Sequence[str]) -> Floats:
-    if receive is None:
-        return np.full(len(regions.names), np.nan)
-    model, names, basis = receive
-    mean = basis[np.isin(names, against)].mean(axis=0)
-    return relative_uncertainty(model, basis[: len(regions.names)], mean)
-
-
-def _receive_field(receive: ReceiveBasis | None, against: Sequence[str]) -> LogField | None:
-    return None if receive is None else LogField.of_receive(*receive, against)
-
-
-def _transmit(regions: _Regions, against: list[str]) -> Floats:
+def _transmit(regions: _Regions, reference: str | None) -> Floats:
     if regions.transmit is None:
         return np.full(len(regions.names), np.nan)
+    against = regions.vial_names if reference is None else [reference]
     return regions.transmit.uncertainty(regions.names, against)
 
 
-def _factors(
-    regions: _Regions, signals: Mapping[str, RegionalSignals], maps: Concentrations
-) -> dict[tuple[str, str], Floats]:
-    """Return the relaxation factor of each region by method and kind."""
+def _all_tables(
+    regions: _Regions, signals: Mapping[str, RegionalSignals], maps: Concentrations,
+    lines: Mapping[str, Any], of_reference: Floats | None,
+) -> list[tuple[str, str, dict[str, Floats]]]:  # fmt: skip
+    ones = np.ones(len(regions.names))
     own = regions.brain.factors(regions.protocol)
     mixed = maps.mean_factors(regions.fractions)
-    return {
-        (pvc, desc): factors
-        for pvc in signals
-        for desc, factors in (
-            ("apparent", np.ones(len(own))),
-            ("corrected", mixed if pvc == UNCORRECTED else own),
-        )
-    }
-
-
-def _uncertain(
-    regions: _Regions, factors: Mapping[tuple[str, str], Floats], lines: Mapping[str, Any],
-    extra: Mapping[str, Any], receive: LogField | None,
-) -> UncertainTable:  # fmt: skip
-    """Return all that the table rests on, with its uncertainty."""
-    reference, transmit = known_reference(extra), regions.transmit
-    signals, main = regions.all_signals, regions.all_signals[FEED]
-    return UncertainTable(
-        regions.all_names,
-        regions.names,
-        {
-            pvc: with_borders(signals[pvc], main)
-            for pvc in dict.fromkeys([*(pvc for pvc, _ in factors), FEED])
-        },
-        factors,
-        {
-            name: regions.by_name[name]
-            for name in dict.fromkeys([*regions.names, *reference.names])
-        },
-        regions.protocol,
-        lines,
-        reference,
-        receive,
-        None
-        if transmit is None
-        else LogField.of_transmit(transmit.model, transmit.names, transmit.effect.basis),
-    )
-
-
-def _all_tables(
-    regions: _Regions, signals: Mapping[str, RegionalSignals],
-    factors: Mapping[tuple[str, str], Floats], lines: Mapping[str, Any],
-    of_reference: Floats | None,
-) -> list[tuple[str, str, dict[str, Floats]]]:  # fmt: skip
     return [
         (
             pvc,
             desc,
-            concentration_table(signals[pvc], own, constants, regions.protocol, lines[desc])
-            | _effects(
-                regions.sensitivity[pvc], signals[pvc].values, own, lines[desc], of_reference
-            ),
+            concentration_table(found, factors, constants, regions.protocol, lines[desc])
+            | _effects(regions.sensitivity[pvc], found.values, factors, lines[desc], of_reference),
         )
-        for (pvc, desc), own in factors.items()
-        for constants in (None if desc == "apparent" else regions.constants,)
+        for pvc, found in signals.items()
+        for desc, factors, constants in (
+            ("apparent", ones, None),
+            ("corrected", mixed if pvc == UNCORRECTED else own, regions.constants),
+        )
     ]
 
 

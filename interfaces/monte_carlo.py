@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nipype.interfaces.base import isdefined
 
+from sodiumprep.interfaces.calibrate import load_lines
+from sodiumprep.interfaces.coil_fields import load_field
 from sodiumprep.interfaces.comparison import REGIONS
 from sodiumprep.interfaces.pvc import FEED
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.calibrate import VialSignal
+from sodiumprep.sodium.concentration import Concentrations
 from sodiumprep.sodium.monte_carlo import (
     DrawnTable,
     FluidReference,
+    LineReference,
+    LogField,
+    Reference,
     Row,
     UncertainTable,
     VialReference,
     correlation,
 )
-from sodiumprep.sodium.pvc.assessment import AssessedSignals
+from sodiumprep.sodium.pvc.assessment import UNCORRECTED, AssessedSignals
+from sodiumprep.sodium.smooth_field import grid_positions
 
 MAIN = (FEED, "corrected")  # whose correlation is told, where there are such rows
 MANY_REFUSED = 0.05  # of the draws
@@ -28,18 +37,103 @@ MANY_REFUSED = 0.05  # of the draws
 Table = tuple[str, str, dict[str, Floats]]  # method, kind, columns
 
 
-def known_reference(extra: Mapping[str, Any]) -> VialReference | FluidReference:
+def known_reference(extra: Mapping[str, Any]) -> Reference:
     """Return what a calibration rests on.
 
     Parameters
     ----------
     extra
         Entries of the calibration file beside its lines.
+
+    Returns
+    -------
+    reference
+        Vials that were left out of the line are none.
     """
     if extra["reference"] in REGIONS:
         value, u = extra["assumed"]
         return FluidReference(REGIONS[extra["reference"]], (value, u), FEED)
-    return VialReference([VialSignal(**vial) for vial in extra["vials"]])
+    if extra["reference"] != "vials":
+        return LineReference()
+    known = [field.name for field in fields(VialSignal)]
+    return VialReference([
+        VialSignal(**{name: vial[name] for name in known})
+        for vial in extra["vials"]
+        if vial.get("used", True)
+    ])  # fmt: skip
+
+
+def receive_field(
+    path: Path | str, weights: Mapping[str, Floats], affine: Floats, reference: Sequence[str]
+) -> LogField:
+    """Return what is uncertain about a fitted receive field over regions.
+
+    Parameters
+    ----------
+    path
+        Of the field (npz).
+    weights
+        Share of each voxel in rows, references and vials, by name, shape (nx, ny, nz).
+    affine
+        Of the grid, shape (4, 4) [mm].
+    reference
+        Names of those that calibrate; none for what lies elsewhere.
+    """
+    model, names = load_field(str(path)), list(weights)
+    shares = np.stack(list(weights.values()))
+    places = grid_positions(shares.shape[1:], affine)
+    basis = model.region_means(places, shares.reshape(len(shares), -1))
+    used = np.isin(names, reference)
+    against = basis[used].mean(axis=0) if used.any() else np.zeros(basis.shape[1])
+    return LogField.of_receive(model, names, basis, against)
+
+
+def uncertain_table(
+    regions: Any, inputs: Any, methods: Sequence[str], maps: Concentrations, affine: Floats
+) -> UncertainTable:
+    """Return all that the table of a head rests on, with its uncertainty.
+
+    Parameters
+    ----------
+    regions
+        Rows, references and vials with their signals, as the interface of the table has them.
+    inputs
+        Of that interface.
+    methods
+        That have rows.
+    maps
+        Concentrations of the voxels.
+    affine
+        Of the sodium image, shape (4, 4) [mm].
+    """
+    lines, extra = load_lines(inputs.calibration_file)
+    reference = known_reference(extra)
+    own = regions.brain.factors(regions.protocol)
+    mixed = maps.mean_factors(regions.fractions)
+    factors = {}
+    for method in methods:
+        factors[method, "apparent"] = np.ones(len(own))
+        factors[method, "corrected"] = mixed if method == UNCORRECTED else own
+    signals, main = regions.all_signals, regions.all_signals[FEED]
+    receive = transmit = None
+    if isdefined(inputs.model_file) and inputs.model_file is not None:
+        weights = dict(zip(regions.names, regions.fractions, strict=True)) | regions.beside
+        receive = receive_field(inputs.model_file, weights, affine, reference.names)
+    if regions.transmit is not None:
+        known = regions.transmit
+        transmit = LogField.of_transmit(known.model, known.names, known.effect.basis)
+    return UncertainTable(
+        names=regions.all_names,
+        rows=regions.names,
+        signals={m: with_borders(signals[m], main) for m in dict.fromkeys([*methods, FEED])},
+        factors=factors,
+        constants=regions.by_name,
+        protocol=regions.protocol,
+        lines=lines,
+        reference=reference,
+        receive=receive,
+        transmit=transmit,
+    )
 
 
 def with_borders(signals: AssessedSignals, main: AssessedSignals) -> AssessedSignals:

@@ -21,7 +21,7 @@ from sodiumprep.interfaces.calibrate import load_lines, protocol_of
 from sodiumprep.interfaces.coil_fields import load_field
 from sodiumprep.interfaces.concentration import COLUMNS
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
-from sodiumprep.interfaces.monte_carlo import finished, known_reference
+from sodiumprep.interfaces.monte_carlo import finished, known_reference, receive_field
 from sodiumprep.interfaces.reconstruct import load_response
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.concentration import (
@@ -32,10 +32,10 @@ from sodiumprep.sodium.concentration import (
     region_statistics,
     uncorrected_signals,
 )
-from sodiumprep.sodium.monte_carlo import LogField, UncertainTable
+from sodiumprep.sodium.monte_carlo import UncertainTable
 from sodiumprep.sodium.noise import ImageNoise
 from sodiumprep.sodium.pvc.assessment import UNCORRECTED, AssessedSignals
-from sodiumprep.sodium.smooth_field import SmoothField, grid_positions, relative_uncertainty
+from sodiumprep.sodium.smooth_field import grid_positions, relative_uncertainty
 
 APPARENT = (UNCORRECTED, "apparent")
 
@@ -103,28 +103,19 @@ class TabulateDrawn(SimpleInterface):
     def _table(self, regions: dict[str, Any], drawn: Any) -> pd.DataFrame:
         image, affine = load_finite_image(self.inputs.image_file)
         noise, _ = load_image(self.inputs.noise_file)
-        lines, extra = load_lines(self.inputs.calibration_file)
-        line = lines["apparent"]
+        line = load_lines(self.inputs.calibration_file)[0]["apparent"]
         response = load_response(self.inputs.response_file)
         known = ImageNoise(noise, response.noise_spectrum, response.noise_modes)
         names, fractions = regions["names"][drawn].tolist(), regions["fractions"][drawn]
-        receive = self._receive_basis(regions["fractions"], affine)
         signals = replace(
             # drawn on the image itself: it cannot be out of place
             uncorrected_signals(image, fractions, known, np.full(3, np.nan)),
-            u_receive=_receive(receive, drawn),
+            u_receive=self._receive(regions["fractions"], drawn, affine),
             u_transmit=np.full(len(names), np.nan),
         )
         protocol = protocol_of(self.inputs.protocol)
         rows = concentration_table(signals, np.ones(len(names)), None, protocol, line)
-        uncertain = UncertainTable(
-            names, names, {UNCORRECTED: _assessed(signals)}, {APPARENT: np.ones(len(names))}, {},
-            protocol, {"apparent": line}, known_reference(extra),
-            None if receive is None else LogField.of_receive(
-                receive[0], regions["names"].tolist(), receive[1],
-                regions["names"][~drawn].tolist(),
-            ),
-        )  # fmt: skip
+        uncertain = self._uncertain(regions, signals, affine)
         draws, seed = self.inputs.monte_carlo, self.inputs.random_seed
         ((*_, rows),), self._results["told"] = finished(
             [(*APPARENT, rows)], uncertain, draws, seed
@@ -145,26 +136,40 @@ class TabulateDrawn(SimpleInterface):
             "flag": self._flags(names, fractions, regions["coverage"], voxel_ml),
         })  # fmt: skip
 
+    def _uncertain(
+        self, regions: dict[str, Any], signals: RegionalSignals, affine: Floats
+    ) -> UncertainTable:
+        """Return all that the table rests on, with its uncertainty."""
+        lines, extra = load_lines(self.inputs.calibration_file)
+        names = regions["names"][regions["kinds"] == "drawn"].tolist()
+        reference, receive = known_reference(extra), None
+        if isdefined(self.inputs.model_file) and self.inputs.model_file is not None:
+            weights = dict(zip(regions["names"].tolist(), regions["fractions"], strict=True))
+            receive = receive_field(self.inputs.model_file, weights, affine, reference.names)
+        return UncertainTable(
+            names=names,
+            rows=names,
+            signals={UNCORRECTED: _assessed(signals)},
+            factors={APPARENT: np.ones(len(names))},
+            constants={},
+            protocol=protocol_of(self.inputs.protocol),
+            lines={"apparent": lines["apparent"]},
+            reference=reference,
+            receive=receive,
+        )
+
     def _flags(self, names: list[str], fractions: Floats, covered: Floats, ml: float) -> list[str]:
         known = self.inputs.properties
         widths = dict.fromkeys(names, known["PointSpreadFWHM"]["muscle"])
         return region_flags(fractions, covered, {**known, "PointSpreadFWHM": widths}, ml, names)
 
-    def _receive_basis(
-        self, fractions: Floats, affine: Floats
-    ) -> tuple[SmoothField, Floats] | None:
+    def _receive(self, fractions: Floats, drawn: Any, affine: Floats) -> Floats:
         if not isdefined(self.inputs.model_file) or self.inputs.model_file is None:
-            return None
+            return np.full(int(drawn.sum()), np.nan)
         model = load_field(self.inputs.model_file)
         weights = fractions.reshape(len(fractions), -1)
-        return model, model.region_means(grid_positions(fractions.shape[1:], affine), weights)
-
-
-def _receive(receive: tuple[SmoothField, Floats] | None, drawn: Any) -> Floats:
-    if receive is None:
-        return np.full(int(drawn.sum()), np.nan)
-    model, basis = receive
-    return relative_uncertainty(model, basis[drawn], basis[~drawn].mean(axis=0))
+        basis = model.region_means(grid_positions(fractions.shape[1:], affine), weights)
+        return relative_uncertainty(model, basis[drawn], basis[~drawn].mean(axis=0))
 
 
 def _assessed(signals: RegionalSignals) -> AssessedSignals:

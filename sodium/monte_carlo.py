@@ -59,7 +59,7 @@ class LogField:
 
     @classmethod
     def of_receive(
-        cls, model: SmoothField, names: Sequence[str], basis: Floats, reference: Sequence[str]
+        cls, model: SmoothField, names: Sequence[str], basis: Floats, against: Floats
     ) -> LogField:
         """Return that of a receive field.
 
@@ -69,10 +69,10 @@ class LogField:
             The field.
         names, basis
             Of regions and vials; mean of the basis functions over each, shape (n, m).
-        reference
-            Names of those that calibrate: what all of them share cancels, and is left out.
+        against
+            Mean of the basis over what calibrates, shape (m,): what is common to all cancels
+            against that, and is left out.
         """
-        against = basis[np.isin(names, reference)].mean(axis=0)
         apart = basis - against
         return cls(names, apart @ model.covariance @ apart.T, np.ones(len(names)))
 
@@ -144,6 +144,24 @@ class FluidReference:
 
 
 @dataclass(frozen=True)
+class LineReference:
+    """A reference of which no more is known than the covariance of its line."""
+
+    @property
+    def names(self) -> list[str]:
+        """Of no region."""
+        return []
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many standardized inputs the reference has, by name."""
+        return {"line": 2}
+
+
+Reference = VialReference | FluidReference | LineReference
+
+
+@dataclass(frozen=True)
 class UncertainTable:
     """Everything that the concentrations of one image rest on, with its uncertainty.
 
@@ -159,6 +177,7 @@ class UncertainTable:
         Relaxation factor of each row by method and kind, shape (r,).
     constants
         Relaxation constants of rows and reference, by name; empty where no row is corrected.
+        Vials of the same constants err together.
     protocol
         Timing.
     lines
@@ -176,7 +195,7 @@ class UncertainTable:
     constants: Mapping[str, Relaxation]
     protocol: Protocol
     lines: Mapping[str, Calibration]
-    reference: VialReference | FluidReference
+    reference: Reference
     receive: LogField | None = None
     transmit: LogField | None = None
 
@@ -189,7 +208,7 @@ class UncertainTable:
             "kernel": 1,
             "position": max(len(s.registration_changes) for s in every),
             "borders": max(len(s.border_changes) for s in every),
-            "relaxation": len(CONSTANT_NAMES) * len(self.constants),
+            "relaxation": len(CONSTANT_NAMES) * len(set(self._materials.values())),
             "receive": 0 if self.receive is None else len(self.receive.names),
             "transmit": 0 if self.transmit is None else len(self.transmit.names),
             **self.reference.sizes,
@@ -283,6 +302,15 @@ class UncertainTable:
         """Names of rows, then of references that are none of them."""
         return list(dict.fromkeys([*self.rows, *self.reference.names]))
 
+    @cached_property
+    def _materials(self) -> dict[str, int]:
+        """Which constants err together, by names of what is used."""
+        of_vials = self.reference.names if isinstance(self.reference, VialReference) else []
+        known = [name for name in self._used if name in self.constants]
+        keys = [self.constants[name] if name in of_vials else name for name in known]
+        order = list(dict.fromkeys(keys))
+        return {name: order.index(key) for name, key in zip(known, keys, strict=True)}
+
     def _factor_ratios(self, z: Mapping[str, Floats]) -> dict[str, Floats]:
         """Return drawn over nominal factors of all that is used, shape (draws, used), by kind."""
         level = np.ones(len(self._used))
@@ -295,7 +323,7 @@ class UncertainTable:
         for k, name in enumerate(self._used):
             if name not in self.constants:
                 continue
-            first = len(CONSTANT_NAMES) * list(self.constants).index(name)
+            first = len(CONSTANT_NAMES) * self._materials[name]
             own = z["relaxation"][:, first : first + len(CONSTANT_NAMES)]
             stated = self.constants[name]
             nominal = _left(level[k], dict(zip(CONSTANT_NAMES, _values(stated), strict=True)),
@@ -337,6 +365,8 @@ class UncertainTable:
             u = _stated(reference.vials, kind)[2:]
             floor = None if choose_floor else line.intercept != 0
             return _refitted(points, (u[0], u[1]), floor)
+        if isinstance(reference, LineReference):
+            return np.array([line.slope, line.intercept]) + z["line"] @ _root(line.covariance)
         k = list(self.names).index(reference.name)
         value, u_value = reference.assumed
         assumed = _positive(value, u_value, z["assumed"][:, 0]) / value
@@ -525,7 +555,8 @@ def _drawn_vials(
     x, y, u_x, u_y = _stated(vials, kind)
     n = len(vials)
     freedom = n - (1 if line.intercept == 0 else 2)
-    widened = np.sqrt(scatter_ratio(line.residuals, u_y, line.slope * u_x, freedom))
+    residuals = y - line.slope * x - line.intercept
+    widened = np.sqrt(scatter_ratio(residuals, u_y, line.slope * u_x, freedom))
     unknown = np.array([magnetization_factor(v.temperature)[1] for v in vials])
     warmth = 1 + z["temperature"] * unknown  # common to all vials whose temperature is not known
     moved_x = np.maximum(x + widened * u_x * z["vials"][:, :n], 0) * warmth

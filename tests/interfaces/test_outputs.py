@@ -25,6 +25,12 @@ from sodiumprep.interfaces.outputs import (
 )
 
 KNOWN = {"Sources": ["bids:raw:sub-01/anat/x.nii.gz"], "SoftwareVersion": "9.9", "RandomSeed": 23}
+TOLD = {
+    "Correlation": {"Names": ["GM"], "Matrix": [[1.0]]},
+    "MonteCarlo": {"Draws": 200, "DrawsRefused": 0, "Seed": 23, "SamplingError": 0.05,
+                   "LargestDifference": 0.1, "Differences": {"gtm": {}}},
+    "Warnings": ["propagation does not hold"],
+}  # fmt: skip
 SAVED = [port for port in SODIUM_FILES if port not in NOT_SAVED]
 
 
@@ -48,6 +54,7 @@ def sodium(head, measured, calibration_files, tmp_path, run_in):
         provenance={**KNOWN, "InputWarnings": ["no T1w"]}, **sources,
         calibration_file=calibration_files["vials"],
         properties={**head["properties"], "Warnings": ["wide steps"]},
+        told=TOLD,
     )  # fmt: skip
     return folder, run_in(save, tmp_path / "run")
 
@@ -97,6 +104,16 @@ def test_the_data_dictionary_explains_every_column(sodium):
     assert set(COLUMNS) <= set(dictionary)
     assert set(TABLE_COLUMNS) == set(COLUMNS)
     assert all(dictionary[c]["Description"] and dictionary[c]["Units"] for c in COLUMNS)
+
+
+def test_what_draws_tell_stands_in_the_dictionary_and_in_short_in_the_quality_file(sodium):
+    dictionary, quality = (read(sodium[0] / name) for name in ("table_file.json", "qc.json"))
+    assert dictionary["Correlation"] == TOLD["Correlation"]
+    assert dictionary["MonteCarlo"] == TOLD["MonteCarlo"]
+    assert quality["MonteCarlo"]["Draws"] == 200
+    assert "Differences" not in quality["MonteCarlo"]
+    assert "propagation does not hold" in quality["Warnings"]
+    assert "MonteCarlo" not in read(sodium[0] / "image_file.json")
 
 
 def test_all_warnings_reach_the_quality_file(sodium):

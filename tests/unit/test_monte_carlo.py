@@ -13,10 +13,12 @@ from sodiumprep.sodium.concentration import (
     calibrated_by,
     concentration_table,
     relative_changes,
+    relative_u_relaxation,
 )
 from sodiumprep.sodium.monte_carlo import (
     DrawnTable,
     FluidReference,
+    LineReference,
     LogField,
     UncertainTable,
     VialReference,
@@ -310,3 +312,27 @@ def test_too_few_draws_and_references_without_a_line_are_refused():
     falling = [replace(v, signal=-v.signal) for v in measured(1e-6, 1e-6)]
     with pytest.raises(ValueError, match="100 of 100 draws .* the references are too uncertain"):
         replace(table(), reference=VialReference(falling)).drawn(100, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("kind", ["apparent", "corrected"])
+def test_a_line_of_which_only_the_covariance_is_known_is_drawn_from_it(kind):
+    given = table(vials=measured(0.01, 0.4))
+    known = {
+        k: replace(line, covariance=np.diag([(0.02 * line.slope) ** 2, 0.0]))
+        for k, line in given.lines.items()
+    }
+    agree(replace(given, lines=known, reference=LineReference()), kind)
+
+
+def test_vials_of_one_material_err_together_in_their_relaxation():
+    """Constants that are alike for all vials scale the slope; each by itself would average out."""
+    uncertain = replace(GEL, u_t2_short=0.2e-3, u_t2_long=1e-3)
+    alike = table(vials=measured(0.001, 1e-9))
+    alike = replace(alike, constants={**EXACT, **dict.fromkeys(VIALS, uncertain)})
+    relative = relative_u_relaxation(uncertain, PROTOCOL)
+    sd = np.sqrt(np.diag(alike.covariance(CORRECTED))) / TRUTH
+    np.testing.assert_allclose(sd, np.hypot(relative, 0.001 / 2), rtol=0.05)
+    tilted = [replace(uncertain, t1=0.033 + 1e-9 * k) for k in range(4)]
+    apart = replace(alike, constants={**EXACT, **dict(zip(VIALS, tilted, strict=True))})
+    found = np.sqrt(np.diag(apart.covariance(CORRECTED))) / TRUTH
+    assert (found < 0.8 * sd).all()
