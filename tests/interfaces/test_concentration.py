@@ -337,6 +337,6 @@ def test_fields_of_the_coils_are_drawn(drawn, tmp_path, calibration_files):
         for changes in ({"model_file": path}, {"model_file": path, "monte_carlo": 2000},
                         {"monte_carlo": 2000})
     )  # fmt: skip
-    assert (found["uncertainty"] > 1.1 * without["uncertainty"]).all()
+    assert found["uncertainty"]["GM"] > 1.2 * without["uncertainty"]["GM"]
     np.testing.assert_allclose(found["uncertainty"], plain["uncertainty"], rtol=0.1)
     assert without["u_receive"].isna().all()
