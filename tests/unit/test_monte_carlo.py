@@ -28,6 +28,8 @@ from sodiumprep.sodium.monte_carlo import (
 from sodiumprep.sodium.pvc.assessment import AssessedSignals
 from sodiumprep.sodium.relaxation import relaxation_of
 from sodiumprep.sodium.signal import Relaxation
+from sodiumprep.sodium.smooth_field import SmoothField
+from sodiumprep.sodium.transmit import transmit_effect
 
 PROTOCOL = Protocol(0.5e-3, 0.1, np.pi / 2)
 ROWS = ("GM", "WM", "CSF")
@@ -336,3 +338,27 @@ def test_vials_of_one_material_err_together_in_their_relaxation():
     apart = replace(alike, constants={**EXACT, **dict(zip(VIALS, tilted, strict=True))})
     found = np.sqrt(np.diag(apart.covariance(CORRECTED))) / TRUTH
     assert (found < 0.8 * sd).all()
+
+
+def test_a_fitted_transmit_field_acts_like_its_propagated_effect():
+    """Fields over places: a uniform one, and a wave along x; regions are stretches of a line."""
+    places = np.stack([np.linspace(0, 100, 140), np.zeros(140), np.zeros(140)], axis=1)
+    names = (*ROWS, *VIALS)
+    weights = np.repeat(np.eye(7), 20, axis=1)
+    model = SmoothField(
+        np.zeros(3), np.full(3, 100.0), np.array([[0, 0, 0], [1, 0, 0]]), np.array([-0.05, 0.03]),
+        np.array([[4e-4, 1e-4], [1e-4, 9e-4]]),
+    )  # fmt: skip
+    steep = Protocol(0.5e-3, 0.1, np.pi / 3)
+    times = [*(s.t1 for s in STATED.values()), *[GEL.t1] * 4]
+    effect = transmit_effect(model, places, weights, (np.pi / 3, 0.1), times)
+    field = LogField.of_transmit(model, names, effect.basis)
+    np.testing.assert_allclose(field.level, weights @ model(places) / 20, rtol=1e-3)
+    given = replace(table("csf", vials=1e-9, fields={"transmit": field}), protocol=steep)
+    stated = effect.uncertainty(model, np.eye(7)[2])
+    for kind in ("apparent", "corrected"):
+        found = given.drawn(DRAWS, np.random.default_rng(8)).summary(("gtm", kind))
+        level = TRUTH if kind == "corrected" else VALUES[:3] / given.lines[kind].slope
+        np.testing.assert_allclose(
+            found["uncertainty"], stated[:3] * level, rtol=1.5 * CLOSE, atol=1e-4
+        )
