@@ -235,7 +235,8 @@ def _add_quantities(science: argparse._ArgumentGroup) -> None:
         default=0,
         metavar="N",
         help="take uncertainty and 95 %% interval of regional values from N seeded draws of all "
-        f"that is uncertain, at least {FEWEST_DRAWS} (default: 0, propagated; 10000 take less than a second)",
+        f"that is uncertain, at least {FEWEST_DRAWS}; 10000 take less than a second (default: 0, "
+        "propagated)",
     )
     science.add_argument(
         "--reference",
