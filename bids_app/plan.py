@@ -276,6 +276,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         vials=vials,
         assumed=_assumed(reference, settings),
         phantom=_phantom(run, settings, reference) if anatomical else {},
+        uncertainty={"monte_carlo": settings.monte_carlo, "random_seed": settings.random_seed},
         vial_search=search,
         outputs=(_outputs if anatomical else _sodium_only_outputs)(_names(job, run, settings)),
         nonlinear=_nonlinear(job, run, settings) if anatomical else {},

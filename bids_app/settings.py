@@ -17,6 +17,7 @@ FLUID_REFERENCES = ("csf", "vitreous")  # of the body: their concentrations are 
 PHANTOM = "phantom"  # the reference that was scanned by itself
 RECIPROCITY = "reciprocity"  # the receive profile is that of the flip angle
 DEFAULT_RECON = "gridding"  # results of another method carry its name
+FEWEST_DRAWS = 100  # of --monte-carlo; the science has the same bound
 THREAD_VARIABLES = (
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
     "OMP_NUM_THREADS",
@@ -87,6 +88,8 @@ class Settings:
     sensitivity
         Whether the table tells what 1 mm of misregistration, a tenth of the kernel's width and
         0.5 mm of segmentation would change.
+    monte_carlo
+        Draws from which the uncertainty of regional values is taken; 0 to propagate it.
     psf_fwhm
         Full width at half maximum along the three axes [mm], None to compute it.
     reference
@@ -144,6 +147,7 @@ class Settings:
     pvc: tuple[str, ...] = DEFAULT_PVC
     pvc_feed: str = "gtm"
     sensitivity: bool = False
+    monte_carlo: int = 0
     psf_fwhm: tuple[float, float, float] | None = None
     reference: str | None = None
     reference_concentration: tuple[float, ...] = ()

@@ -24,6 +24,7 @@ from sodiumprep.interfaces.coil_fields import RegionTransmit, load_field, load_t
 from sodiumprep.interfaces.comparison import REGIONS
 from sodiumprep.interfaces.equation import save_equation, without_transmit
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
+from sodiumprep.interfaces.monte_carlo import finished, uncertain_table, with_borders
 from sodiumprep.interfaces.pvc import FEED, load_signals
 from sodiumprep.interfaces.reconstruct import tissue_constants
 from sodiumprep.interfaces.registration import read_transform
@@ -289,20 +290,14 @@ def transmit_factors(transmit: RegionTransmit | None, names: Sequence[str]) -> F
 
 
 def _of_regions(signals: AssessedSignals, which: Floats, main: AssessedSignals) -> RegionalSignals:
-    """Return the signals of some regions; the uncertainties of the coils are not yet known.
-
-    A method that did not try other borders takes the relative changes of the main one.
-    """
-    borders = signals.border_changes
-    if not len(borders):
-        borders = main.border_changes * (signals.values / main.values)
+    """Return the signals of some regions; the uncertainties of the coils are not yet known."""
     unknown = np.full(int(which.sum()), np.nan)
     return RegionalSignals(
         signals.values[which],
         np.diag(signals.covariance)[which],
         signals.kernel_change[which],
         signals.registration_changes[:, which],
-        borders[:, which],
+        with_borders(signals, main).border_changes[:, which],
         unknown,
         unknown,
     )
@@ -310,11 +305,14 @@ def _of_regions(signals: AssessedSignals, which: Floats, main: AssessedSignals) 
 
 class _TabulateInput(QuantifyInput):
     methods = traits.List(traits.Str, [FEED], usedefault=True, desc="corrections with rows")
+    monte_carlo = traits.Int(0, usedefault=True, desc="draws of all that is uncertain; 0: none")
+    random_seed = traits.Int(0, usedefault=True, desc="of these draws")
 
 
 class _TabulateOutput(TraitedSpec):
     table_file = File(exists=True, desc="regional table (TSV) [mmol/L]")
     equation_file = File(exists=True, desc="the numbers that its values are made of (JSON)")
+    told = traits.Dict(desc="correlation of rows, what draws say, Warnings")
 
 
 class TabulateRegions(SimpleInterface):
@@ -346,15 +344,21 @@ class TabulateRegions(SimpleInterface):
             regions.fractions, regions.coverage, self.inputs.properties, voxel_ml, regions.names
         )
         shown = {name: signals[name] for name in (UNCORRECTED, *self.inputs.methods)}
+        tables, told = finished(
+            _all_tables(regions, shown, maps, lines, effects),
+            uncertain_table(regions, self.inputs, list(shown), maps, affine),
+            self.inputs.monte_carlo,
+            self.inputs.random_seed,
+        )
         frames = [
             self._rows(regions, pvc, desc, table, maps, noise, flags)
-            for pvc, desc, table in _all_tables(regions, shown, maps, lines, effects)
+            for pvc, desc, table in tables
         ]
         asked = [name for name in EFFECTS if name in frames[0]]
         table = pd.concat(frames, ignore_index=True)[[*COLUMNS, *asked]]
         path = Path(runtime.cwd) / "table.tsv"
         table.to_csv(path, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
-        self._results["table_file"] = str(path)
+        self._results |= {"table_file": str(path), "told": told}
         self._results["equation_file"] = save_equation(
             Path(runtime.cwd) / "equation.json", regions.protocol, lines,
             Signal={name: regions.by_region(own.values) for name, own in shown.items()},

@@ -242,6 +242,7 @@ class _SaveSodiumInput(BaseInterfaceInputSpec):
     table_file = File(exists=True, mandatory=True, desc="regional table (TSV)")
     equation_file = File(exists=True, mandatory=True, desc="what its values are made of (JSON)")
     uncertainty_terms = traits.Dict(mandatory=True, desc="of the uncertainty of maps, by name")
+    told = traits.Dict(usedefault=True, desc="of the table's uncertainty; Warnings are read")
 
 
 class SaveSodium(SimpleInterface):
@@ -292,6 +293,7 @@ class SaveSodium(SimpleInterface):
             *self.inputs.provenance.get("InputWarnings", []),
             *references.get("ReferenceWarnings", []),
             *references.get("phantom", {}).get("Warnings", []),
+            *self.inputs.told.get("Warnings", []),
             *implausible,
         ]
         signal_noise = chosen.set_index("name")["snr"].to_dict()
@@ -299,8 +301,33 @@ class SaveSodium(SimpleInterface):
             **self.inputs.properties,
             "SNR": {name: round(float(s), 2) for name, s in signal_noise.items()},
             "CalibrationRSquared": lines["corrected"].r_squared,
+            **told_of_draws(self.inputs.told),
             "Warnings": warnings,
         }
+
+
+def told_of_table(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the sidecar of a table says of its uncertainty.
+
+    Parameters
+    ----------
+    told
+        What the table's interface tells.
+    """
+    return {key: value for key, value in told.items() if key != "Warnings"}
+
+
+def told_of_draws(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the QC file says of draws; nothing without.
+
+    Parameters
+    ----------
+    told
+        What the table's interface tells.
+    """
+    keys = ("Draws", "DrawsRefused", "Seed", "SamplingError", "LargestDifference")
+    drawn = told.get("MonteCarlo")
+    return {} if drawn is None else {"MonteCarlo": {key: drawn[key] for key in keys}}
 
 
 def _numbers_used(inputs: Any) -> dict[str, Any]:
@@ -525,6 +552,7 @@ class _SaveSodiumOnlyInput(BaseInterfaceInputSpec):
     calibration_file = File(exists=True, mandatory=True, desc="calibration lines (JSON)")
     table_file = File(exists=True, mandatory=True, desc="table (TSV), without rows if none")
     equation_file = File(exists=True, mandatory=True, desc="what its values are made of (JSON)")
+    told = traits.Dict(usedefault=True, desc="of the table's uncertainty; Warnings are read")
 
 
 class SaveSodiumOnly(SimpleInterface):
@@ -556,11 +584,17 @@ class SaveSodiumOnly(SimpleInterface):
             head = {"Description": description, "Units": units}
             if port == "table_file":
                 head = {**TABLE_COLUMNS, **head, **explained_equation(self.inputs.equation_file)}
+                head |= told_of_table(self.inputs.told)
             terms = _uncertainty_of(port, APPARENT_TERMS)
             write_json(_sidecar(target), {**head, **used, **terms})
             written.append(target)
-        told = [*known.get("Warnings", []), *self.inputs.provenance.get("InputWarnings", [])]
-        write_json(Path(self.inputs.outputs["qc"]), {**known, **used, "Warnings": told})
+        warnings = [
+            *known.get("Warnings", []),
+            *self.inputs.provenance.get("InputWarnings", []),
+            *self.inputs.told.get("Warnings", []),
+        ]
+        quality = {**known, **told_of_draws(self.inputs.told), **used, "Warnings": warnings}
+        write_json(Path(self.inputs.outputs["qc"]), quality)
         self._results["out_files"] = [*written, self.inputs.outputs["qc"]]
         return runtime
 

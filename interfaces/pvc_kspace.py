@@ -33,7 +33,7 @@ from sodiumprep.sodium.pvc.kspace import (
     white_samples,
 )
 from sodiumprep.sodium.pvc.regional import entangled
-from sodiumprep.sodium.pvc.sensitivity import moved_borders, moving_together
+from sodiumprep.sodium.pvc.sensitivity import joined, moved_borders, moving_together
 
 OUTSIDE = "muscle"  # whose decay the head around the brain has
 
@@ -89,7 +89,8 @@ class RegressKspace(SimpleInterface):
         if not self.inputs.border_shift:
             return np.zeros((0, n))
         moved = estimate.shift_changes(np.full(3, POSITION_ERROR * 1e-3))
-        return np.concatenate([moved, np.zeros((1, n)), estimate.border_changes])  # no kernel
+        # no kernel
+        return np.concatenate([joined(moved), np.zeros((1, n)), estimate.border_changes])
 
     def _estimate(self, acquisition: Acquisition, sampled: SampledAnatomy) -> KspaceEstimate:
         measurement, segments, _ = measured(acquisition, self.inputs)

@@ -22,17 +22,23 @@ from sodiumprep.interfaces.coil_fields import load_field
 from sodiumprep.interfaces.concentration import COLUMNS
 from sodiumprep.interfaces.equation import save_equation
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
+from sodiumprep.interfaces.monte_carlo import finished, known_reference, receive_field
 from sodiumprep.interfaces.reconstruct import load_response
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.concentration import (
+    RegionalSignals,
     concentration_table,
     region_flags,
     region_statistics,
     uncorrected_signals,
 )
 from sodiumprep.sodium.concentration_map import map_apparent
+from sodiumprep.sodium.monte_carlo import UncertainTable
 from sodiumprep.sodium.noise import ImageNoise
+from sodiumprep.sodium.pvc.assessment import UNCORRECTED, AssessedSignals
 from sodiumprep.sodium.smooth_field import grid_positions, relative_uncertainty
+
+APPARENT = (UNCORRECTED, "apparent")
 
 
 class _ApparentInput(BaseInterfaceInputSpec):
@@ -69,11 +75,14 @@ class _TabulateDrawnInput(_ApparentInput):
     model_file = traits.Either(None, File(exists=True), desc="fitted receive field (npz), or None")
     properties = traits.Dict(mandatory=True, desc="of the image; flags are read")
     protocol = traits.Dict(mandatory=True, desc="echo and repetition time [s], flip angle [rad]")
+    monte_carlo = traits.Int(0, usedefault=True, desc="draws of all that is uncertain; 0: none")
+    random_seed = traits.Int(0, usedefault=True, desc="of these draws")
 
 
 class _TabulateDrawnOutput(TraitedSpec):
     table_file = File(exists=True, desc="regional table (TSV) [mmol/L]; only a head if no region")
     equation_file = File(exists=True, desc="the numbers that its values are made of (JSON)")
+    told = traits.Dict(desc="correlation of rows, what draws say, Warnings")
 
 
 class TabulateDrawn(SimpleInterface):
@@ -86,6 +95,7 @@ class TabulateDrawn(SimpleInterface):
         with np.load(self.inputs.regions_file) as stored:
             regions = {key: stored[key] for key in stored.files if key != "blurred"}
         drawn = regions["kinds"] == "drawn"
+        self._results["told"] = {}
         table, signals = pd.DataFrame(columns=COLUMNS), {}
         if drawn.any():
             table, signals = self._table(regions, drawn)
@@ -115,6 +125,11 @@ class TabulateDrawn(SimpleInterface):
         )
         protocol = protocol_of(self.inputs.protocol)
         rows = concentration_table(signals, np.ones(len(names)), None, protocol, line)
+        uncertain = self._uncertain(regions, signals, affine)
+        draws, seed = self.inputs.monte_carlo, self.inputs.random_seed
+        ((*_, rows),), self._results["told"] = finished(
+            [(*APPARENT, rows)], uncertain, draws, seed
+        )
         values = region_statistics(line.concentration(image), fractions)
         voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
         table = pd.DataFrame({
@@ -132,6 +147,28 @@ class TabulateDrawn(SimpleInterface):
         })  # fmt: skip
         return table, dict(zip(names, signals.values.tolist(), strict=True))
 
+    def _uncertain(
+        self, regions: dict[str, Any], signals: RegionalSignals, affine: Floats
+    ) -> UncertainTable:
+        """Return all that the table rests on, with its uncertainty."""
+        lines, extra = load_lines(self.inputs.calibration_file)
+        names = regions["names"][regions["kinds"] == "drawn"].tolist()
+        reference, receive = known_reference(extra), None
+        if isdefined(self.inputs.model_file) and self.inputs.model_file is not None:
+            weights = dict(zip(regions["names"].tolist(), regions["fractions"], strict=True))
+            receive = receive_field(self.inputs.model_file, weights, affine, reference.names)
+        return UncertainTable(
+            names=names,
+            rows=names,
+            signals={UNCORRECTED: _assessed(signals)},
+            factors={APPARENT: np.ones(len(names))},
+            constants={},
+            protocol=protocol_of(self.inputs.protocol),
+            lines={"apparent": lines["apparent"]},
+            reference=reference,
+            receive=receive,
+        )
+
     def _flags(self, names: list[str], fractions: Floats, covered: Floats, ml: float) -> list[str]:
         known = self.inputs.properties
         widths = dict.fromkeys(names, known["PointSpreadFWHM"]["muscle"])
@@ -144,3 +181,20 @@ class TabulateDrawn(SimpleInterface):
         weights = fractions.reshape(len(fractions), -1)
         basis = model.region_means(grid_positions(fractions.shape[1:], affine), weights)
         return relative_uncertainty(model, basis[drawn], basis[~drawn].mean(axis=0))
+
+
+def _assessed(signals: RegionalSignals) -> AssessedSignals:
+    """Return signals that no method has touched; what their noise shares is not known."""
+    n = len(signals.values)
+    nothing = np.zeros((0, n))
+    return AssessedSignals(
+        values=signals.values,
+        rests_on=signals.values,
+        covariance=np.diag(signals.noise_variance),
+        kernel_change=signals.kernel_change,
+        registration_changes=signals.registration_changes,
+        border_changes=nothing,
+        residual_sd=np.full(n, np.nan),
+        entangled=np.zeros(n, bool),
+        sensitivity=nothing,
+    )

@@ -55,21 +55,21 @@ class Calibration:
 
 
 def york_line(x: Floats, y: Floats, u_x: Floats, u_y: Floats) -> tuple[Floats, Floats]:
-    """Fit a straight line with uncertainties in both variables.
+    """Fit straight lines with uncertainties in both variables.
 
     Parameters
     ----------
     x, y
-        Shape (n,).
+        Shape (..., n): a line for each set of n points.
     u_x, u_y
         Standard uncertainties, shape (n,).
 
     Returns
     -------
     line
-        Slope and intercept, shape (2,).
+        Slope and intercept, shape (..., 2).
     covariance
-        Shape (2, 2).
+        Shape (..., 2, 2).
 
     References
     ----------
@@ -82,52 +82,60 @@ def york_line(x: Floats, y: Floats, u_x: Floats, u_y: Floats) -> tuple[Floats, F
     >>> line.round(6).tolist()
     [2.0, 1.0]
     """
-    slope = float(np.polyfit(x, y, 1)[0])
+    u, v = x - x.mean(axis=-1, keepdims=True), y - y.mean(axis=-1, keepdims=True)
+    slope = _total(u * v) / _total(u * u)
     for _ in range(50):
         weight = 1 / (u_y**2 + slope**2 * u_x**2)
-        mean_x, mean_y = np.average(x, weights=weight), np.average(y, weights=weight)
+        mean_x, mean_y = (_total(weight * each) / _total(weight) for each in (x, y))
         u, v = x - mean_x, y - mean_y
         beta = weight * (u * u_y**2 + slope * v * u_x**2)
-        previous, slope = slope, float(np.sum(weight * beta * v) / np.sum(weight * beta * u))
-        if abs(slope - previous) <= 1e-12 * abs(slope):
+        previous, slope = slope, _total(weight * beta * v) / _total(weight * beta * u)
+        if np.all(abs(slope - previous) <= 1e-12 * abs(slope)):
             break
     adjusted = mean_x + beta
-    centre = np.average(adjusted, weights=weight)
-    variance = 1 / np.sum(weight * (adjusted - centre) ** 2)
-    corner = 1 / np.sum(weight) + centre**2 * variance
-    covariance = np.array([[variance, -centre * variance], [-centre * variance, corner]])
-    return np.array([slope, mean_y - slope * mean_x]), covariance
+    centre = _total(weight * adjusted) / _total(weight)
+    variance = 1 / _total(weight * (adjusted - centre) ** 2)
+    corner = 1 / _total(weight) + centre**2 * variance
+    shared = -centre * variance
+    covariance = np.concatenate([variance, shared, shared, corner], axis=-1)
+    line = np.concatenate([slope, mean_y - slope * mean_x], axis=-1)
+    return line, covariance.reshape(*line.shape, 2)
 
 
-def line_through_origin(x: Floats, y: Floats, u_x: Floats, u_y: Floats) -> tuple[float, float]:
-    """Fit a line through the origin with uncertainties in both variables.
+def _total(values: Floats) -> Floats:
+    return np.asarray(values.sum(axis=-1, keepdims=True))
+
+
+def line_through_origin(x: Floats, y: Floats, u_x: Floats, u_y: Floats) -> tuple[Floats, Floats]:
+    """Fit lines through the origin with uncertainties in both variables.
 
     Parameters
     ----------
     x, y
-        Shape (n,).
+        Shape (..., n): a line for each set of n points.
     u_x, u_y
         Standard uncertainties, shape (n,).
 
     Returns
     -------
     slope
-        Slope.
+        Shape (...).
     variance
-        Of the slope.
+        Of the slope, same shape.
 
     Examples
     --------
-    >>> line_through_origin(np.ones(4), 3 * np.ones(4), np.zeros(4), np.ones(4))
-    (3.0, 0.25)
+    >>> fitted = line_through_origin(np.ones(4), 3 * np.ones(4), np.zeros(4), np.ones(4))
+    >>> [float(number) for number in fitted]
+    [3.0, 0.25]
     """
-    slope = float(np.sum(x * y) / np.sum(x * x))
+    slope = _total(x * y) / _total(x * x)
     for _ in range(50):
         weight = 1 / (u_y**2 + slope**2 * u_x**2)
-        previous, slope = slope, float(np.sum(weight * x * y) / np.sum(weight * x * x))
-        if abs(slope - previous) <= 1e-12 * abs(slope):
+        previous, slope = slope, _total(weight * x * y) / _total(weight * x * x)
+        if np.all(abs(slope - previous) <= 1e-12 * abs(slope)):
             break
-    return slope, float(1 / np.sum(weight * x * x))
+    return slope[..., 0], 1 / np.sum(weight * x * x, axis=-1)
 
 
 def require_distinct(concentrations: Floats) -> None:
@@ -181,24 +189,51 @@ def fit_vials(
     ----------
     York et al. 2004, doi:10.1119/1.1632486
     """
-    line, covariance = york_line(concentrations, signals, u_concentrations, u_signals)
+    line, _ = york_line(concentrations, signals, u_concentrations, u_signals)
     fitted = line[0] * concentrations + line[1]
     r_squared = 1 - np.sum((signals - fitted) ** 2) / np.sum((signals - signals.mean()) ** 2)
     _refuse_bad_line(float(line[0]), float(r_squared))
-    freedom = len(signals) - 2
-    covariance = covariance * _scatter(
-        signals - fitted, u_signals, line[0] * u_concentrations, freedom
-    )
-    p_value = _two_sided(line[1] / np.sqrt(covariance[1, 1]), freedom)
-    if line[1] <= 0 or p_value >= 0.05:
-        slope, variance = line_through_origin(concentrations, signals, u_concentrations, u_signals)
-        residuals = signals - slope * concentrations
-        variance *= _scatter(residuals, u_signals, slope * u_concentrations, freedom + 1)
-        line, covariance = np.array([slope, 0.0]), np.diag([variance, 0.0])
+    line, covariance, p_value = choose_line(concentrations, signals, u_concentrations, u_signals)
     residuals = signals - line[0] * concentrations - line[1]
     return Calibration(
-        float(line[0]), float(line[1]), covariance, float(r_squared), residuals, p_value
+        float(line[0]), float(line[1]), covariance, float(r_squared), residuals, float(p_value)
     )
+
+
+def choose_line(x: Floats, y: Floats, u_x: Floats, u_y: Floats) -> tuple[Floats, Floats, Floats]:
+    """Fit lines, through the origin where the intercept is not above 0 at 5 %.
+
+    Parameters
+    ----------
+    x, y
+        Shape (..., n): a line for each set of n points.
+    u_x, u_y
+        Standard uncertainties, shape (n,).
+
+    Returns
+    -------
+    line
+        Slope and intercept, shape (..., 2).
+    covariance
+        Shape (..., 2, 2), scaled up by the scatter about the line.
+    p_value
+        Of the hypothesis that the intercept is 0, shape (...).
+    """
+    line, covariance = york_line(x, y, u_x, u_y)
+    freedom = x.shape[-1] - 2
+    slope, intercept = line[..., :1], line[..., 1:]
+    scatter = scatter_ratio(y - slope * x - intercept, u_y, slope * u_x, freedom)
+    covariance = covariance * scatter[..., None, None]
+    p_value = _two_sided(line[..., 1] / np.sqrt(covariance[..., 1, 1]), freedom)
+    no_floor = (line[..., 1] <= 0) | (p_value >= 0.05)
+    own, variance = line_through_origin(x, y, u_x, u_y)
+    variance = variance * scatter_ratio(
+        y - own[..., None] * x, u_y, own[..., None] * u_x, freedom + 1
+    )
+    straight = np.stack([own, np.zeros_like(own)], axis=-1)
+    alone = variance[..., None, None] * np.diag([1.0, 0.0])
+    line = np.where(no_floor[..., None], straight, line)
+    return line, np.where(no_floor[..., None, None], alone, covariance), p_value
 
 
 def _refuse_bad_line(slope: float, r_squared: float) -> None:
@@ -210,16 +245,30 @@ def _refuse_bad_line(slope: float, r_squared: float) -> None:
         raise ValueError(f"R squared of the vials' line is {r_squared:.3f}; at least {MINIMUM_R2}")
 
 
-def _scatter(residuals: Floats, u_y: Floats, u_from_x: Floats, freedom: int) -> float:
-    """Return the scatter over the stated uncertainties as a variance ratio, at least 1."""
-    if freedom < 1:
-        return 1.0
-    return max(1.0, float(np.sum(residuals**2 / (u_y**2 + u_from_x**2)) / freedom))
+def scatter_ratio(residuals: Floats, u_y: Floats, u_from_x: Floats, freedom: int) -> Floats:
+    """Return the variance about lines over what is stated of it, at least 1.
+
+    Parameters
+    ----------
+    residuals
+        Shape (..., n).
+    u_y, u_from_x
+        Standard uncertainties that both variables give to them, shape (..., n).
+    freedom
+        Points less numbers that were fitted; 1 is returned where there is none.
+
+    Returns
+    -------
+    ratio
+        Shape (...).
+    """
+    total = np.sum(residuals**2 / (u_y**2 + u_from_x**2), axis=-1)
+    return np.maximum(total / freedom, 1.0) if freedom > 0 else np.ones_like(total)
 
 
-def _two_sided(t: float, freedom: int) -> float:
-    distribution = stats.t(freedom) if freedom > 0 else stats.norm()
-    return float(2 * distribution.sf(abs(t)))
+def _two_sided(t: Floats, freedom: int) -> Floats:
+    tail = stats.t.sf(np.abs(t), freedom) if freedom > 0 else stats.norm.sf(np.abs(t))
+    return np.asarray(2 * tail)
 
 
 def single_reference(

@@ -51,7 +51,7 @@ class Reference:
         Of its row; None where it has none, as the vitreous humour.
     kernel_change, registration_changes, border_changes
         Change of its signal over its signal, as in :class:`RegionalSignals`: a number, and
-        shapes (3,) and (rows,). What changes the reference changes every concentration.
+        shapes (6,) and (rows,). What changes the reference changes every concentration.
     relaxation
         Its constants; needed where it has no row.
     """
@@ -77,8 +77,8 @@ class RegionalSignals:
         Change of ``values`` for a kernel wider by its uncertainty, shape (n,); nan where the
         method uses no kernel.
     registration_changes
-        Change of ``values`` for a shift by the registration's uncertainty along each axis,
-        shape (3, n).
+        Change of ``values`` for a shift by the registration's uncertainty along each axis:
+        linear with its sign, then what both ways have in common, shape (6, n).
     border_changes
         Change of ``values`` where the borders of each row lie elsewhere by their uncertainty,
         shape (rows, n); none where it is not known.

@@ -49,7 +49,9 @@ class Relaxation:
             raise ValueError(f"short_fraction is {self.short_fraction}; it must lie in [0, 1]")
 
 
-def spoiled_saturation(flip_angle: Floats | float, repetition_time: float, t1: float) -> Floats:
+def spoiled_saturation(
+    flip_angle: Floats | float, repetition_time: float, t1: Floats | float
+) -> Floats:
     """Return the steady-state signal fraction of a spoiled gradient echo.
 
     Parameters
@@ -59,7 +61,7 @@ def spoiled_saturation(flip_angle: Floats | float, repetition_time: float, t1: f
     repetition_time
         Time between excitations [s].
     t1
-        Longitudinal relaxation time [s].
+        Longitudinal relaxation time [s], broadcastable to ``flip_angle``.
 
     Returns
     -------
@@ -80,7 +82,7 @@ def spoiled_saturation(flip_angle: Floats | float, repetition_time: float, t1: f
     >>> round(float(spoiled_saturation(np.pi / 2, 0.1, 0.05)), 3)
     0.865
     """
-    if not (repetition_time > 0 and t1 > 0):
+    if not (repetition_time > 0 and np.all(np.asarray(t1) > 0)):
         raise ValueError(f"TR {repetition_time} s and T1 {t1} s must be positive")
     angle = np.asarray(flip_angle, np.float64)
     e1 = np.exp(-repetition_time / t1)

@@ -287,7 +287,7 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
             (f"outputnode.{p}", f"inputnode.{p}") for p in (
                 "apparent_file", "corrected_file", "uncertainty_file", "anat_apparent_file",
                 "anat_corrected_file", "anat_uncertainty_file", "uncertainty_terms",
-                "residual_file", "calibration_file", "table_file", "equation_file",
+                "residual_file", "calibration_file", "table_file", "equation_file", "table_told",
             )
         ]),
     ])  # fmt: skip

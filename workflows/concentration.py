@@ -30,11 +30,16 @@ INPUTS = [
 MAPS = ["apparent_file", "corrected_file", "uncertainty_file"]
 TABLE = ["table_file", "equation_file"]
 OUTPUTS = [*MAPS, *(f"anat_{name}" for name in MAPS), "uncertainty_terms", "residual_file",
-           "calibration_file", *TABLE]  # fmt: skip
+           "calibration_file", *TABLE, "table_told"]  # fmt: skip
 DESCRIPTION = (
     "Signals were calibrated against references of known concentration and corrected for "
     "relaxation, region by region after the partial-volume correction; uncertainties were "
     "propagated as in the Guide to the Expression of Uncertainty in Measurement."
+)
+
+DRAWN = (
+    " The uncertainties and intervals of regional values are those of {draws} seeded Monte Carlo "
+    "draws of all of them at once (Supplement 1 to the Guide)."
 )
 
 
@@ -58,10 +63,12 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
         phantom that was scanned by itself), ``properties``.
         ``outputnode``: the maps [mmol/L] on the sodium grid and, as ``anat_*``, on that of the
         anatomy; ``uncertainty_terms`` (what their uncertainty is of), ``residual_file`` (what no
-        region explains), ``calibration_file``, ``table_file``, ``equation_file``.
+        region explains), ``calibration_file``, ``table_file``, ``equation_file``, ``table_told``
+        (of the table's uncertainty).
     """
     workflow = Workflow(name=name)
-    workflow.__desc__ = DESCRIPTION
+    draws = plan.uncertainty.get("monte_carlo")
+    workflow.__desc__ = DESCRIPTION + (DRAWN.format(draws=draws) if draws else "")
     constants = {"tissues": dict(plan.tissues), "protocol": dict(plan.protocol)}
     given = [*REGIONS, *transmit_port(plan)]
     ports = [*INPUTS, *transmit_port(plan), *phantom_port(plan)]
@@ -77,7 +84,9 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
     )
     maps = Node(MapConcentration(**constants), name="maps")
     residual = Node(MapResidual(), name="residual")
-    table = Node(TabulateRegions(methods=plan.pvc["methods"], **constants), name="table")
+    table = Node(
+        TabulateRegions(methods=plan.pvc["methods"], **plan.uncertainty, **constants), name="table"
+    )
     resample = {name: Node(ResampleToAnatomy(), name=f"anat_{name}") for name in MAPS}
     result = Node(IdentityInterface(OUTPUTS), name="outputnode")
     workflow.connect([
@@ -97,6 +106,6 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
         *((node, result, [("out_file", f"anat_{port}")]) for port, node in resample.items()),
         (maps, result, [(port, port) for port in (*MAPS, "uncertainty_terms")]),
         (calibrate, result, [("calibration_file", "calibration_file")]),
-        (table, result, [(port, port) for port in TABLE]),
+        (table, result, [*((port, port) for port in TABLE), ("told", "table_told")]),
     ])  # fmt: skip
     return workflow

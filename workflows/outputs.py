@@ -52,12 +52,12 @@ def init_sodium_outputs_wf(plan: SodiumPlan, name: str = "sodium_outputs_wf") ->
     Returns
     -------
     workflow
-        ``inputnode``: the files named in ``SODIUM_FILES``, ``properties`` and
-        ``uncertainty_terms``.
+        ``inputnode``: the files named in ``SODIUM_FILES``, ``properties``,
+        ``uncertainty_terms`` (of maps) and ``table_told`` (of the table's uncertainty).
     """
     workflow = Workflow(name=name)
     files = [p for p in SODIUM_FILES if p != "flip_file" or plan.transmit]
-    ports = [*files, "properties", "uncertainty_terms"]
+    ports = [*files, "properties", "uncertainty_terms", "table_told"]
     source = Node(IdentityInterface(ports), name="inputnode")
     save = Node(
         SaveSodium(
@@ -67,5 +67,6 @@ def init_sodium_outputs_wf(plan: SodiumPlan, name: str = "sodium_outputs_wf") ->
         ),
         name="save",
     )
-    workflow.connect([(source, save, [(port, port) for port in ports])])
+    named = {"table_told": "told"}
+    workflow.connect([(source, save, [(port, named.get(port, port)) for port in ports])])
     return workflow

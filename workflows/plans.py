@@ -229,6 +229,8 @@ class SodiumPlan:
         head is, ``own_protocol``, ``constants`` [s], ``known`` (concentrations [mmol/L], loading)
         and ``needed``, as :class:`~sodiumprep.interfaces.replacement.MeasurePhantom` takes them;
         empty for none.
+    uncertainty
+        ``monte_carlo`` (draws) and ``random_seed`` of the table, as far as chosen.
     """
 
     name: str
@@ -256,6 +258,7 @@ class SodiumPlan:
     map_outputs: Mapping[str, str] = field(default_factory=dict)
     assumed: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     phantom: Mapping[str, Any] = field(default_factory=dict)
+    uncertainty: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def kernel_tissues(self) -> dict[str, Mapping[str, Any]]:

@@ -41,7 +41,10 @@ def init_sodium_only_wf(plan: SodiumPlan) -> Workflow:
         name="calibrate",
     )
     maps = Node(MapApparent(), name="maps")
-    table = Node(TabulateDrawn(protocol=dict(plan.protocol)), name="table")
+    table = Node(
+        TabulateDrawn(protocol=dict(plan.protocol), **plan.uncertainty),
+        name="table",
+    )
     save = Node(
         SaveSodiumOnly(outputs=dict(plan.outputs), provenance=dict(plan.provenance)), name="save"
     )
@@ -72,6 +75,6 @@ def init_sodium_only_wf(plan: SodiumPlan) -> Workflow:
         *((calibrate, node, [("calibration_file", "calibration_file")])
           for node in (maps, table, save)),
         (maps, save, [(p, p) for p in ("apparent_file", "uncertainty_file")]),
-        (table, save, [(port, port) for port in ("table_file", "equation_file")]),
+        (table, save, [(port, port) for port in ("table_file", "equation_file", "told")]),
     ])  # fmt: skip
     return workflow

@@ -23,6 +23,7 @@ from sodiumprep.sodium.pvc.regional import entangled, region_means, residual_sd,
 from sodiumprep.sodium.pvc.sensitivity import (
     MovedBorder,
     Values,
+    joined,
     kernel_change,
     segmentation_changes,
     shift_changes,
@@ -57,7 +58,8 @@ class AssessedSignals:
         Change of ``values`` for kernels wider by their uncertainty, shape (regions,); nan where
         the method uses no kernel.
     registration_changes
-        Change for a shift by the registration's uncertainty along each axis, shape (3, regions).
+        Change for a shift by the registration's uncertainty along each axis, shape (6, regions):
+        linear with its sign, then what both ways have in common.
     border_changes
         Change for each row of borders further in by its uncertainty, shape (rows, regions); of
         shape (0, regions) where it is not known.
@@ -162,7 +164,7 @@ class Assessment:
         if not self.sensitivity:
             return assessed, made, map_noise
         errors = [
-            shifted(POSITION_ERROR / self.voxel_size),
+            joined(shifted(POSITION_ERROR / self.voxel_size)),
             np.nan_to_num(wider(PSF_ERROR))[None],  # without a kernel nothing changes
             moved,
         ]

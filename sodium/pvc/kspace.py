@@ -244,15 +244,15 @@ class KspaceEstimate:
         Returns
         -------
         changes
-            Shape (3, regions): the linear change, joined by what both ways have in common, to
-            second order.
+            Shape (6, regions): the linear change for each axis, with its sign, then what both
+            ways along each have in common, to second order.
         """
         derivatives = np.linalg.solve(
             self.normals.sum(axis=0), self.shifted_projections[..., None]
         )
         step = np.reshape(shift, (3, 1))
         first, second = derivatives[..., 0]
-        return np.hypot(first * step, second * step**2 / 2)
+        return np.concatenate([first * step, second * step**2 / 2])
 
     @property
     def condition_number(self) -> float:

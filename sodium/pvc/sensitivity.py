@@ -86,11 +86,11 @@ def shift_changes(values: Callable[[Floats], Floats], image: Floats, shift: Floa
     Returns
     -------
     changes
-        One row per axis, shape (3, n): the linear change, joined by what both ways have in common;
-        nan where ``shift`` is not known.
+        Shape (6, n): the linear change for each axis, with its sign, then what both ways along
+        each have in common; nan where ``shift`` is not known.
     """
     middle = values(image)
-    changes = np.full((3, len(middle)), np.nan)
+    changes = np.full((6, len(middle)), np.nan)
     if not np.isfinite(shift).all():
         return changes
     spectrum = np.fft.fftn(image)
@@ -100,8 +100,24 @@ def shift_changes(values: Callable[[Floats], Floats], image: Floats, shift: Floa
             values(np.fft.ifftn(fourier_shift(spectrum, s)).real.astype(image.dtype))
             for s in (step, -step)
         )
-        changes[axis] = np.hypot((forth - back) / 2, (forth + back) / 2 - middle)
+        changes[axis], changes[3 + axis] = (forth - back) / 2, (forth + back) / 2 - middle
     return changes
+
+
+def joined(changes: Floats) -> Floats:
+    """Return the size of the change that a shift along each axis makes.
+
+    Parameters
+    ----------
+    changes
+        As :func:`shift_changes` returns them, shape (6, n).
+
+    Returns
+    -------
+    sizes
+        Shape (3, n).
+    """
+    return np.hypot(changes[:3], changes[3:])
 
 
 @dataclass(frozen=True)

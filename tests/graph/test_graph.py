@@ -304,6 +304,22 @@ def test_without_an_anatomy_sodium_stays_alone(file):
             assert is_fed(node, field, fed), f"{node.fullname}.{field} is open"
 
 
+@pytest.mark.parametrize("plan_of", [sodium_plan, drawn_plan])
+def test_draws_and_their_seed_reach_the_table(file, plan_of):
+    asked = {"monte_carlo": 200, "random_seed": 5}
+    plan = replace(plan_of(file), uncertainty=asked)
+    anatomy = None if plan.sodium_only else AnatomyPlan("", dict.fromkeys(READY, file("a.nii.gz")))
+    nodes = by_name(init_subject_wf("sub_01_wf", anatomy, [plan], False))
+    (table,) = (node for name, node in nodes.items() if name.endswith(".table"))
+    assert {key: getattr(table.inputs, key) for key in asked} == asked
+
+
+@pytest.mark.parametrize(("draws", "said"), [(0, False), (200, True)])
+def test_the_methods_text_tells_of_draws_where_there_are_any(file, draws, said):
+    plan = replace(sodium_plan(file), uncertainty={"monte_carlo": draws})
+    assert ("200 seeded Monte Carlo draws" in init_concentration_wf(plan).__desc__) is said
+
+
 @pytest.mark.parametrize("backward", [True, False])
 def test_a_transform_that_points_the_other_way_is_turned_round(file, backward):
     plan = replace(sodium_plan(file, given=True), given_backward=backward)

@@ -1,6 +1,7 @@
 """Maps and the table: names, truth, and every row."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -311,3 +312,86 @@ def test_what_no_region_explains_shows_in_the_residual(
     slope = 20.0 / (seen - plain)[11, 11, 11]
     assert np.abs(plain).max() < 6 * 0.3 / slope  # noise alone
     np.testing.assert_allclose(seen - plain, spot / slope, atol=1e-3)
+
+
+@pytest.fixture
+def drawn(inputs, head, run_in, tmp_path):
+    """Tabulate, and return the table, its bytes and what is told beside it."""
+
+    def tabulated(**changes):
+        made = TabulateRegions(**{**inputs, "properties": head["properties"], **changes})
+        outputs = run_in(made, tmp_path / "drawn")
+        path = Path(outputs.table_file)
+        return pd.read_csv(path, sep="\t", na_values="n/a"), path.read_bytes(), outputs.told
+
+    return tabulated
+
+
+@pytest.mark.parametrize(("reference", "more"), [("vials", 0.5), ("csf", 0.1)])
+def test_draws_tell_the_uncertainty_and_leave_the_terms(
+    drawn, all_signals_file, calibration_files, reference, more
+):
+    """Two vials alone cannot tell a floor: some draws choose one, which propagation does not."""
+    known = {"signals_file": all_signals_file, "methods": ["gtm", "labbe"],
+             "calibration_file": calibration_files[reference]}  # fmt: skip
+    plain, _, told = drawn(**known)
+    assert "MonteCarlo" not in told
+    found, _, told = drawn(monte_carlo=4000, **known)
+    changed = ["uncertainty", "ci_low", "ci_high"]
+    pd.testing.assert_frame_equal(plain.drop(columns=changed), found.drop(columns=changed))
+    ratio = found["uncertainty"] / plain["uncertainty"]
+    assert ratio.between(0.9, 1 + more).all()
+    assert (ratio != 1).all()
+    assert found["mean"].between(found["ci_low"], found["ci_high"]).all()
+    assert told["MonteCarlo"]["Draws"] == 4000
+    largest = told["MonteCarlo"]["LargestDifference"]
+    assert largest == pytest.approx((ratio - 1)[(ratio - 1).abs().idxmax()], abs=2e-3)
+    assert bool(told["Warnings"]) == (abs(largest) > 0.2 + 2 / np.sqrt(2 * 3999))
+
+
+def test_the_same_seed_writes_the_same_table_and_another_one_another(drawn):
+    one, other, third = (drawn(monte_carlo=100, random_seed=s)[1] for s in (4, 4, 5))
+    assert one == other
+    assert one != third
+
+
+@pytest.mark.parametrize("reference", ["vials", "csf"])
+def test_rows_that_rest_on_one_line_are_correlated_with_and_without_draws(
+    drawn, calibration_files, reference
+):
+    known = {"calibration_file": calibration_files[reference]}
+    stated, seen = (drawn(monte_carlo=n, **known)[2]["Correlation"] for n in (0, 4000))
+    assert stated["Names"] == ["GM", "WM", "CSF"]
+    assert (stated["PartialVolumeCorrection"], stated["Kind"]) == ("gtm", "corrected")
+    np.testing.assert_allclose(stated["Matrix"], seen["Matrix"], atol=0.07)
+    np.testing.assert_allclose(np.diag(stated["Matrix"]), 1)
+    assert np.abs(np.array(stated["Matrix"])[np.triu_indices(3, 1)]).max() > 0.05
+
+
+def test_where_propagation_does_not_hold_is_said(drawn, head, protocol):
+    """T2* of a fluid that may well be as short as the echo time."""
+    tissues = {name: dict(known) for name, known in head["tissues"].items()}
+    tissues["CSF"]["u_t2_long"] = 0.9 * tissues["CSF"]["t2_long"]
+    late = {**protocol, "echo_time": 20e-3}
+    _, _, told = drawn(monte_carlo=500, tissues=tissues, protocol=late)
+    (said,) = told["Warnings"]
+    assert "analytic propagation does not hold for the uncertainty of" in said
+    assert "CSF (gtm, corrected:" in said
+    assert "GM (gtm, apparent" not in said
+
+
+def test_fields_of_the_coils_are_drawn(drawn, tmp_path, calibration_files):
+    waves = SmoothField(
+        np.full(3, -60.0), np.full(3, 130.0), np.array([[0, 0, 0], [2, 0, 0], [0, 2, 0]]),
+        np.zeros(3), np.diag([1.0, 0.04, 0.04]),
+    )  # fmt: skip
+    path = _save(tmp_path / "field.npz", waves)
+    known = {"calibration_file": calibration_files["csf"]}
+    plain, found, without = (
+        rows(drawn(**known, **changes)[0], "gtm", "corrected").drop("CSF")
+        for changes in ({"model_file": path}, {"model_file": path, "monte_carlo": 2000},
+                        {"monte_carlo": 2000})
+    )  # fmt: skip
+    assert found["uncertainty"]["GM"] > 1.2 * without["uncertainty"]["GM"]
+    np.testing.assert_allclose(found["uncertainty"], plain["uncertainty"], rtol=0.1)
+    assert without["u_receive"].isna().all()

@@ -27,6 +27,12 @@ from sodiumprep.interfaces.outputs import (
 )
 
 KNOWN = {"Sources": ["bids:raw:sub-01/anat/x.nii.gz"], "SoftwareVersion": "9.9", "RandomSeed": 23}
+TOLD = {
+    "Correlation": {"Names": ["GM"], "Matrix": [[1.0]]},
+    "MonteCarlo": {"Draws": 200, "DrawsRefused": 0, "Seed": 23, "SamplingError": 0.05,
+                   "LargestDifference": 0.1, "Differences": {"gtm": {}}},
+    "Warnings": ["propagation does not hold"],
+}  # fmt: skip
 SAVED = [port for port in SODIUM_FILES if port not in NOT_SAVED]
 TERMS = {"u_noise": "the voxel", "u_calibration": "the calibration line"}
 BIAS = {"Removed": True, "EffectiveChannels": 2.7}
@@ -55,6 +61,7 @@ def sodium(head, measured, calibration_files, tmp_path, run_in):
         calibration_file=calibration_files["vials"],
         properties={**head["properties"], "Warnings": ["wide steps"], "NoiseBias": BIAS},
         uncertainty_terms=TERMS,
+        told=TOLD,
     )  # fmt: skip
     return folder, run_in(save, tmp_path / "run")
 
@@ -146,6 +153,16 @@ def test_the_data_dictionary_holds_the_numbers_of_the_equation_and_says_what_the
         "Slope": {"Description": "Of the calibration line, by desc", "Units": "signal per mmol/L"}
     }
     assert "Equation" not in read(sodium[0] / "corrected_file.json")
+
+
+def test_what_draws_tell_stands_in_the_dictionary_and_in_short_in_the_quality_file(sodium):
+    dictionary, quality = (read(sodium[0] / name) for name in ("table_file.json", "qc.json"))
+    assert dictionary["Correlation"] == TOLD["Correlation"]
+    assert dictionary["MonteCarlo"] == TOLD["MonteCarlo"]
+    assert quality["MonteCarlo"]["Draws"] == 200
+    assert "Differences" not in quality["MonteCarlo"]
+    assert "propagation does not hold" in quality["Warnings"]
+    assert "MonteCarlo" not in read(sodium[0] / "image_file.json")
 
 
 def test_all_warnings_reach_the_quality_file(sodium):

@@ -143,3 +143,22 @@ def test_a_region_outside_the_image_is_refused(tmp_path, head, measured, run_in,
     )  # fmt: skip
     with pytest.raises(ValueError, match="far.nii.gz: region 'far' has no voxel inside"):
         run_in(regions, tmp_path / "a")
+
+
+def test_draws_tell_the_uncertainty_of_what_was_drawn_on_the_image(drawn, run_in, tmp_path, head):
+    tabulate = TabulateDrawn(regions_file=drawn["regions_file"], monte_carlo=4000,
+                             random_seed=1, **drawn["inputs"])  # fmt: skip
+    made = run_in(tabulate, tmp_path / "table")
+    row = pd.read_csv(made.table_file, sep="\t").iloc[0]
+    plain = pd.read_csv(drawn["table_file"], sep="\t").iloc[0]
+    assert row["uncertainty"] == pytest.approx(plain["uncertainty"], rel=0.1)
+    assert row["uncertainty"] != plain["uncertainty"]
+    saving = save(tmp_path / "out", {**drawn, "table_file": made.table_file}, head)
+    saving.inputs.told = {**made.told, "Warnings": ["wide"]}
+    run_in(saving, tmp_path / "save")
+    sidecar, quality = (
+        json.loads((tmp_path / "out" / name).read_text()) for name in ("a_TSC.json", "qc.json")
+    )
+    assert sidecar["MonteCarlo"]["Draws"] == quality["MonteCarlo"]["Draws"] == 4000
+    assert sidecar["Correlation"]["Names"] == ["box"]
+    assert quality["Warnings"][-1] == "wide"

@@ -10,7 +10,8 @@ import pytest
 from sodiumprep.bids_app import cli
 from sodiumprep.bids_app.cli import main, parse_settings
 from sodiumprep.bids_app.metadata import UserError
-from sodiumprep.bids_app.settings import DEFAULT_SEED
+from sodiumprep.bids_app.settings import DEFAULT_SEED, FEWEST_DRAWS
+from sodiumprep.sodium import monte_carlo
 
 VIALS = [
     {
@@ -77,6 +78,7 @@ def written(tmp_path):
         (["--pvc", "labbe", "gtm", "labbe"], "pvc", ("gtm", "labbe")),
         (["--pvc-feed", "labbe"], "pvc_feed", "labbe"),
         (["--sensitivity"], "sensitivity", True),
+        (["--monte-carlo", "200"], "monte_carlo", 200),
         (["--psf-fwhm", "6"], "psf_fwhm", (6.0, 6.0, 6.0)),
         (["--psf-fwhm", "5", "6", "7"], "psf_fwhm", (5.0, 6.0, 7.0)),
         (["--reference", "csf"], "reference", "csf"),
@@ -113,6 +115,12 @@ def written(tmp_path):
 def test_an_option_reaches_its_setting(parse, options, field, value):
     assert getattr(parse(*options), field) == value
     assert getattr(parse(), field) != value
+
+
+def test_fewer_draws_than_the_science_takes_are_refused_with_the_bound(raw, tmp_path, capsys):
+    assert FEWEST_DRAWS == monte_carlo.FEWEST_DRAWS
+    assert main([str(raw), str(tmp_path / "out"), "participant", "--monte-carlo", "50"]) == 2
+    assert "from 100 on" in capsys.readouterr().err
 
 
 def test_no_correction_is_a_row_that_is_always_there(parse):
@@ -197,6 +205,8 @@ def test_a_wrong_configuration_file_is_named(parse, written, text):
         ["--nprocs", "two"],
         ["--omp-nthreads", "-1"],
         ["--random-seed", "-1"],
+        ["--monte-carlo", "99"],
+        ["--monte-carlo", "-100"],
         ["--mem", "lots"],
         ["--mem", "0"],
         ["--psf-fwhm", "6", "6"],

@@ -199,6 +199,14 @@ def test_a_change_that_scales_all_signals_cancels_against_the_reference():
         np.testing.assert_allclose(found[name], 0, atol=1e-9)
 
 
+def test_a_shift_that_moves_signal_and_reference_apart_does_not_cancel():
+    changes = np.zeros((6, 3))
+    changes[0] = SIGNALS * [0.01, 0.0, -0.03]
+    own = Reference(2, 0.0, np.array([-0.03, 0, 0, 0, 0, 0]), np.zeros(0))
+    found = table(registration_changes=changes, reference=own)["u_registration"]
+    np.testing.assert_allclose(found, TRUTH * [0.04, 0.03, 0], atol=1e-9)
+
+
 def test_borders_err_independently_and_the_flip_angle_in_proportion():
     borders = np.array([[3.0, 0, 0], [4.0, 0, 0]])
     found = table(border_changes=borders, u_transmit=np.array([0.01, 0.0, 0.02]))
@@ -284,7 +292,7 @@ def test_uncorrected_signals_are_weighted_means_with_their_noise():
     np.testing.assert_allclose(found.values, image.mean())
     np.testing.assert_allclose(found.noise_variance, 4.0 / 216, rtol=1e-6)
     assert np.isnan(found.kernel_change).all()
-    assert found.registration_changes.shape == (3, 2)
+    assert found.registration_changes.shape == (6, 2)
 
 
 def test_statistics_of_a_region_are_weighted():

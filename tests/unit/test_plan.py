@@ -272,6 +272,11 @@ def test_a_users_transform_is_taken():
     assert plan(run_of()).given_xfm == ""
 
 
+def test_draws_and_their_seed_reach_the_plan():
+    planned = plan(run_of(), replace(SETTINGS, monte_carlo=200, random_seed=5))
+    assert planned.uncertainty == {"monte_carlo": 200, "random_seed": 5}
+
+
 @pytest.mark.parametrize("method", ["auto", "header", "synthetic", "mi", "coil"])
 def test_the_way_to_register_reaches_the_plan(method):
     settings = replace(SETTINGS, na2anat_init=method, na2anat_dof=12, random_seed=5)
