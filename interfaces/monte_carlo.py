@@ -16,7 +16,7 @@ from sodiumprep.interfaces.comparison import REGIONS
 from sodiumprep.interfaces.pvc import FEED
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.calibrate import VialSignal
-from sodiumprep.sodium.concentration import Concentrations
+from sodiumprep.sodium.concentration_map import Concentrations
 from sodiumprep.sodium.monte_carlo import (
     DrawnTable,
     FluidReference,

@@ -276,7 +276,8 @@ class SaveSodium(SimpleInterface):
     def _beside(self, table: pd.DataFrame) -> dict[str, Any]:
         """Return what else the sidecar of the table tells."""
         equation = explained_equation(self.inputs.equation_file)
-        return {**equation, **scan_time(table, self.inputs.properties)}
+        curve = scan_time(table, self.inputs.properties)
+        return {**equation, **curve, **told_of_table(self.inputs.told)}
 
     def _quality(
         self, table: pd.DataFrame, lines: Mapping[str, Any], references: Mapping[str, Any]

@@ -62,7 +62,8 @@ def test_an_unknown_term_of_the_flip_angle_adds_nothing():
 def test_between_references_the_correlation_is_exact():
     basis = FIELD.basis(PLACES[:3])
     slopes = np.array([-0.1, 0.4, 0.2])
-    transmit = RegionTransmit(list("abc"), TransmitEffect(np.ones(3), slopes, basis), FIELD)
+    effect = TransmitEffect(np.ones(3), slopes, basis, np.ones(3))
+    transmit = RegionTransmit(list("abc"), effect, FIELD)
     groups, means = [["a"], ["b"]], basis[:2]
     both = means @ FIELD.covariance @ means.T + transmit.shared_with_receive(groups, means)
     turned = slopes[:2, None] * basis[:2]
