@@ -383,7 +383,11 @@ def _calibration_text(calibration: Mapping[str, Any], held: Mapping[str, Any]) -
     vials = calibration.get("vials") or []
     basis = held.get("VialsIdentifiedBy")
     found = f", found in the image and told apart by {basis}" if basis else ""
-    return f"{len(vials)} vials of known concentration{found}" if vials else "n/a"
+    used = [vial for vial in vials if vial.get("used", True)]
+    left = f", of {len(vials)}: {calibration.get('outlier')} is left out" if used != vials else ""
+    forced = "; a poor line, by --force" if calibration.get("forced") else ""
+    text = f"{len(used)} vials of known concentration{left}{found}{forced}"
+    return text if vials else "n/a"
 
 
 def _found_vials(held: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -574,6 +578,8 @@ def _settings_quality(held: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             ("DensityCompensation", "Density compensation"),
             ("KspaceFilter", "k-space filter"),
             ("NoiseSource", "Noise from"),
+            ("CalibrationOutlier", "Vial left out"),
+            ("CalibrationForced", "Calibration forced"),
         )
     ]
 

@@ -19,7 +19,7 @@ from nipype.interfaces.base import (
 )
 
 from sodiumprep.interfaces.anatomy import resample_once
-from sodiumprep.interfaces.calibrate import load_lines, protocol_of
+from sodiumprep.interfaces.calibrate import load_lines, protocol_of, used_vials
 from sodiumprep.interfaces.coil_fields import RegionTransmit, load_field, load_transmit
 from sodiumprep.interfaces.comparison import REGIONS
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
@@ -47,6 +47,7 @@ from sodiumprep.sodium.concentration import (
 from sodiumprep.sodium.pvc.assessment import UNCORRECTED, AssessedSignals
 from sodiumprep.sodium.smooth_field import grid_positions, relative_uncertainty
 
+FORCED = "calibration_forced"  # flag of all rows where a poor line calibrates
 COLUMNS = [
     "index",
     "name",
@@ -171,7 +172,6 @@ class _Regions:
             transmit_factors(self.transmit, self.names),
         )
         beside = np.isin(stored["kinds"], ("reference", "vial"))
-        self.vial_names: list[str] = stored["names"][stored["kinds"] == "vial"].tolist()
         self.beside = dict(zip(stored["names"][beside], stored["fractions"][beside], strict=True))
 
     def reference(self, name: str) -> Reference:
@@ -253,9 +253,10 @@ class TabulateRegions(SimpleInterface):
         regions = _Regions.load(self.inputs)
         lines, extra = load_lines(self.inputs.calibration_file)
         reference = REGIONS.get(extra["reference"])
+        against = used_vials(extra) if reference is None else [reference]
         coils = {
-            "u_receive": self._receive(regions, image.shape, affine, reference),
-            "u_transmit": _transmit(regions, reference),
+            "u_receive": self._receive(regions, image.shape, affine, against),
+            "u_transmit": _transmit(regions, against),
         }
         voxel = np.linalg.norm(affine[:3, :3], axis=0)
         signals = {name: replace(own, **coils) for name, own in regions.signals.items()}
@@ -267,6 +268,7 @@ class TabulateRegions(SimpleInterface):
         flags = region_flags(
             regions.fractions, regions.coverage, self.inputs.properties, voxel_ml, regions.names
         )
+        flags = with_flag(flags, FORCED, np.full(len(flags), extra["forced"]))
         shown = {name: signals[name] for name in (UNCORRECTED, *self.inputs.methods)}
         frames = [
             self._rows(regions, pvc, desc, table, maps, noise, flags)
@@ -280,7 +282,7 @@ class TabulateRegions(SimpleInterface):
         return runtime
 
     def _receive(
-        self, regions: _Regions, shape: tuple[int, ...], affine: Floats, reference: str | None
+        self, regions: _Regions, shape: tuple[int, ...], affine: Floats, against: list[str]
     ) -> Floats:
         if not isdefined(self.inputs.model_file) or self.inputs.model_file is None:
             return np.full(len(regions.names), np.nan)
@@ -290,7 +292,6 @@ class TabulateRegions(SimpleInterface):
         )
         weights = everything.reshape(len(everything), -1)
         basis = model.region_means(grid_positions(shape, affine), weights)
-        against = regions.vial_names if reference is None else [reference]
         used = np.isin([*regions.names, *regions.beside], against)
         return relative_uncertainty(model, basis[: len(regions.names)], basis[used].mean(axis=0))
 
@@ -323,10 +324,9 @@ class TabulateRegions(SimpleInterface):
         return pd.DataFrame(columns)
 
 
-def _transmit(regions: _Regions, reference: str | None) -> Floats:
+def _transmit(regions: _Regions, against: list[str]) -> Floats:
     if regions.transmit is None:
         return np.full(len(regions.names), np.nan)
-    against = regions.vial_names if reference is None else [reference]
     return regions.transmit.uncertainty(regions.names, against)
 
 

@@ -279,6 +279,7 @@ class SaveSodium(SimpleInterface):
         warnings = [
             *self.inputs.properties.get("Warnings", []),
             *self.inputs.provenance.get("InputWarnings", []),
+            *references["CalibrationWarnings"],
             *references.get("ReferenceWarnings", []),
             *implausible,
         ]
@@ -287,6 +288,8 @@ class SaveSodium(SimpleInterface):
             **self.inputs.properties,
             "SNR": {name: round(float(s), 2) for name, s in signal_noise.items()},
             "CalibrationRSquared": lines["corrected"].r_squared,
+            "CalibrationOutlier": references["outlier"],
+            "CalibrationForced": references["forced"],
             "Warnings": warnings,
         }
 
@@ -515,8 +518,18 @@ class SaveSodiumOnly(SimpleInterface):
             head = {"Description": description, "Units": units}
             write_json(_sidecar(target), {**columns, **head, **used})
             written.append(target)
-        told = [*known.get("Warnings", []), *self.inputs.provenance.get("InputWarnings", [])]
-        write_json(Path(self.inputs.outputs["qc"]), {**known, **used, "Warnings": told})
+        told = [
+            *known.get("Warnings", []),
+            *self.inputs.provenance.get("InputWarnings", []),
+            *references["CalibrationWarnings"],
+        ]
+        judged = {
+            "CalibrationRSquared": lines["apparent"].r_squared,
+            "CalibrationOutlier": references["outlier"],
+            "CalibrationForced": references["forced"],
+            "Warnings": told,
+        }
+        write_json(Path(self.inputs.outputs["qc"]), {**known, **used, **judged})
         self._results["out_files"] = [*written, self.inputs.outputs["qc"]]
         return runtime
 
@@ -578,6 +591,7 @@ FLAGS = (
     "partly_outside",
     "brain_implausible",
     "entangled",
+    "calibration_forced",
 )
 TABLE_COLUMNS: dict[str, dict[str, str]] = {
     name: {"Description": text, "Units": units}

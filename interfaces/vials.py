@@ -21,7 +21,7 @@ from sodiumprep.interfaces.registration import read_transform
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import index_map
 from sodiumprep.sodium.calibrate import (
-    REFERENCE_CSF,
+    FLUIDS,
     VialSignal,
     magnetization_factor,
     vial_lines,
@@ -38,9 +38,6 @@ from sodiumprep.sodium.vials import (
 )
 
 KERNEL = "CSF"  # a vial that is not yet known takes the kernel of a fluid
-BY_CSF = (
-    f"calibrated by CSF at an assumed {REFERENCE_CSF[0]:g} mmol/L: all values are relative to it"
-)
 
 
 class _FindVialsInput(BaseInterfaceInputSpec):
@@ -59,6 +56,8 @@ class _FindVialsInput(BaseInterfaceInputSpec):
     required = traits.Bool(
         False, usedefault=True, desc="fail where CSF would have to calibrate instead"
     )
+    force = traits.Bool(False, usedefault=True, desc="calibrate by a poor line through vials too")
+    assumed = traits.Dict(FLUIDS, usedefault=True, desc="of fluids, with uncertainty [mmol/L]")
     tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue and vial [s]")
     protocol = traits.Dict(mandatory=True, desc="echo and repetition time [s], flip angle [rad]")
 
@@ -89,7 +88,7 @@ class FindVials(SimpleInterface):
         order: tuple[int, ...] = ()
         if listed:
             try:
-                order, basis = self._identify(search.vials)
+                order, basis = self._identify(search.vials, affine)
             except ValueError as error:
                 why = f"vials not used: {error}{_others(search)}"
         if why and self.inputs.required:
@@ -120,7 +119,9 @@ class FindVials(SimpleInterface):
             load_response(self.inputs.static_response_file).transfers[KERNEL],
         )
 
-    def _identify(self, found: tuple[FoundVial, ...]) -> tuple[tuple[int, ...], str]:
+    def _identify(
+        self, found: tuple[FoundVial, ...], affine: Floats
+    ) -> tuple[tuple[int, ...], str]:
         listed = self.inputs.vials
         constants, protocol = (
             tissue_constants(self.inputs.tissues),
@@ -141,10 +142,14 @@ class FindVials(SimpleInterface):
             bias,
         )
         chosen = [found[k] for k in identity.order]
-        vial_lines([  # what would refuse to calibrate refuses here, while there is a way out
-            VialSignal(vial.signal, vial.u_signal, 1, factor=factor, **known_of_vial(entry))
-            for vial, entry, factor in zip(chosen, listed, factors, strict=True)
-        ])  # fmt: skip
+        voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
+        counts = [max(1, round(vial.volume_ml / voxel_ml)) for vial in chosen]
+        trial = [
+            VialSignal(vial.signal, vial.u_signal, n, factor=factor, **known_of_vial(entry))
+            for vial, n, entry, factor in zip(chosen, counts, listed, factors, strict=True)
+        ]
+        # what would refuse to calibrate refuses here, while there is a way out
+        vial_lines(trial, self.inputs.force)
         return identity.order, identity.basis
 
     def _told(
@@ -153,7 +158,11 @@ class FindVials(SimpleInterface):
         names = {k: vial["name"] for k, vial in zip(order, self.inputs.vials, strict=False)}
         warnings = list(self.inputs.properties.get("Warnings", []))
         if why:
-            warnings.append(f"{why}; {BY_CSF}")
+            value = self.inputs.assumed["csf"][0]
+            warnings.append(
+                f"{why}; calibrated by CSF at an assumed {value:g} mmol/L: all values are "
+                "relative to it"
+            )
         if search.vials and not self.inputs.vials:
             warnings.append(
                 f"{_counted(len(search.vials))} found, no concentrations known: not used"

@@ -223,6 +223,8 @@ class SodiumPlan:
     assumed
         Concentration and standard uncertainty [mmol/L] of the fluids that may be references;
         empty for the usual ones.
+    force
+        Whether a poor line through vials calibrates as well.
     """
 
     name: str
@@ -249,6 +251,7 @@ class SodiumPlan:
     pvc: Mapping[str, Any] = field(default_factory=lambda: {"methods": ["gtm"]})
     map_outputs: Mapping[str, str] = field(default_factory=dict)
     assumed: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    force: bool = False
 
     @property
     def kernel_tissues(self) -> dict[str, Mapping[str, Any]]:

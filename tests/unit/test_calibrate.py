@@ -213,7 +213,8 @@ def tube(radius=5.0, n=24):
 def test_the_core_of_a_vial_gives_its_signal():
     fraction, blurred = tube()
     noise = np.random.default_rng(0).normal(0, 1, fraction.shape)
-    signal, u, n = core_signal(50 * blurred + noise, blurred, fraction, np.ones_like(noise), 2.0)
+    core = core_signal(50 * blurred + noise, blurred, fraction, np.ones_like(noise), 2.0)
+    signal, u, n = core.signal, core.u_signal, core.n_voxels
     assert abs(signal - 50) < 4 * u
     assert u == pytest.approx(1 / np.sqrt(n), rel=0.2)
     assert 50 < n < fraction.sum()
@@ -222,23 +223,21 @@ def test_the_core_of_a_vial_gives_its_signal():
 def test_what_lies_beside_a_vial_does_not_reach_its_core():
     fraction, blurred = tube()
     image = 50 * blurred + np.where(fraction > 0, 0, 500)
-    signal, _, _ = core_signal(image, blurred, fraction, np.ones_like(image), 2.0)
-    assert signal == pytest.approx(50)
+    core = core_signal(image, blurred, fraction, np.ones_like(image), 2.0)
+    assert core.signal == pytest.approx(50)
 
 
 def test_a_thin_vial_gives_its_deepest_voxels_less_what_blurring_took():
     fraction, blurred = tube(radius=1.6)
-    signal, _, n = core_signal(
-        50 * 0.6 * blurred, 0.6 * blurred, fraction, np.ones_like(fraction), 4.0
-    )
-    assert signal == pytest.approx(50)
-    assert n >= 4
+    core = core_signal(50 * 0.6 * blurred, 0.6 * blurred, fraction, np.ones_like(fraction), 4.0)
+    assert core.signal == pytest.approx(50)
+    assert core.n_voxels >= 4
 
 
 def test_a_core_never_claims_less_than_the_noise_of_its_mean():
     fraction, blurred = tube()
-    _, u, n = core_signal(50 * blurred, blurred, fraction, np.full(fraction.shape, 3.0), 2.0)
-    assert u >= 3.0 / np.sqrt(n)
+    core = core_signal(50 * blurred, blurred, fraction, np.full(fraction.shape, 3.0), 2.0)
+    assert core.u_signal >= 3.0 / np.sqrt(core.n_voxels)
 
 
 def test_a_vial_outside_the_field_of_view_is_refused():
