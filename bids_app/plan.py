@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sodiumprep.bids_app.ages import read_age
 from sodiumprep.bids_app.anatomies import Anatomy
 from sodiumprep.bids_app.dataset import SubjectJob
@@ -24,7 +26,7 @@ from sodiumprep.bids_app.settings import DEFAULT_RECON, SESSIONWISE, Settings
 from sodiumprep.bids_app.spaces import plan_spaces, plan_templates, ready_transforms
 from sodiumprep.bids_app.templates import EMBEDDED
 from sodiumprep.sodium.acquisition import PROTON_GAMMA_BAR, SODIUM_GAMMA_BAR
-from sodiumprep.sodium.calibrate import FLUIDS
+from sodiumprep.sodium.calibrate import FLUIDS, require_distinct
 from sodiumprep.sodium.pvc import MAPS as PVC_MAPS
 from sodiumprep.sodium.relaxation import VITREOUS, relaxation_of
 from sodiumprep.sodium.signal import Relaxation
@@ -392,6 +394,8 @@ def _choose_reference(run: SodiumRun, settings: Settings) -> tuple[str, tuple[st
     if settings.reference == "vials" and not run.vials:
         raise UserError(f"{run.source}: CalibrationVials is missing, but --reference is vials")
     if run.vials and settings.reference not in FLUIDS:
+        if settings.reference == "vials" or run.vial_labels is not None:
+            _refuse_one_level(run, settings)
         return "vials", ()
     chosen = settings.reference or "csf"
     value, _ = _assumed(chosen, settings)[chosen]
@@ -400,6 +404,14 @@ def _choose_reference(run: SodiumRun, settings: Settings) -> tuple[str, tuple[st
         "relative to it"
     )
     return chosen, (said,)
+
+
+def _refuse_one_level(run: SodiumRun, settings: Settings) -> None:
+    try:
+        require_distinct(np.array([vial.concentration for vial in run.vials]))
+    except ValueError as error:
+        where = settings.vials_file or run.source
+        raise UserError(f"{where}: CalibrationVials: SodiumConcentration: {error}") from None
 
 
 def _vials_usable(run: SodiumRun) -> bool:

@@ -386,7 +386,8 @@ def _calibration_text(calibration: Mapping[str, Any], held: Mapping[str, Any]) -
     used = [vial for vial in vials if vial.get("used", True)]
     left = f", of {len(vials)}: {calibration.get('outlier')} is left out" if used != vials else ""
     forced = "; a poor line, by --force" if calibration.get("forced") else ""
-    text = f"{len(used)} vials of known concentration{left}{found}{forced}"
+    many = "vial" if len(used) == 1 else "vials"
+    text = f"{len(used)} {many} of known concentration{left}{found}{forced}"
     return text if vials else "n/a"
 
 
@@ -521,7 +522,7 @@ def _tissue_quality(run: RunResults) -> list[Cell]:
 
 def _quality(run: RunResults) -> list[tuple[str, str, str]]:
     """Return rows of the quality table: name, value, what it means."""
-    rows = _measured_quality(run.metrics) + _fit_quality(run.metrics)
+    rows = _measured_quality(run.metrics) + _vial_quality(run.metrics) + _fit_quality(run.metrics)
     if not is_from_kspace(run.metrics):  # else the section on the reconstruction has them
         rows += _settings_quality(run.metrics)
     return [row for row in rows if not row[1].startswith("n/a")]
@@ -569,6 +570,13 @@ def _measured_quality(held: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
+def _vial_quality(held: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    rows = [("CalibrationOutlier", "Vial left out", "it lies off the line of the others")]
+    if held.get("CalibrationForced"):
+        rows.append(("CalibrationForced", "Calibration forced", "R² under 0.95, --force"))
+    return [(label, plain_value(held.get(key)), meaning) for key, label, meaning in rows]
+
+
 def _settings_quality(held: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [
         (label, plain_value(held.get(key)), "")
@@ -578,8 +586,6 @@ def _settings_quality(held: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             ("DensityCompensation", "Density compensation"),
             ("KspaceFilter", "k-space filter"),
             ("NoiseSource", "Noise from"),
-            ("CalibrationOutlier", "Vial left out"),
-            ("CalibrationForced", "Calibration forced"),
         )
     ]
 

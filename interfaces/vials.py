@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,13 +144,7 @@ class FindVials(SimpleInterface):
         )
         chosen = [found[k] for k in identity.order]
         voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
-        counts = [max(1, round(vial.volume_ml / voxel_ml)) for vial in chosen]
-        trial = [
-            VialSignal(vial.signal, vial.u_signal, n, factor=factor, **known_of_vial(entry))
-            for vial, n, entry, factor in zip(chosen, counts, listed, factors, strict=True)
-        ]
-        # what would refuse to calibrate refuses here, while there is a way out
-        vial_lines(trial, self.inputs.force)
+        refuse_poor_line(chosen, listed, factors, voxel_ml, self.inputs.force)
         return identity.order, identity.basis
 
     def _told(
@@ -178,6 +173,39 @@ class FindVials(SimpleInterface):
             **({"VialsIdentifiedBy": basis} if basis else {}),
             "Warnings": warnings,
         }
+
+
+def refuse_poor_line(
+    found: Sequence[FoundVial],
+    listed: Sequence[Mapping[str, Any]],
+    factors: Sequence[float],
+    voxel_ml: float,
+    force: bool,
+) -> None:
+    """Refuse what would refuse to calibrate, while there still is a way out.
+
+    Parameters
+    ----------
+    found, listed
+        The same vials, as they were found and as entries of the list.
+    factors
+        Their relaxation factors.
+    voxel_ml
+        Volume of a voxel [ml].
+    force
+        Whether a poor line calibrates.
+
+    Raises
+    ------
+    ValueError
+        As :func:`vial_lines`.
+    """
+    counts = [max(1, round(vial.volume_ml / voxel_ml)) for vial in found]
+    trial = [
+        VialSignal(vial.signal, vial.u_signal, n, factor=factor, **known_of_vial(entry))
+        for vial, n, entry, factor in zip(found, counts, listed, factors, strict=True)
+    ]
+    vial_lines(trial, force)
 
 
 def _counted(n: int) -> str:

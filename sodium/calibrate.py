@@ -613,10 +613,15 @@ def vial_lines(vials: Sequence[VialSignal], force: bool = False) -> dict[str, Ca
     Raises
     ------
     ValueError
-        As :func:`require_distinct` and :func:`fit_vials`.
+        If no vial has a signal, or as :func:`require_distinct` and :func:`fit_vials`.
     """
     known = _VialPoints.of(vials)
     require_distinct(known.levels)
+    if not known.signals.max() > 0:
+        raise ValueError(
+            f"the brightest vial has a signal of {known.signals.max():.4g}; it must be positive: "
+            "do the vials lie where their labels are?"
+        )
     outlier = judge_vials(vials).outlier
     used = np.array([k != outlier for k in range(len(vials))])
     lines = {}
