@@ -274,9 +274,9 @@ def find_outlier(
     the others by four standard deviations, these widened by the scatter of the others, and if
     leaving out any other one instead explains the vials clearly worse. The uncertainties are the
     stated ones and 3 % of model error. Noise bias is taken out of images beforehand, so a blank
-    near zero counts as one more point: two vials cannot tell which of them is wrong, three can
-    only where a line near the origin holds for two of them, from four on the others agree among
-    themselves.
+    near zero counts as one more point: two vials cannot tell which of them is wrong; three can
+    where two of them lie on a line near the origin and no noise floor under all three explains
+    them as well; from four on the others agree among themselves.
 
     Parameters
     ----------
@@ -316,7 +316,12 @@ def find_outlier(
     scatter = max(1.0, without[first].chi_squared / (n - 2))
     expected, error = without[first].departure(*(column[first] for column in points))
     deviations = abs(signals[first] - expected) / (error * np.sqrt(scatter))
-    rivalled = without[second].chi_squared - without[first].chi_squared < UNRIVALLED * scatter
+    rivals = [without[second]]
+    if n == 3:
+        floor = _Others.of(points, np.arange(n + 1) != n)
+        rivals += [floor] if floor.line[1] > 0 else []
+    margin = min(rival.chi_squared for rival in rivals) - without[first].chi_squared
+    rivalled = margin < UNRIVALLED * scatter
     levels = np.unique(np.round(np.delete(concentrations, first), 6))
     if deviations < OUTLYING or rivalled or len(levels) < 2 or expected <= 0:
         return Verdict(disagree=disagree)
