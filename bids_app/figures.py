@@ -485,10 +485,7 @@ def calibration_figure(calibration: Mapping[str, Any]) -> Figure:
             _draw_point(grid[0, column], (x[k], y[k]), (u_x[k], u_y[k]), used)
             _draw_point(grid[1, column], (x[k], left[k]), (0.0, u[k]), used)
             if not used:
-                grid[0, column].annotate(
-                    f"{vial['name']}: outlier, left out", (x[k], y[k]), (7, -3), fontsize=8,
-                    textcoords="offset points", color=OUTLIER,
-                )  # fmt: skip
+                _name_outlier(grid[0, column], str(vial["name"]), (x[k], y[k]))
         kind = "relaxation-corrected" if name == "corrected" else name
         grid[0, column].set_title(kind, loc="left", fontsize=10, fontweight="bold")
         grid[0, column].set_ylabel("signal" if not column else "")
@@ -805,6 +802,14 @@ def _draw_line(axes: Axes, line: Mapping[str, Any], highest: float) -> None:
     axes.set_xlim(0, x[-1])
     axes.set_ylim(bottom=min(0.0, float(y.min())))
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=False)
+
+
+def _name_outlier(axes: Axes, name: str, place: tuple[float, float]) -> None:
+    to_the_left = place[0] > np.mean(axes.get_xlim())
+    axes.annotate(
+        f"{name}: outlier, left out", place, (-7 if to_the_left else 7, -3), fontsize=8,
+        textcoords="offset points", color=OUTLIER, ha="right" if to_the_left else "left",
+    )  # fmt: skip
 
 
 def _draw_point(
