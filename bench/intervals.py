@@ -291,10 +291,13 @@ def constants(off: str) -> dict[str, dict[str, Any]]:
     return known
 
 
-def processed(paths: dict[str, Any], folder: Path, off: str = "") -> pd.DataFrame:
+def processed(
+    paths: dict[str, Any], folder: Path, off: str = "", levels: tuple[float, ...] = ()
+) -> pd.DataFrame:
     """Run the interfaces of the pipeline, perhaps without one correction; return the table.
 
-    The regions depend on no correction: they are made once.
+    The regions depend on no correction: they are made once. ``levels`` are what is stated of the
+    vials [mmol/L], if not the truth.
     """
     tissues = constants(off)
     protocol = {name: getattr(TIMING, name)
@@ -328,7 +331,7 @@ def processed(paths: dict[str, Any], folder: Path, off: str = "") -> pd.DataFram
         {"name": f"vial{n}", "concentration": level,
          "concentration_uncertainty": VIAL_ERROR * level,
          "temperature": 37.0 if off == "temperature" else TEMPERATURE}
-        for n, (level, _) in enumerate(VIALS, 1)
+        for n, level in enumerate(levels or [level for level, _ in VIALS], 1)
     ]  # fmt: skip
     if "regions" not in paths:
         paths["regions"] = run("regions", SampleRegions(

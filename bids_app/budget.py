@@ -256,7 +256,7 @@ class _Budget:
         warm, _ = magnetization_factor(vial.get("temperature"))
         expected = float(np.prod([vial["concentration"], warm, *factors]))
         return {
-            "name": vial["name"],
+            "name": vial["name"] + ("" if vial.get("used", True) else " (outlier, left out)"),
             "concentration": significant(vial["concentration"]),
             "u_concentration": significant(vial["u_concentration"], 2),
             "temperature": significant(vial.get("temperature")),

@@ -271,6 +271,12 @@ def _add_quantities(science: argparse._ArgumentGroup) -> None:
         help="JSON list of calibration vials instead of the sidecars' CalibrationVials",
     )
     science.add_argument(
+        "--force",
+        action="store_true",
+        help="calibrate even by vials whose line has an R squared under 0.95: all values are then "
+        "flagged calibration_forced",
+    )
+    science.add_argument(
         "--relaxation",
         type=Path,
         metavar="FILE",
@@ -506,6 +512,7 @@ def _to_settings(options: argparse.Namespace) -> Settings:
             options.reference_concentration, options.reference
         ),
         vials_file=_absolute(options.vials),
+        force=options.force,
         relaxation_file=_absolute(options.relaxation),
         output_spaces=read_spaces(options.output_spaces),
         na2anat_init=options.na2anat_init,

@@ -39,6 +39,7 @@ LESION_LOOKS: dict[str, Any] = {
 LESION_WIDTH = 1.4  # of its outline, relative to that of a tissue
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#d9dee4"
 UNCORRECTED, CORRECTED = "#8a94a0", "#0b5394"
+OUTLIER = "#b3261e"
 TSC_RANGE = (0.0, 150.0)  # mmol/L
 STYLE = {
     "text.parse_math": False,  # a name from a sidecar is text, whatever signs it holds
@@ -473,10 +474,18 @@ def calibration_figure(calibration: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(8.6, 4.4), layout="constrained")
     grid = figure.subplots(2, len(lines), height_ratios=(3, 1), squeeze=False, sharex="col")
     for column, (name, line) in enumerate(lines.items()):
-        x, u_x, y, u_y = _vial_points(calibration["vials"], corrected=name == "corrected")
+        vials = calibration["vials"]
+        x, u_x, y, u_y = _vial_points(vials, corrected=name == "corrected")
+        u = np.hypot(u_y, line["slope"] * u_x) / line["slope"]
         _draw_line(grid[0, column], line, float(x.max()))
-        _draw_points(grid[0, column], x, u_x, y, u_y)
-        _draw_residuals(grid[1, column], x, np.hypot(u_y, line["slope"] * u_x), line)
+        left = np.asarray(line["residuals"], float) / line["slope"]
+        grid[1, column].axhline(0, color=CORRECTED, lw=1.2)
+        for k, vial in enumerate(vials):
+            used = vial.get("used", True)
+            _draw_point(grid[0, column], (x[k], y[k]), (u_x[k], u_y[k]), used)
+            _draw_point(grid[1, column], (x[k], left[k]), (0.0, u[k]), used)
+            if not used:
+                _name_outlier(grid[0, column], str(vial["name"]), (x[k], y[k]))
         kind = "relaxation-corrected" if name == "corrected" else name
         grid[0, column].set_title(kind, loc="left", fontsize=10, fontweight="bold")
         grid[0, column].set_ylabel("signal" if not column else "")
@@ -795,18 +804,21 @@ def _draw_line(axes: Axes, line: Mapping[str, Any], highest: float) -> None:
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=False)
 
 
-def _draw_points(axes: Axes, x: Floats, u_x: Floats, y: Floats, u_y: Floats) -> None:
-    axes.errorbar(
-        x, y, 1.96 * u_y, 1.96 * u_x, fmt="o", color=INK, ms=4.5, lw=1, capsize=2.5, zorder=3
-    )
+def _name_outlier(axes: Axes, name: str, place: tuple[float, float]) -> None:
+    to_the_left = place[0] > np.mean(axes.get_xlim())
+    axes.annotate(
+        f"{name}: outlier, left out", place, (-7 if to_the_left else 7, -3), fontsize=8,
+        textcoords="offset points", color=OUTLIER, ha="right" if to_the_left else "left",
+    )  # fmt: skip
 
 
-def _draw_residuals(axes: Axes, x: Floats, u: Floats, line: Mapping[str, Any]) -> None:
-    residuals = np.asarray(line["residuals"], float) / line["slope"]
-    axes.axhline(0, color=CORRECTED, lw=1.2)
-    axes.errorbar(
-        x, residuals, 1.96 * u / line["slope"], fmt="o", color=INK, ms=4.5, lw=1, capsize=2.5
-    )
+def _draw_point(
+    axes: Axes, place: tuple[float, float], u: tuple[float, float], used: bool
+) -> None:
+    """Draw a vial with its 95 % error bars, hollow and red where it is left out."""
+    look = {"fmt": "o", "color": INK} if used else {"fmt": "X", "color": OUTLIER, "mfc": "none"}
+    bars = {"xerr": 1.96 * u[0], "yerr": 1.96 * u[1]}
+    axes.errorbar(*place, **bars, **look, ms=4.5 if used else 7, lw=1, capsize=2.5, zorder=3)
 
 
 def _draw_intervals(

@@ -61,6 +61,8 @@ QUALITY: dict[str, tuple[str, str, str]] = {
     "registration_spread": ("RegistrationSpread", "mm", "Standard error, by restarts"),
     "registration_error_95": ("RegistrationError95", "mm", "What the error stays under, 95 %"),
     "registration_failed": ("RegistrationFailed", "1", "Whether the pose must not be trusted"),
+    "calibration_outlier": ("CalibrationOutlier", "1", "Vial that is left out of the line"),
+    "calibration_forced": ("CalibrationForced", "1", "A poor line calibrates, by --force"),
     "calibration_r_squared": ("CalibrationRSquared", "1", "Of the corrected calibration line"),
     "centre_step": ("CentreStepTimesTwiceFOV", "1", "Step at the k-space centre x 2 FOV"),
     "echo_time": ("EchoTime", "s", "Echo time"),

@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sodiumprep.bids_app.ages import read_age
 from sodiumprep.bids_app.anatomies import Anatomy
 from sodiumprep.bids_app.constants import relaxation_constants, unused_rows, vial_constants
@@ -25,7 +27,7 @@ from sodiumprep.bids_app.settings import DEFAULT_RECON, PHANTOM, SESSIONWISE, Se
 from sodiumprep.bids_app.spaces import plan_spaces, plan_templates, ready_transforms
 from sodiumprep.bids_app.templates import EMBEDDED
 from sodiumprep.sodium.acquisition import PROTON_GAMMA_BAR, SODIUM_GAMMA_BAR
-from sodiumprep.sodium.calibrate import FLUIDS
+from sodiumprep.sodium.calibrate import FLUIDS, require_distinct
 from sodiumprep.sodium.pvc import MAPS as PVC_MAPS
 from sodiumprep.sodium.reciprocity import reciprocity_uncertainty
 from sodiumprep.workflows.plans import (
@@ -277,6 +279,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         assumed=_assumed(reference, settings),
         phantom=_phantom(run, settings, reference) if anatomical else {},
         uncertainty={"monte_carlo": settings.monte_carlo, "random_seed": settings.random_seed},
+        force=settings.force,
         vial_search=search,
         outputs=(_outputs if anatomical else _sodium_only_outputs)(_names(job, run, settings)),
         nonlinear=_nonlinear(job, run, settings) if anatomical else {},
@@ -389,6 +392,8 @@ def _choose_reference(run: SodiumRun, settings: Settings) -> tuple[str, tuple[st
     if settings.reference == "vials" and not run.vials:
         raise UserError(f"{run.source}: CalibrationVials is missing, but --reference is vials")
     if run.vials and settings.reference not in (*FLUIDS, PHANTOM):
+        if settings.reference == "vials" or run.vial_labels is not None:
+            _refuse_one_level(run, settings)
         return "vials", ()
     if run.phantom and settings.reference in (None, PHANTOM):
         said = "the load of the coil by the head is not known: all values are relative to it"
@@ -411,6 +416,14 @@ def _phantom(run: SodiumRun, settings: Settings, reference: str) -> dict[str, An
         run, source=phantom.image, phase=None, protocol=phantom.protocol, fieldmap=None
     )
     return {"source": _source(alone, settings), "needed": reference == PHANTOM, **phantom.known()}
+
+
+def _refuse_one_level(run: SodiumRun, settings: Settings) -> None:
+    try:
+        require_distinct(np.array([vial.concentration for vial in run.vials]))
+    except ValueError as error:
+        where = settings.vials_file or run.source
+        raise UserError(f"{where}: CalibrationVials: SodiumConcentration: {error}") from None
 
 
 def _vials_usable(run: SodiumRun) -> bool:

@@ -384,7 +384,12 @@ def _calibration_text(calibration: Mapping[str, Any], held: Mapping[str, Any]) -
     vials = calibration.get("vials") or []
     basis = held.get("VialsIdentifiedBy")
     found = f", found in the image and told apart by {basis}" if basis else ""
-    return f"{len(vials)} vials of known concentration{found}" if vials else "n/a"
+    used = [vial for vial in vials if vial.get("used", True)]
+    left = f", of {len(vials)}: {calibration.get('outlier')} is left out" if used != vials else ""
+    forced = "; a poor line, by --force" if calibration.get("forced") else ""
+    many = "vial" if len(used) == 1 else "vials"
+    text = f"{len(used)} {many} of known concentration{left}{found}{forced}"
+    return text if vials else "n/a"
 
 
 def _phantom_text(phantom: Mapping[str, Any]) -> str:
@@ -497,7 +502,7 @@ def _tissue_quality(run: RunResults) -> list[Cell]:
 
 def _quality(run: RunResults) -> list[tuple[str, str, str]]:
     """Return rows of the quality table: name, value, what it means."""
-    rows = _measured_quality(run.metrics) + _fit_quality(run.metrics)
+    rows = _measured_quality(run.metrics) + _vial_quality(run.metrics) + _fit_quality(run.metrics)
     if not is_from_kspace(run.metrics):  # else the section on the reconstruction has them
         rows += _settings_quality(run.metrics)
     return [row for row in rows if not row[1].startswith("n/a")]
@@ -543,6 +548,13 @@ def _measured_quality(held: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             ("CalibrationRSquared", "Calibration R²", 4, "", "of the corrected line"),
         )
     ]
+
+
+def _vial_quality(held: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    rows = [("CalibrationOutlier", "Vial left out", "it lies off the line of the others")]
+    if held.get("CalibrationForced"):
+        rows.append(("CalibrationForced", "Calibration forced", "R² under 0.95, --force"))
+    return [(label, plain_value(held.get(key)), meaning) for key, label, meaning in rows]
 
 
 def _settings_quality(held: Mapping[str, Any]) -> list[tuple[str, str, str]]:

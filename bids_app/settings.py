@@ -100,6 +100,8 @@ class Settings:
         usual ones.
     vials_file
         List of calibration vials that replaces the sidecars' one.
+    force
+        Calibrate even by a poor line through vials.
     relaxation_file
         Relaxation constants that replace the built-in table.
     output_spaces
@@ -152,6 +154,7 @@ class Settings:
     reference: str | None = None
     reference_concentration: tuple[float, ...] = ()
     vials_file: Path | None = None
+    force: bool = False
     relaxation_file: Path | None = None
     output_spaces: tuple[Space, ...] = ()
     na2anat_init: str = "auto"

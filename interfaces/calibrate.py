@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,22 @@ from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.calibrate import (
     CORE_DEPTH,
     FLUIDS,
+    MINIMUM_R2,
     Calibration,
+    CoreSignal,
     VialSignal,
     core_signal,
     fluid_lines,
+    judge_vials,
+    verdict_text,
     vial_lines,
 )
 from sodiumprep.sodium.concentration import Protocol, relative_u_relaxation
 
 PHANTOM = "phantom"  # reference, and what its kernel is called
 BASIS = "basis"  # entry of files with lines through a phantom
+# what is told of a line that does not rest on vials
+UNJUDGED: dict[str, Any] = {"outlier": None, "forced": False, "CalibrationWarnings": []}
 
 
 def save_lines(path: Path, lines: Mapping[str, Calibration], extra: Mapping[str, Any]) -> str:
@@ -136,6 +142,7 @@ class _CalibrateInput(BaseInterfaceInputSpec):
     )
     assumed = traits.Dict(FLUIDS, usedefault=True, desc="of fluids, with uncertainty [mmol/L]")
     vials = traits.List(traits.Dict, usedefault=True, desc="name, concentration [mmol/L], ...")
+    force = traits.Bool(False, usedefault=True, desc="calibrate by a poor line through vials too")
     tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue and vial [s]")
     protocol = traits.Dict(mandatory=True, desc="echo and repetition time [s], flip angle [rad]")
     properties = traits.Dict(mandatory=True, desc="of the image; kernel widths [mm] are read")
@@ -169,7 +176,10 @@ class Calibrate(SimpleInterface):
             except ValueError as error:  # it calibrates nothing: its reason is told
                 problems[name] = {"Problem": str(error)}
         lines, extra = found[chosen]
-        told, warnings = self._compared({name: known for name, (known, _) in found.items()})
+        told, warnings = self._compared(found)
+        for name, (_, other) in found.items():
+            if name != chosen and other["outlier"]:
+                told[name]["Outlier"] = other["outlier"]
         extra |= {"References": {**told, **problems}, "ReferenceWarnings": warnings}
         if PHANTOM in found:
             extra |= {PHANTOM: found[PHANTOM][1][PHANTOM]}
@@ -192,16 +202,14 @@ class Calibrate(SimpleInterface):
         return [name for name in there if there[name] and name != self.inputs.reference]
 
     def _compared(
-        self, lines: Mapping[str, Mapping[str, Calibration]]
+        self, found: Mapping[str, tuple[dict[str, Calibration], dict[str, Any]]]
     ) -> tuple[dict[str, Any], list[str]]:
         """Return what each reference would make of the calibration, and what must be said."""
-        given = self.inputs
+        given, lines = self.inputs, {name: own for name, (own, _) in found.items()}
         has_signals = isdefined(given.signals_file)
         signals = load_signals(given.signals_file)[FEED] if has_signals else None
         model = given.model_file if isdefined(given.model_file) else None
-        vials = [vial["name"] for vial in given.vials]
-        regions = {"vials": vials, PHANTOM: []} | {k: [v] for k, v in REGIONS.items()}
-        groups = [regions[name] for name in lines]
+        groups = [rests_on(extra) for _, extra in found.values()]
         independent = {n: self._independent(n, known["corrected"]) for n, known in lines.items()}
         with np.load(given.regions_file) as stored:
             names, transmit = stored["names"].tolist(), load_transmit(given.transmit_file)
@@ -246,32 +254,127 @@ class Calibrate(SimpleInterface):
             value, u = signals.values[k], np.sqrt(signals.covariance[k, k])
             fluid = {"signal": float(value), "u_signal": float(u), "factor": factor(region)}
             lines = fluid_lines(**fluid, assumed=assumed)
-            extra: dict[str, Any] = {"reference": reference, "assumed": list(assumed),
-                                     "fluid": {"name": region, **fluid}}  # fmt: skip
-        else:
-            image, affine = load_finite_image(self.inputs.static_file)
-            noise, _ = load_image(self.inputs.static_noise_file)
-            measured = []
-            kinds = list(dict.fromkeys(constants[vial["name"]] for vial in self.inputs.vials))
-            for vial in self.inputs.vials:
-                own = constants[vial["name"]]
-                k = names.index(vial["name"])
-                depth = CORE_DEPTH * _width(self.inputs.properties, vial["name"], affine)
-                signal = core_signal(image, blurred[vial["name"]], fractions[k], noise, depth)
-                known = known_of_vial(vial) | {
-                    "u_factor": relative_u_relaxation(own, protocol),
-                    "material": kinds.index(own),
-                }
-                measured.append(VialSignal(*signal, factor=factor(vial["name"]), **known))
-            lines = vial_lines(measured)
-            extra = {"reference": "vials", "vials": [vars(v) for v in measured]}
-        return lines, extra
+            extra = {"reference": reference, "assumed": list(assumed),
+                     "fluid": {"name": region, **fluid}, **UNJUDGED}  # fmt: skip
+            return lines, extra
+        image, affine = load_finite_image(self.inputs.static_file)
+        noise, _ = load_image(self.inputs.static_noise_file)
+        cores, measured = [], []
+        kinds = list(dict.fromkeys(constants[vial["name"]] for vial in self.inputs.vials))
+        for vial in self.inputs.vials:
+            name, own = vial["name"], constants[vial["name"]]
+            depth = CORE_DEPTH * _width(self.inputs.properties, name, affine)
+            fraction = fractions[names.index(name)]
+            try:
+                core = core_signal(image, blurred[name], fraction, noise, depth)
+            except ValueError as error:
+                raise ValueError(f"vial '{name}' of CalibrationVials: {error}") from None
+            known = known_of_vial(vial) | {
+                "u_factor": relative_u_relaxation(own, protocol),
+                "material": kinds.index(own),
+            }
+            cores.append(core)
+            measured.append(
+                VialSignal(core.signal, core.u_signal, core.n_voxels, factor(name), **known)
+            )
+        return calibrated_by_vials(measured, cores, self.inputs.force)
 
     def _through_phantom(self) -> tuple[dict[str, Calibration], dict[str, Any]]:
         lines, told = load_lines(self.inputs.phantom_file)
         if "problem" in told:
             raise ValueError(told["problem"])
-        return lines, {"reference": PHANTOM, PHANTOM: told["described"]}
+        return lines, {"reference": PHANTOM, PHANTOM: told["described"], **UNJUDGED}
+
+
+def rests_on(told: Mapping[str, Any]) -> list[str]:
+    """Return the regions of the image that a calibration rests on.
+
+    Parameters
+    ----------
+    told
+        Entries of the calibration's file beside its lines.
+
+    Returns
+    -------
+    names
+        Those of vials without the ones that were left out; none for a phantom scanned by itself.
+    """
+    if told["reference"] == PHANTOM:
+        return []
+    if told["reference"] in REGIONS:
+        return [REGIONS[told["reference"]]]
+    return used_vials(told)
+
+
+def calibrated_by_vials(
+    vials: Sequence[VialSignal], cores: Sequence[CoreSignal], force: bool
+) -> tuple[dict[str, Calibration], dict[str, Any]]:
+    """Return the lines through vials, and what the calibration's file tells of them.
+
+    Parameters
+    ----------
+    vials
+        All that are listed.
+    cores
+        What the image shows of each.
+    force
+        Whether a poor line is taken as well.
+
+    Returns
+    -------
+    lines
+        "apparent" and "corrected".
+    told
+        ``vials`` with ``used``; ``outlier``, the name of the one that is left out, or None;
+        ``forced``, whether the line is a poor one; ``CalibrationWarnings``.
+
+    Raises
+    ------
+    ValueError
+        If the vials make no line; the message names the key.
+    """
+    try:
+        lines = vial_lines(vials, force)
+    except ValueError as error:
+        raise ValueError(f"CalibrationVials: {error}") from None
+    verdict = judge_vials(vials)
+    poorest = min(line.r_squared or 0.0 for line in lines.values())
+    forced = poorest < MINIMUM_R2
+    warnings = [
+        f"vial '{vial.name}' reaches the border of the field of view, which may cut it"
+        for vial, core in zip(vials, cores, strict=True)
+        if core.cut
+    ]
+    warnings += [verdict_text(verdict, vials)] if verdict_text(verdict, vials) else []
+    if forced:
+        warnings.append(
+            f"calibrated by a poor line through the vials (R squared {poorest:.3f}, under "
+            f"{MINIMUM_R2}) because of --force: all values are flagged calibration_forced"
+        )
+    told = {
+        "reference": "vials",
+        "vials": [{**vars(v), "used": k != verdict.outlier} for k, v in enumerate(vials)],
+        "outlier": None if verdict.outlier is None else vials[verdict.outlier].name,
+        "forced": forced,
+        "CalibrationWarnings": warnings,
+    }
+    return lines, told
+
+
+def vial_of(told: Mapping[str, Any]) -> VialSignal:
+    """Return a vial from its entry in a calibration's file."""
+    return VialSignal(**{key: value for key, value in told.items() if key != "used"})
+
+
+def used_vials(told: Mapping[str, Any]) -> list[str]:
+    """Return the names of the vials that a line rests on.
+
+    Parameters
+    ----------
+    told
+        As :func:`calibrated_by_vials` returns it.
+    """
+    return [vial["name"] for vial in told["vials"] if vial["used"]]
 
 
 def _width(properties: Mapping[str, Any], name: str, affine: Floats) -> float:

@@ -19,7 +19,12 @@ from nipype.interfaces.base import (
 )
 
 from sodiumprep.interfaces.anatomy import resample_once
-from sodiumprep.interfaces.calibrate import PHANTOM, load_lines, phantom_basis, protocol_of
+from sodiumprep.interfaces.calibrate import (
+    load_lines,
+    phantom_basis,
+    protocol_of,
+    rests_on,
+)
 from sodiumprep.interfaces.coil_fields import RegionTransmit, load_field, load_transmit
 from sodiumprep.interfaces.comparison import REGIONS
 from sodiumprep.interfaces.equation import save_equation, without_transmit
@@ -55,6 +60,7 @@ from sodiumprep.sodium.pvc.assessment import BORDER_OF_TISSUE, UNCORRECTED, Asse
 from sodiumprep.sodium.reciprocity import with_correlation
 from sodiumprep.sodium.smooth_field import grid_positions, relative_uncertainty
 
+FORCED = "calibration_forced"  # flag of all rows where a poor line calibrates
 COLUMNS = [
     "index",
     "name",
@@ -191,11 +197,11 @@ class Regions:
             transmit_factors(self.transmit, self.names),
         )
         beside = np.isin(stored["kinds"], ("reference", "vial"))
-        self.vial_names: list[str] = stored["names"][stored["kinds"] == "vial"].tolist()
         self.beside = dict(zip(stored["names"][beside], stored["fractions"][beside], strict=True))
         _, extra = load_lines(inputs.calibration_file)
         self.calibrated_by = REGIONS.get(extra["reference"])  # None: vials or a phantom
-        self.by_phantom = extra["reference"] == PHANTOM
+        # regions that the calibration rests on; none for a phantom scanned by itself
+        self.rests_on = rests_on(extra)
         self.phantom_basis = phantom_basis(inputs.calibration_file)
         self.one_field = inputs.properties.get("ReceiveCorrection") == "reciprocity"
         self.model_file = inputs.model_file if isdefined(inputs.model_file) else None
@@ -233,13 +239,6 @@ class Regions:
             return {"RelaxationFactor": relaxation}
         left = {name: self.transmit.factor(name) for name in relaxation}
         return {"RelaxationFactor": relaxation, "TransmitFactor": left}
-
-    @property
-    def rests_on(self) -> list[str]:
-        """The regions whose signal the calibration rests on; none for a phantom by itself."""
-        if self.by_phantom:
-            return []
-        return self.vial_names if self.calibrated_by is None else [self.calibrated_by]
 
     def receive_basis(self, grid: Grid) -> tuple[Floats, Floats]:
         """Return the means of the receive field's basis over the rows, and over the reference."""
@@ -343,6 +342,7 @@ class TabulateRegions(SimpleInterface):
         flags = region_flags(
             regions.fractions, regions.coverage, self.inputs.properties, voxel_ml, regions.names
         )
+        flags = with_flag(flags, FORCED, np.full(len(flags), extra["forced"]))
         shown = {name: signals[name] for name in (UNCORRECTED, *self.inputs.methods)}
         tables, told = finished(
             _all_tables(regions, shown, maps, lines, effects),

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from sodiumprep.interfaces.calibrate import vial_of
 from sodiumprep.interfaces.coil_fields import RegionTransmit
-from sodiumprep.sodium.calibrate import Calibration, VialSignal, fluid_lines, vial_lines
+from sodiumprep.sodium.calibrate import Calibration, fluid_lines, vial_lines
 from sodiumprep.sodium.concentration import Protocol
 
 DESCRIPTION = (
@@ -136,8 +137,9 @@ def without_transmit(
             known = measured(calibration["fluid"])
             lines = fluid_lines(**known, assumed=tuple(calibration["assumed"]))
         else:
-            vials = [(VialSignal(**vial), measured(vial)) for vial in calibration["vials"]]
-            lines = vial_lines([replace(vial, **seen) for vial, seen in vials])
+            vials = [(vial_of(vial), measured(vial)) for vial in calibration["vials"]]
+            moved = [replace(vial, **seen) for vial, seen in vials]
+            lines = vial_lines(moved, calibration["forced"])
     except ValueError as error:
         return {"WithoutTransmit": {"Problem": str(error)}}
     line = lines["corrected"]

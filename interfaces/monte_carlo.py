@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nipype.interfaces.base import isdefined
 
-from sodiumprep.interfaces.calibrate import load_lines
+from sodiumprep.interfaces.calibrate import load_lines, vial_of
 from sodiumprep.interfaces.coil_fields import load_field
 from sodiumprep.interfaces.comparison import REGIONS
 from sodiumprep.interfaces.pvc import FEED
 from sodiumprep.sodium.acquisition import Floats
-from sodiumprep.sodium.calibrate import VialSignal
 from sodiumprep.sodium.concentration_map import Concentrations
 from sodiumprep.sodium.monte_carlo import (
     DrawnTable,
@@ -55,12 +54,7 @@ def known_reference(extra: Mapping[str, Any]) -> Reference:
         return FluidReference(REGIONS[extra["reference"]], (value, u), FEED)
     if extra["reference"] != "vials":
         return LineReference()
-    known = [field.name for field in fields(VialSignal)]
-    return VialReference([
-        VialSignal(**{name: vial[name] for name in known})
-        for vial in extra["vials"]
-        if vial.get("used", True)
-    ])  # fmt: skip
+    return VialReference([vial_of(vial) for vial in extra["vials"] if vial["used"]])
 
 
 def receive_field(

@@ -292,6 +292,7 @@ class SaveSodium(SimpleInterface):
         warnings = [
             *self.inputs.properties.get("Warnings", []),
             *self.inputs.provenance.get("InputWarnings", []),
+            *references["CalibrationWarnings"],
             *references.get("ReferenceWarnings", []),
             *references.get("phantom", {}).get("Warnings", []),
             *self.inputs.told.get("Warnings", []),
@@ -303,6 +304,8 @@ class SaveSodium(SimpleInterface):
             "SNR": {name: round(float(s), 2) for name, s in signal_noise.items()},
             "CalibrationRSquared": lines["corrected"].r_squared,
             **told_of_draws(self.inputs.told),
+            "CalibrationOutlier": references["outlier"],
+            "CalibrationForced": references["forced"],
             "Warnings": warnings,
         }
 
@@ -592,9 +595,16 @@ class SaveSodiumOnly(SimpleInterface):
         warnings = [
             *known.get("Warnings", []),
             *self.inputs.provenance.get("InputWarnings", []),
+            *references["CalibrationWarnings"],
             *self.inputs.told.get("Warnings", []),
         ]
-        quality = {**known, **told_of_draws(self.inputs.told), **used, "Warnings": warnings}
+        judged = {
+            "CalibrationRSquared": lines["apparent"].r_squared,
+            "CalibrationOutlier": references["outlier"],
+            "CalibrationForced": references["forced"],
+            "Warnings": warnings,
+        }
+        quality = {**known, **told_of_draws(self.inputs.told), **used, **judged}
         write_json(Path(self.inputs.outputs["qc"]), quality)
         self._results["out_files"] = [*written, self.inputs.outputs["qc"]]
         return runtime
@@ -657,6 +667,7 @@ FLAGS = (
     "partly_outside",
     "brain_implausible",
     "entangled",
+    "calibration_forced",
 )
 TABLE_COLUMNS: dict[str, dict[str, str]] = {
     name: {"Description": text, "Units": units}

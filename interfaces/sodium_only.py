@@ -17,9 +17,9 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from sodiumprep.interfaces.calibrate import load_lines, protocol_of
+from sodiumprep.interfaces.calibrate import load_lines, protocol_of, used_vials
 from sodiumprep.interfaces.coil_fields import load_field
-from sodiumprep.interfaces.concentration import COLUMNS
+from sodiumprep.interfaces.concentration import COLUMNS, FORCED
 from sodiumprep.interfaces.equation import save_equation
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
 from sodiumprep.interfaces.monte_carlo import finished, known_reference, receive_field
@@ -31,6 +31,7 @@ from sodiumprep.sodium.concentration import (
     region_flags,
     region_statistics,
     uncorrected_signals,
+    with_flag,
 )
 from sodiumprep.sodium.concentration_map import map_apparent
 from sodiumprep.sodium.monte_carlo import UncertainTable
@@ -113,17 +114,21 @@ class TabulateDrawn(SimpleInterface):
         """Return the rows, and the signal of each."""
         image, affine = load_finite_image(self.inputs.image_file)
         noise, _ = load_image(self.inputs.noise_file)
-        line = load_lines(self.inputs.calibration_file)[0]["apparent"]
+        lines, extra = load_lines(self.inputs.calibration_file)
+        line, used = lines["apparent"], np.isin(regions["names"], used_vials(extra))
         response = load_response(self.inputs.response_file)
         known = ImageNoise(noise, response.noise_spectrum, response.noise_modes)
         names, fractions = regions["names"][drawn].tolist(), regions["fractions"][drawn]
         signals = replace(
             # drawn on the image itself: it cannot be out of place
             uncorrected_signals(image, fractions, known, np.full(3, np.nan)),
-            u_receive=self._receive(regions["fractions"], drawn, affine),
+            u_receive=self._receive(regions["fractions"], drawn, used, affine),
             u_transmit=np.full(len(names), np.nan),
         )
         protocol = protocol_of(self.inputs.protocol)
+        flags = self._flags(
+            names, fractions, regions["coverage"], abs(np.linalg.det(affine[:3, :3])) / 1e3
+        )
         rows = concentration_table(signals, np.ones(len(names)), None, protocol, line)
         uncertain = self._uncertain(regions, signals, affine)
         draws, seed = self.inputs.monte_carlo, self.inputs.random_seed
@@ -131,7 +136,6 @@ class TabulateDrawn(SimpleInterface):
             [(*APPARENT, rows)], uncertain, draws, seed
         )
         values = region_statistics(line.concentration(image), fractions)
-        voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
         table = pd.DataFrame({
             "index": np.arange(1, len(names) + 1),
             "name": names,
@@ -143,7 +147,7 @@ class TabulateDrawn(SimpleInterface):
             **rows,
             "snr": signals.values / region_statistics(noise, fractions)["mean"],
             "coverage": regions["coverage"],
-            "flag": self._flags(names, fractions, regions["coverage"], voxel_ml),
+            "flag": with_flag(flags, FORCED, np.full(len(names), extra["forced"])),
         })  # fmt: skip
         return table, dict(zip(names, signals.values.tolist(), strict=True))
 
@@ -174,13 +178,13 @@ class TabulateDrawn(SimpleInterface):
         widths = dict.fromkeys(names, known["PointSpreadFWHM"]["muscle"])
         return region_flags(fractions, covered, {**known, "PointSpreadFWHM": widths}, ml, names)
 
-    def _receive(self, fractions: Floats, drawn: Any, affine: Floats) -> Floats:
+    def _receive(self, fractions: Floats, drawn: Any, used: Any, affine: Floats) -> Floats:
         if not isdefined(self.inputs.model_file) or self.inputs.model_file is None:
             return np.full(int(drawn.sum()), np.nan)
         model = load_field(self.inputs.model_file)
         weights = fractions.reshape(len(fractions), -1)
         basis = model.region_means(grid_positions(fractions.shape[1:], affine), weights)
-        return relative_uncertainty(model, basis[drawn], basis[~drawn].mean(axis=0))
+        return relative_uncertainty(model, basis[drawn], basis[used].mean(axis=0))
 
 
 def _assessed(signals: RegionalSignals) -> AssessedSignals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sodiumprep.interfaces.registration import read_transform
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import index_map
 from sodiumprep.sodium.calibrate import (
-    REFERENCE_CSF,
+    FLUIDS,
     VialSignal,
     magnetization_factor,
     vial_lines,
@@ -38,9 +39,6 @@ from sodiumprep.sodium.vials import (
 )
 
 KERNEL = "CSF"  # a vial that is not yet known takes the kernel of a fluid
-BY_CSF = (
-    f"calibrated by CSF at an assumed {REFERENCE_CSF[0]:g} mmol/L: all values are relative to it"
-)
 
 
 class _FindVialsInput(BaseInterfaceInputSpec):
@@ -59,6 +57,8 @@ class _FindVialsInput(BaseInterfaceInputSpec):
     required = traits.Bool(
         False, usedefault=True, desc="fail where CSF would have to calibrate instead"
     )
+    force = traits.Bool(False, usedefault=True, desc="calibrate by a poor line through vials too")
+    assumed = traits.Dict(FLUIDS, usedefault=True, desc="of fluids, with uncertainty [mmol/L]")
     tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue and vial [s]")
     protocol = traits.Dict(mandatory=True, desc="echo and repetition time [s], flip angle [rad]")
 
@@ -89,7 +89,7 @@ class FindVials(SimpleInterface):
         order: tuple[int, ...] = ()
         if listed:
             try:
-                order, basis = self._identify(search.vials)
+                order, basis = self._identify(search.vials, affine)
             except ValueError as error:
                 why = f"vials not used: {error}{_others(search)}"
         if why and self.inputs.required:
@@ -120,7 +120,9 @@ class FindVials(SimpleInterface):
             load_response(self.inputs.static_response_file).transfers[KERNEL],
         )
 
-    def _identify(self, found: tuple[FoundVial, ...]) -> tuple[tuple[int, ...], str]:
+    def _identify(
+        self, found: tuple[FoundVial, ...], affine: Floats
+    ) -> tuple[tuple[int, ...], str]:
         listed = self.inputs.vials
         constants, protocol = (
             tissue_constants(self.inputs.tissues),
@@ -141,10 +143,8 @@ class FindVials(SimpleInterface):
             bias,
         )
         chosen = [found[k] for k in identity.order]
-        vial_lines([  # what would refuse to calibrate refuses here, while there is a way out
-            VialSignal(vial.signal, vial.u_signal, 1, factor=factor, **known_of_vial(entry))
-            for vial, entry, factor in zip(chosen, listed, factors, strict=True)
-        ])  # fmt: skip
+        voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
+        refuse_poor_line(chosen, listed, factors, voxel_ml, self.inputs.force)
         return identity.order, identity.basis
 
     def _told(
@@ -153,7 +153,11 @@ class FindVials(SimpleInterface):
         names = {k: vial["name"] for k, vial in zip(order, self.inputs.vials, strict=False)}
         warnings = list(self.inputs.properties.get("Warnings", []))
         if why:
-            warnings.append(f"{why}; {BY_CSF}")
+            value = self.inputs.assumed["csf"][0]
+            warnings.append(
+                f"{why}; calibrated by CSF at an assumed {value:g} mmol/L: all values are "
+                "relative to it"
+            )
         if search.vials and not self.inputs.vials:
             warnings.append(
                 f"{_counted(len(search.vials))} found, no concentrations known: not used"
@@ -169,6 +173,39 @@ class FindVials(SimpleInterface):
             **({"VialsIdentifiedBy": basis} if basis else {}),
             "Warnings": warnings,
         }
+
+
+def refuse_poor_line(
+    found: Sequence[FoundVial],
+    listed: Sequence[Mapping[str, Any]],
+    factors: Sequence[float],
+    voxel_ml: float,
+    force: bool,
+) -> None:
+    """Refuse what would refuse to calibrate, while there still is a way out.
+
+    Parameters
+    ----------
+    found, listed
+        The same vials, as they were found and as entries of the list.
+    factors
+        Their relaxation factors.
+    voxel_ml
+        Volume of a voxel [ml].
+    force
+        Whether a poor line calibrates.
+
+    Raises
+    ------
+    ValueError
+        As :func:`vial_lines`.
+    """
+    counts = [max(1, round(vial.volume_ml / voxel_ml)) for vial in found]
+    trial = [
+        VialSignal(vial.signal, vial.u_signal, n, factor=factor, **known_of_vial(entry))
+        for vial, n, entry, factor in zip(found, counts, listed, factors, strict=True)
+    ]
+    vial_lines(trial, force)
 
 
 def _counted(n: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 from scipy.ndimage import distance_transform_edt
 
@@ -20,6 +21,13 @@ UNKNOWN_TEMPERATURE = 0.03  # relative standard uncertainty where a vial's tempe
 MINIMUM_R2 = 0.95
 CORE_DEPTH = 0.8  # PSF widths between a voxel and the wall of its vial
 FEWEST_CORE_VOXELS = 4
+# what good vials may depart from their line by, beyond what is stated of them: assumptions
+MODEL_FLOOR = 0.03  # relative: receive profile, wall, filling
+BLANK_NOISE = 0.5  # voxel noise SDs that water without sodium might show
+BLANK_OFFSET = 0.005  # of the brightest vial, the same from ringing and streaks
+OUTLYING = 4.0  # standard deviations from the line of the others
+UNRIVALLED = 9.0  # by which chi squared must grow if another vial is left out instead
+DISAGREEING = 1e-3  # p value of all vials on one line under which they disagree
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class Calibration:
     r_squared
         Of the fit; None for a single reference.
     residuals
-        Signal minus line, one per reference.
+        Signal minus line, one per reference, be it left out of the fit.
     intercept_test
         p value of the hypothesis that the intercept is 0; None where it cannot be tested.
     """
@@ -160,7 +168,11 @@ def require_distinct(concentrations: Floats) -> None:
 
 
 def fit_vials(
-    concentrations: Floats, signals: Floats, u_concentrations: Floats, u_signals: Floats
+    concentrations: Floats,
+    signals: Floats,
+    u_concentrations: Floats,
+    u_signals: Floats,
+    force: bool = False,
 ) -> Calibration:
     """Fit the calibration line through vials.
 
@@ -174,6 +186,8 @@ def fit_vials(
         Shape (n,) [mmol/L], for the corrected line times each vial's relaxation factor.
     signals, u_signals
         Shape (n,).
+    force
+        Whether a poor line is taken as well.
 
     Returns
     -------
@@ -183,7 +197,7 @@ def fit_vials(
     Raises
     ------
     ValueError
-        If the slope is not positive, or R squared is under 0.95.
+        If the slope is not positive, or R squared is under 0.95 and nothing forces it.
 
     References
     ----------
@@ -192,7 +206,7 @@ def fit_vials(
     line, _ = york_line(concentrations, signals, u_concentrations, u_signals)
     fitted = line[0] * concentrations + line[1]
     r_squared = 1 - np.sum((signals - fitted) ** 2) / np.sum((signals - signals.mean()) ** 2)
-    _refuse_bad_line(float(line[0]), float(r_squared))
+    _refuse_bad_line(float(line[0]), float(r_squared), force)
     line, covariance, p_value = choose_line(concentrations, signals, u_concentrations, u_signals)
     residuals = signals - line[0] * concentrations - line[1]
     return Calibration(
@@ -236,13 +250,16 @@ def choose_line(x: Floats, y: Floats, u_x: Floats, u_y: Floats) -> tuple[Floats,
     return line, np.where(no_floor[..., None, None], alone, covariance), p_value
 
 
-def _refuse_bad_line(slope: float, r_squared: float) -> None:
+def _refuse_bad_line(slope: float, r_squared: float, force: bool) -> None:
     if not slope > 0:
         raise ValueError(
             f"the slope of signal on concentration is {slope:.4g}; it must be positive"
         )
-    if r_squared < MINIMUM_R2:
-        raise ValueError(f"R squared of the vials' line is {r_squared:.3f}; at least {MINIMUM_R2}")
+    if r_squared < MINIMUM_R2 and not force:
+        raise ValueError(
+            f"R squared of the vials' line is {r_squared:.3f}; at least {MINIMUM_R2} (--force "
+            "calibrates by it all the same)"
+        )
 
 
 def scatter_ratio(residuals: Floats, u_y: Floats, u_from_x: Floats, freedom: int) -> Floats:
@@ -269,6 +286,118 @@ def scatter_ratio(residuals: Floats, u_y: Floats, u_from_x: Floats, freedom: int
 def _two_sided(t: Floats, freedom: int) -> Floats:
     tail = stats.t.sf(np.abs(t), freedom) if freedom > 0 else stats.norm.sf(np.abs(t))
     return np.asarray(2 * tail)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether vials agree, and which one does not belong to the others.
+
+    Parameters
+    ----------
+    outlier
+        Index of the vial that is to be left out; None where there is none, or none can be told.
+    departure
+        Its signal over that of the line of the others, less 1.
+    deviations
+        The same in standard deviations.
+    disagree
+        Whether vials disagree that are all used, since it cannot be told which one is wrong.
+    """
+
+    outlier: int | None = None
+    departure: float = 0.0
+    deviations: float = 0.0
+    disagree: bool = False
+
+
+def find_outlier(
+    concentrations: Floats,
+    signals: Floats,
+    u_concentrations: Floats,
+    u_signals: Floats,
+    noise_sd: float,
+) -> Verdict:
+    """Find the one vial that does not lie on the line of the others.
+
+    Each vial in turn is left out of the line. One is an outlier if it departs from the line of
+    the others by four standard deviations, these widened by the scatter of the others, and if
+    leaving out any other one instead explains the vials clearly worse. The uncertainties are the
+    stated ones and 3 % of model error. Noise bias is taken out of images beforehand, so a blank
+    near zero counts as one more point: two vials cannot tell which of them is wrong; three can
+    where two of them lie on a line near the origin and no noise floor under all three explains
+    them as well; from four on the others agree among themselves.
+
+    Parameters
+    ----------
+    concentrations, u_concentrations
+        Shape (n,) [mmol/L], times each vial's relaxation factor.
+    signals, u_signals
+        Shape (n,).
+    noise_sd
+        Of one voxel, in units of signal.
+
+    Returns
+    -------
+    verdict
+        What was found.
+
+    Examples
+    --------
+    >>> levels = np.array([20.0, 50, 80, 120])
+    >>> stated = levels * np.array([1.0, 1.4, 1.0, 1.0])
+    >>> find_outlier(stated, 2 * levels, 0.01 * stated, np.full(4, 0.5), 4.0).outlier
+    1
+    """
+    n = len(signals)
+    blank = float(np.hypot(BLANK_NOISE * noise_sd, BLANK_OFFSET * np.max(signals)))
+    points = (
+        np.append(concentrations, 0.0),
+        np.append(signals, 0.0),
+        np.append(np.hypot(u_concentrations, MODEL_FLOOR * concentrations), 0.0),
+        np.append(u_signals, blank),
+    )
+    everything = _Others.of(points, np.ones(n + 1, bool))
+    disagree = bool(stats.chi2.sf(everything.chi_squared, n - 1) < DISAGREEING)
+    if n < 3:
+        return Verdict(disagree=disagree)
+    without = [_Others.of(points, np.arange(n + 1) != k) for k in range(n)]
+    first, second = np.argsort([others.chi_squared for others in without])[:2]
+    scatter = max(1.0, without[first].chi_squared / (n - 2))
+    expected, error = without[first].departure(*(column[first] for column in points))
+    deviations = abs(signals[first] - expected) / (error * np.sqrt(scatter))
+    rivals = [without[second]]
+    if n == 3:
+        floor = _Others.of(points, np.arange(n + 1) != n)
+        rivals += [floor] if floor.line[1] > 0 else []
+    margin = min(rival.chi_squared for rival in rivals) - without[first].chi_squared
+    rivalled = margin < UNRIVALLED * scatter
+    levels = np.unique(np.round(np.delete(concentrations, first), 6))
+    if deviations < OUTLYING or rivalled or len(levels) < 2 or expected <= 0:
+        return Verdict(disagree=disagree)
+    return Verdict(int(first), float(signals[first] / expected - 1), float(deviations))
+
+
+@dataclass(frozen=True)
+class _Others:
+    """A line through some points, its covariance and its misfit."""
+
+    line: Floats
+    covariance: Floats
+    chi_squared: float
+
+    @classmethod
+    def of(cls, points: tuple[Floats, ...], kept: NDArray[np.bool_]) -> _Others:
+        x, y, u_x, u_y = (column[kept] for column in points)
+        line, covariance = york_line(x, y, u_x, u_y)
+        variance = u_y**2 + (line[0] * u_x) ** 2
+        misfit = np.sum((y - line[0] * x - line[1]) ** 2 / variance)
+        return cls(line, covariance, float(misfit))
+
+    def departure(self, x: float, y: float, u_x: float, u_y: float) -> tuple[float, float]:
+        """Return the signal expected at a point, and the standard error of its departure."""
+        place = np.array([x, 1.0])
+        variance = u_y**2 + (self.line[0] * u_x) ** 2 + place @ self.covariance @ place
+        return float(place @ self.line), float(np.sqrt(variance))
 
 
 def single_reference(
@@ -335,13 +464,37 @@ def magnetization_factor(temperature: float | None) -> tuple[float, float]:
     return BODY_TEMPERATURE / (temperature + 273.15), 0.0
 
 
+@dataclass(frozen=True)
+class CoreSignal:
+    """What the core of a vial shows.
+
+    Parameters
+    ----------
+    signal
+        Mean over the core.
+    u_signal
+        Standard error, at least the scatter over the core / sqrt(n).
+    n_voxels
+        Of the core.
+    cut
+        Whether the vial reaches the border of the field of view, which may cut it.
+    """
+
+    signal: float
+    u_signal: float
+    n_voxels: int
+    cut: bool
+
+
 def core_signal(
     image: Floats, blurred: Floats, fraction: Floats, noise_sd: Floats, depth_voxels: float
-) -> tuple[float, float, int]:
+) -> CoreSignal:
     """Return the signal of a vial from the voxels that its wall does not reach.
 
     Voxels count that lie deeper than ``depth_voxels`` under the wall; each is divided by what
-    blurring leaves of the vial there. A vial too thin for that gives its deepest voxels.
+    blurring leaves of the vial there. A vial too thin for that gives its deepest voxels. The
+    border of the field of view counts as a wall: what lies beyond is not known, and the blurred
+    fraction holds nothing of it.
 
     Parameters
     ----------
@@ -358,12 +511,8 @@ def core_signal(
 
     Returns
     -------
-    signal
-        Mean over the core.
-    uncertainty
-        Standard error, at least the scatter over the core / sqrt(n).
-    n_voxels
-        Of the core.
+    core
+        Signal, its uncertainty, and whether the field of view cuts the vial.
 
     Raises
     ------
@@ -373,14 +522,18 @@ def core_signal(
     inside = fraction > 0.5
     if not inside.any():
         raise ValueError("no voxel of the vial lies inside the sodium field of view")
-    depth = distance_transform_edt(inside)
+    depth = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1, 1:-1]
     deepest = np.sort(depth[inside])[::-1]
     limit = min(depth_voxels, deepest[min(FEWEST_CORE_VOXELS, len(deepest)) - 1])
     core = inside & (depth >= limit)
     values = image[core] / blurred[core]
     n = int(core.sum())
     error = max(float(np.std(values)), float(np.mean(noise_sd[core] / blurred[core])))
-    return float(values.mean()), error / np.sqrt(n), n
+    inner = np.zeros(inside.shape, bool)
+    inner[1:-1, 1:-1, 1:-1] = True
+    return CoreSignal(
+        float(values.mean()), float(error / np.sqrt(n)), n, bool((inside & ~inner).any())
+    )
 
 
 @dataclass(frozen=True)
@@ -418,18 +571,99 @@ class VialSignal:
     u_factor: float = 0.0
     material: int = 0
 
+    @property
+    def noise_sd(self) -> float:
+        """Noise SD of one voxel, at most."""
+        return self.u_signal * float(np.sqrt(self.n_voxels))
 
-def vial_lines(vials: Sequence[VialSignal]) -> dict[str, Calibration]:
+
+def judge_vials(vials: Sequence[VialSignal]) -> Verdict:
+    """Return which vial does not belong to the others, by the corrected line.
+
+    Parameters
+    ----------
+    vials
+        Any number.
+
+    Returns
+    -------
+    verdict
+        As of :func:`find_outlier`.
+    """
+    known = _VialPoints.of(vials)
+    scale = known.curie[:, 0] * known.factors
+    return find_outlier(
+        known.levels * scale,
+        known.signals,
+        known.u_levels * scale,
+        known.u_signals,
+        float(np.median([v.noise_sd for v in vials])),
+    )
+
+
+def verdict_text(verdict: Verdict, vials: Sequence[VialSignal]) -> str:
+    """Return what must be said of vials, or an empty text.
+
+    Parameters
+    ----------
+    verdict
+        Of :func:`judge_vials`.
+    vials
+        The same.
+
+    Examples
+    --------
+    >>> verdict_text(Verdict(disagree=True), [])
+    'the vials disagree by more than their uncertainties, and which of 0 is wrong cannot be told'
+    """
+    if verdict.outlier is not None:
+        vial = vials[verdict.outlier]
+        return (
+            f"vial '{vial.name}' ({vial.concentration:g} mmol/L) is an outlier and left out: its "
+            f"signal departs by {100 * verdict.departure:+.0f} % from the line of the others "
+            f"({verdict.deviations:.0f} standard deviations); is its SodiumConcentration right?"
+        )
+    if verdict.disagree:
+        return (
+            "the vials disagree by more than their uncertainties, and which of "
+            f"{len(vials)} is wrong cannot be told"
+        )
+    return ""
+
+
+@dataclass(frozen=True)
+class _VialPoints:
+    """Columns of vials; ``curie`` is magnetization and its relative uncertainty."""
+
+    levels: Floats
+    u_levels: Floats
+    signals: Floats
+    u_signals: Floats
+    factors: Floats
+    curie: Floats
+
+    @classmethod
+    def of(cls, vials: Sequence[VialSignal]) -> _VialPoints:
+        names = ("concentration", "u_concentration", "signal", "u_signal", "factor")
+        columns = (np.array([getattr(v, name) for v in vials]) for name in names)
+        curie = np.array([magnetization_factor(v.temperature) for v in vials])
+        return cls(*columns, curie=curie)
+
+
+def vial_lines(vials: Sequence[VialSignal], force: bool = False) -> dict[str, Calibration]:
     """Return the apparent and the relaxation-corrected line through vials.
 
     Both are corrected for the magnetization at the vial's temperature. An unknown temperature
     is common to all vials, so its uncertainty is added to the slope; uncertain relaxation
-    constants are common to the vials of a material.
+    constants are common to the vials of a material. An outlier (:func:`judge_vials`) is left out
+    of both.
 
     Parameters
     ----------
     vials
         At least two levels of concentration.
+    force
+        Whether a poor line is taken as well.
 
     Returns
     -------
@@ -440,24 +674,29 @@ def vial_lines(vials: Sequence[VialSignal]) -> dict[str, Calibration]:
     Raises
     ------
     ValueError
-        As :func:`require_distinct` and :func:`fit_vials`.
+        If no vial has a signal, or as :func:`require_distinct` and :func:`fit_vials`.
     """
-    known = np.array([v.concentration for v in vials])
-    require_distinct(known)
-    curie = np.array([magnetization_factor(v.temperature) for v in vials])
-    signals, u_signals = np.array([v.signal for v in vials]), np.array([v.u_signal for v in vials])
+    known = _VialPoints.of(vials)
+    require_distinct(known.levels)
+    if not known.signals.max() > 0:
+        raise ValueError(
+            f"the brightest vial has a signal of {known.signals.max():.4g}; it must be positive: "
+            "do the vials lie where their labels are?"
+        )
+    outlier = judge_vials(vials).outlier
+    used = np.array([k != outlier for k in range(len(vials))])
     lines = {}
-    for name, factors in (
-        ("apparent", np.ones(len(vials))),
-        ("corrected", np.array([v.factor for v in vials])),
-    ):
-        scale = curie[:, 0] * factors
-        uncertain = np.array([v.u_concentration for v in vials]) * scale
-        line = fit_vials(known * scale, signals, uncertain, u_signals)
-        shared = np.diag([(line.slope * float(curie[:, 1].max())) ** 2, 0.0])
+    kept = [vial for vial, taken in zip(vials, used, strict=True) if taken]
+    for name, factors in (("apparent", np.ones(len(vials))), ("corrected", known.factors)):
+        scale = known.curie[:, 0] * factors
+        columns = (known.levels * scale, known.signals, known.u_levels * scale, known.u_signals)
+        x, y, u_x, u_y = (column[used] for column in columns)
+        line = fit_vials(x, y, u_x, u_y, force)
+        shared = np.diag([(line.slope * float(known.curie[:, 1].max())) ** 2, 0.0])
         if name == "corrected":
-            shared += _by_materials(line, known * scale, uncertain, u_signals, vials)
-        lines[name] = replace(line, covariance=line.covariance + shared)
+            shared += _by_materials(line, x, u_x, u_y, kept)
+        left = known.signals - line.slope * columns[0] - line.intercept
+        lines[name] = replace(line, covariance=line.covariance + shared, residuals=left)
     return lines
 
 

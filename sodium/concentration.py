@@ -404,7 +404,8 @@ def region_flags(
     -------
     flags
         Comma-separated words, or "n/a": ``registration_failed``, ``receive_uncorrected``,
-        ``smaller_than_psf``, ``partly_outside``, ``brain_implausible``.
+        ``smaller_than_psf``, ``partly_outside``, ``brain_implausible``; by :func:`with_flag`
+        ``entangled`` and ``calibration_forced`` join them.
     """
     sizes = fractions.sum(axis=(1, 2, 3), dtype=np.float64) * voxel_ml
     flags = []

@@ -77,6 +77,7 @@ def init_concentration_wf(plan: SodiumPlan, name: str = "concentration_wf") -> W
         Calibrate(
             reference=plan.reference,
             vials=[dict(v) for v in plan.vials],
+            force=plan.force,
             **({"assumed": dict(plan.assumed)} if plan.assumed else {}),
             **constants,
         ),

@@ -231,6 +231,8 @@ class SodiumPlan:
         empty for none.
     uncertainty
         ``monte_carlo`` (draws) and ``random_seed`` of the table, as far as chosen.
+    force
+        Whether a poor line through vials calibrates as well.
     """
 
     name: str
@@ -259,6 +261,7 @@ class SodiumPlan:
     assumed: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     phantom: Mapping[str, Any] = field(default_factory=dict)
     uncertainty: Mapping[str, int] = field(default_factory=dict)
+    force: bool = False
 
     @property
     def kernel_tissues(self) -> dict[str, Mapping[str, Any]]:

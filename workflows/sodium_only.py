@@ -37,7 +37,12 @@ def init_sodium_only_wf(plan: SodiumPlan) -> Workflow:
     image = init_reconstruct_wf(plan)
     regions = Node(SampleDrawnRegions(**plan.regions), name="regions", mem_gb=1.0)
     calibrate = Node(
-        Calibrate(reference=plan.reference, vials=[dict(v) for v in plan.vials], **constants),
+        Calibrate(
+            reference=plan.reference,
+            vials=[dict(v) for v in plan.vials],
+            force=plan.force,
+            **constants,
+        ),
         name="calibrate",
     )
     maps = Node(MapApparent(), name="maps")

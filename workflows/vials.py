@@ -44,6 +44,8 @@ def init_vials_wf(plan: SodiumPlan, name: str = "vials_wf") -> Workflow:
             vials=[dict(v) for v in plan.vials],
             tissues=dict(plan.tissues),
             protocol=dict(plan.protocol),
+            force=plan.force,
+            **({"assumed": dict(plan.assumed)} if plan.assumed else {}),
             **(plan.vial_search or {}),
         ),
         name="find",

@@ -78,3 +78,19 @@ def test_one_vial_too_many_in_the_list_lets_fluid_calibrate(raw: Path) -> None:
     _, quality = run(raw, "fluid", *anatomy(raw), "--vials", path)
     assert quality["Calibration"]["reference"] == "csf"
     assert "the nearest to the Position (0, 0, 300) mm" in " ".join(quality["Warnings"])
+
+
+def test_a_vial_that_is_stated_wrongly_is_named_and_changes_grey_matter_by_less_than_two_percent(
+    raw: Path, labelled: pd.Series
+) -> None:
+    sidecar = json.loads(next(raw.rglob("*23Na_PDw.json")).read_text())
+    listed = sidecar["CalibrationVials"]
+    listed[1]["SodiumConcentration"] *= 1.4
+    path = raw.with_name("wrong.json")
+    path.write_text(json.dumps(listed))
+    ready = [f"{name}={raw / 'derivatives' / name}" for name in ("anat", "manual")]
+    values, quality = run(raw, "wrong", "-d", *ready, "--vials", path)
+    assert quality["CalibrationOutlier"] == "2 agar50"
+    assert "vial '2 agar50' (70 mmol/L) is an outlier" in " ".join(quality["Warnings"])
+    print(f"grey matter {values['GM']:.2f} mmol/L, with good vials {labelled['GM']:.2f}")
+    assert values["GM"] == pytest.approx(labelled["GM"], rel=0.02)

@@ -66,6 +66,7 @@ def sodium_plan(
     searched=None,
     reference="",
     phantom=False,
+    force=False,
     **_,
 ):
     pair = {"array_files": [file("array.nii.gz")], "volume_files": [file("volume.nii.gz")]}
@@ -84,6 +85,7 @@ def sodium_plan(
         reference=reference or ("vials" if vials else "csf"), vials=VIALS if vials else (),
         outputs={},
         provenance={},
+        force=force,
         nonlinear={"method": nonlinear, "source": {"kspace_file": file("raw.h5")}, "outputs": {}}
         if nonlinear else {},
         spaces=space_plans(file) if spaces else (),
@@ -558,3 +560,14 @@ def test_a_search_that_only_reports_does_not_decide_what_calibrates(file, refere
 
 def test_nothing_is_searched_where_labels_are_given(file):
     assert not [name for name in nodes_with(file) if "vials_wf" in name]
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_force_reaches_whatever_may_refuse_vials(file, force):
+    plan = sodium_plan(file, searched={"direction": ""}, force=force)
+    nodes = [
+        init_vials_wf(plan).get_node("find"),
+        init_concentration_wf(plan).get_node("calibrate"),
+        init_sodium_only_wf(replace(plan, regions={})).get_node("calibrate"),
+    ]
+    assert [node.interface.inputs.force for node in nodes] == [force] * 3

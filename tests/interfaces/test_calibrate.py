@@ -5,9 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from sodiumprep.interfaces.calibrate import Calibrate, load_lines, protocol_of, save_lines
+from sodiumprep.interfaces.calibrate import (
+    Calibrate,
+    calibrated_by_vials,
+    load_lines,
+    protocol_of,
+    save_lines,
+    used_vials,
+)
 from sodiumprep.interfaces.image import load_image, save_image
-from sodiumprep.sodium.calibrate import Calibration
+from sodiumprep.sodium.calibrate import Calibration, CoreSignal, VialSignal
 from sodiumprep.sodium.signal import Relaxation, relaxation_factor
 
 
@@ -100,6 +107,74 @@ def test_vials_in_the_wrong_order_are_refused(calibrate, vials):
     ]
     with pytest.raises(ValueError, match="slope .* must be positive"):
         calibrate(reference="vials", vials=swapped)
+
+
+def test_good_vials_are_all_used_and_nothing_is_said(calibration_files):
+    _, extra = load_lines(calibration_files["vials"])
+    assert used_vials(extra) == ["1 low", "2 high"]
+    assert (extra["outlier"], extra["forced"], extra["CalibrationWarnings"]) == (None, False, [])
+
+
+def test_a_vial_that_does_not_belong_is_named_and_left_out(calibrate, vials, calibration_files):
+    stated = [*vials, {**vials[0], "concentration": 0.6 * vials[0]["concentration"]}]
+    lines, extra = calibrate(reference="vials", vials=stated)
+    assert [vial["used"] for vial in extra["vials"]] == [True, True, False]
+    assert extra["outlier"] == "1 low"
+    assert "is an outlier and left out" in extra["CalibrationWarnings"][0]
+    good = load_lines(calibration_files["vials"])[0]["corrected"]
+    assert lines["corrected"].slope == pytest.approx(good.slope, rel=1e-6)
+
+
+def test_an_outlier_among_vials_that_do_not_calibrate_is_told_beside_them(calibrate, vials):
+    stated = [*vials, {**vials[0], "concentration": 0.6 * vials[0]["concentration"]}]
+    _, extra = calibrate(reference="csf", vials=stated)
+    assert extra["References"]["vials"]["Outlier"] == "1 low"
+    assert (extra["outlier"], extra["forced"]) == (None, False)
+
+
+def test_a_poor_line_needs_force_and_everybody_is_told(calibrate, vials):
+    low, high = vials[0]["concentration"], vials[1]["concentration"]
+    stated = [*vials, {**vials[0], "concentration": 0.5 * (low + high)},
+              {**vials[1], "concentration": 0.6 * low + 0.4 * high}]  # fmt: skip
+    with pytest.raises(ValueError, match=r"^CalibrationVials: R squared .*\(--force"):
+        calibrate(reference="vials", vials=stated)
+    lines, extra = calibrate(reference="vials", vials=stated, force=True)
+    assert extra["forced"]
+    assert lines["corrected"].r_squared < 0.95
+    assert "because of --force" in extra["CalibrationWarnings"][-1]
+
+
+def test_force_changes_nothing_where_the_line_is_good(calibrate, vials, calibration_files):
+    lines, extra = calibrate(reference="vials", vials=vials, force=True)
+    assert not extra["forced"]
+    good = load_lines(calibration_files["vials"])[0]["corrected"]
+    assert lines["corrected"].slope == good.slope
+
+
+def test_a_vial_at_the_border_of_the_field_of_view_is_told():
+    vials = [VialSignal(2 * c, 0.1, 50, 1.0, f"{c}", c, 0.1, 37.0) for c in (30.0, 90.0)]
+    cores = [CoreSignal(v.signal, v.u_signal, 50, cut)
+             for v, cut in zip(vials, (False, True), strict=True)]  # fmt: skip
+    _, told = calibrated_by_vials(vials, cores, force=False)
+    (said,) = told["CalibrationWarnings"]
+    assert said.startswith("vial '90.0' reaches the border of the field of view")
+
+
+def test_a_vial_without_a_voxel_is_named(calibrate, vials, measured, tmp_path):
+    with np.load(measured["regions_file"]) as stored:
+        regions = dict(stored)
+    regions["fractions"][regions["names"].tolist().index("2 high")] = 0
+    path = tmp_path / "regions.npz"
+    np.savez(path, **regions)
+    with pytest.raises(ValueError, match="vial '2 high' of CalibrationVials: no voxel of the v"):
+        calibrate(reference="vials", vials=vials, regions_file=str(path))
+
+
+def test_an_image_of_zeros_is_refused_by_name(calibrate, vials, measured, tmp_path):
+    image, affine = load_image(measured["image_file"])
+    dark = save_image(tmp_path / "dark.nii.gz", 0 * image, affine)
+    with pytest.raises(ValueError, match=r"dark\.nii\.gz: every voxel is 0"):
+        calibrate(reference="vials", vials=vials, static_file=dark)
 
 
 def test_lines_survive_their_file(tmp_path):

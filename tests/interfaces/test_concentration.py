@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sodiumprep.interfaces.calibrate import load_lines, save_lines
 from sodiumprep.interfaces.coil_fields import _save
 from sodiumprep.interfaces.concentration import (
     COLUMNS,
@@ -190,6 +191,29 @@ def test_the_fluid_that_calibrates_has_its_assumed_concentration(tabulate, calib
 def test_an_uncorrected_receive_profile_is_flagged_in_every_row(tabulate, head):
     flags = tabulate(properties={**head["properties"], "ReceiveUncorrected": True})["flag"]
     assert flags.str.contains("receive_uncorrected").all()
+
+
+def test_a_poor_line_is_flagged_in_every_row(tabulate, calibration_files, tmp_path):
+    lines, extra = load_lines(calibration_files["vials"])
+    forced = save_lines(tmp_path / "forced.json", lines, {**extra, "forced": True})
+    assert tabulate(calibration_file=forced)["flag"].str.contains("calibration_forced").all()
+    assert tabulate()["flag"].isna().all()
+
+
+def test_a_vial_that_is_left_out_does_not_count_for_the_receive_field(
+    tabulate, calibration_files, tmp_path
+):
+    waves = SmoothField(
+        np.full(3, -60.0), np.full(3, 130.0), np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]]),
+        np.zeros(3), np.diag([1.0, 0.01, 0.01]),
+    )  # fmt: skip
+    lines, extra = load_lines(calibration_files["vials"])
+    extra["vials"][1]["used"] = False
+    path = save_lines(tmp_path / "one.json", lines, extra)
+    model = _save(tmp_path / "field.npz", waves)
+    both, one = (tabulate(model_file=model, calibration_file=file)["u_receive"]
+                 for file in (calibration_files["vials"], path))  # fmt: skip
+    assert (both != one).all()
 
 
 def test_a_fitted_receive_field_gives_its_term(tabulate, tmp_path):

@@ -48,9 +48,9 @@ def concentrations(changes, calibration):
 
 
 def test_a_flip_angle_that_weakens_vials_alone_makes_regions_too_bright():
-    found = concentrations([1.0, 1.0, 0.8, 0.8], {"vials": vials()})
+    found = concentrations([1.0, 1.0, 0.8, 0.8], {"forced": False, "vials": vials()})
     assert found["GM"] == pytest.approx(40 / 0.8, rel=1e-6)
-    same = concentrations([0.7, 0.7, 0.7, 0.7], {"vials": vials()})
+    same = concentrations([0.7, 0.7, 0.7, 0.7], {"forced": False, "vials": vials()})
     assert same == pytest.approx({"GM": 40, "CSF": 145}, rel=1e-6)
 
 
@@ -61,9 +61,11 @@ def test_a_fluid_keeps_its_assumed_concentration():
 
 
 def test_a_line_that_would_be_refused_is_told():
-    told = without_transmit(transmit([1, 1, 1, -1]), {}, FACTORS, {"vials": vials()})
+    told = without_transmit(
+        transmit([1, 1, 1, -1]), {}, FACTORS, {"forced": False, "vials": vials()}
+    )
     assert "must be positive" in told["WithoutTransmit"]["Problem"]
-    assert without_transmit(None, {}, FACTORS, {"vials": vials()}) == {}
+    assert without_transmit(None, {}, FACTORS, {"forced": False, "vials": vials()}) == {}
 
 
 def test_every_number_is_explained(tmp_path):

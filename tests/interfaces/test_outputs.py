@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sodiumprep.interfaces.calibrate import load_lines, save_lines
 from sodiumprep.interfaces.concentration import COLUMNS
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.outputs import (
@@ -43,8 +44,8 @@ def extension(port):
 
 
 @pytest.fixture
-def sodium(head, measured, calibration_files, tmp_path, run_in):
-    """Save one run whose GM is implausible; return its folder and the interface's outputs."""
+def save_run(head, measured, calibration_files, tmp_path, run_in):
+    """Return a function that saves one run whose GM is implausible."""
     values = {"mean": [300.0, 37.0, 145.0], "snr": [20.0, 18, 60], "name": ["GM", "WM", "CSF"]}
     table = pd.DataFrame({**dict.fromkeys(COLUMNS, np.nan), **values})
     table["pvc"], table["desc"] = "gtm", "corrected"
@@ -55,15 +56,25 @@ def sodium(head, measured, calibration_files, tmp_path, run_in):
     sources["equation_file"] = str(tmp_path / "equation.json")
     folder = tmp_path / "out" / "anat"
     targets = {port: str(folder / f"{port}{extension(port)}") for port in SAVED}
-    save = SaveSodium(
-        outputs={**targets, "qc": str(folder / "qc.json")}, tissues=head["tissues"],
-        provenance={**KNOWN, "InputWarnings": ["no T1w"]}, **sources,
-        calibration_file=calibration_files["vials"],
-        properties={**head["properties"], "Warnings": ["wide steps"], "NoiseBias": BIAS},
-        uncertainty_terms=TERMS,
-        told=TOLD,
-    )  # fmt: skip
-    return folder, run_in(save, tmp_path / "run")
+
+    def saved(calibration_file=calibration_files["vials"]):
+        save = SaveSodium(
+            outputs={**targets, "qc": str(folder / "qc.json")}, tissues=head["tissues"],
+            provenance={**KNOWN, "InputWarnings": ["no T1w"]}, **sources,
+            calibration_file=calibration_file,
+            properties={**head["properties"], "Warnings": ["wide steps"], "NoiseBias": BIAS},
+            uncertainty_terms=TERMS,
+            told=TOLD,
+        )  # fmt: skip
+        return folder, run_in(save, tmp_path / "run")
+
+    return saved
+
+
+@pytest.fixture
+def sodium(save_run):
+    """Return the folder of the run and the interface's outputs."""
+    return save_run()
 
 
 def test_a_receive_field_of_unknown_uncertainty_has_no_map_of_it(
@@ -174,6 +185,19 @@ def test_all_warnings_reach_the_quality_file(sodium):
     assert "WM" not in text.replace("no T1w", "")
     assert quality["SNR"] == {"GM": 20.0, "WM": 18.0, "CSF": 60.0}
     assert quality["CalibrationRSquared"] > 0.99
+    assert (quality["CalibrationOutlier"], quality["CalibrationForced"]) == (None, False)
+
+
+def test_an_outlier_and_a_forced_line_reach_the_quality_file(
+    save_run, calibration_files, tmp_path
+):
+    lines, extra = load_lines(calibration_files["vials"])
+    told = {**extra, "outlier": "1 low", "forced": True, "CalibrationWarnings": ["1 low is off"]}
+    path = save_lines(tmp_path / "told.json", lines, told)
+    quality = read(save_run(path)[0] / "qc.json")
+    assert (quality["CalibrationOutlier"], quality["CalibrationForced"]) == ("1 low", True)
+    assert quality["Calibration"]["outlier"] == "1 low"
+    assert "1 low is off" in quality["Warnings"]
 
 
 def test_maps_of_a_space_carry_the_numbers_of_the_run_and_the_space(

@@ -127,7 +127,7 @@ def slope_of(image_file, noise_file, response_file):
     for vial in VIALS:
         fraction = ellipsoid_image([replace(vial, value=1.0)], grid).real
         blurred = blur(fraction, transfer)
-        signals.append(core_signal(image, blurred, fraction, noise, 1.3)[0] / vial.value)
+        signals.append(core_signal(image, blurred, fraction, noise, 1.3).signal / vial.value)
     return np.mean(signals)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sodiumprep.interfaces.calibrate import Calibrate
+from sodiumprep.interfaces.calibrate import Calibrate, load_lines, save_lines
 from sodiumprep.interfaces.concentration import COLUMNS
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.outputs import SODIUM_ONLY_FILES, SaveSodiumOnly
@@ -63,6 +63,16 @@ def test_what_cannot_be_known_is_not_available(drawn):
     assert row[unknown].isna().all()
     both = np.hypot(row["u_noise"], row["u_calibration"])
     assert row["uncertainty"] == pytest.approx(both, rel=1e-4)
+
+
+def test_a_poor_line_is_flagged(drawn, run_in, tmp_path):
+    assert pd.read_csv(drawn["table_file"], sep="\t")["flag"].isna().all()
+    lines, extra = load_lines(drawn["inputs"]["calibration_file"])
+    path = save_lines(tmp_path / "forced.json", lines, {**extra, "forced": True})
+    inputs = {**drawn["inputs"], "calibration_file": path}
+    tabulate = TabulateDrawn(regions_file=drawn["regions_file"], **inputs)
+    table = pd.read_csv(run_in(tabulate, tmp_path / "table").table_file, sep="\t")
+    assert table["flag"].tolist() == ["calibration_forced"]
 
 
 def test_voxels_that_share_no_noise_leave_less_in_a_mean(drawn, stripes_file, run_in, tmp_path):

@@ -6,7 +6,8 @@ from scipy import ndimage
 
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.regions import SampleRegions
-from sodiumprep.interfaces.vials import FindVials
+from sodiumprep.interfaces.vials import FindVials, refuse_poor_line
+from sodiumprep.sodium.vials import FoundVial
 
 FINE, FWHM = 4, 7.0  # fine voxels along the edge of one; mm
 RADIUS, LENGTH = 7.0, 36.0  # mm
@@ -173,6 +174,20 @@ def test_vials_of_one_level_give_way_to_fluid(find, placed):
     outputs = find([{**vial, "concentration": 50.0} for vial in placed])
     assert outputs.reference == "csf"
     assert "1 distinct vial concentration" in warnings_of(outputs)
+
+
+def test_the_message_tells_what_is_assumed_of_fluid(find, vials):
+    outputs = find(vials * 2, assumed={"csf": (138.0, 4.0), "vitreous": (140.0, 10.0)})
+    assert "calibrated by CSF at an assumed 138 mmol/L" in warnings_of(outputs)
+
+
+def test_a_poor_line_of_found_vials_needs_force():
+    found = [FoundVial(np.zeros(3), np.eye(3)[2], 8.0, 50.0, s, 1.0) for s in (20, 90, 30, 120)]
+    listed = [{"name": f"{c}", "concentration": c, "concentration_uncertainty": 0.01 * c}
+              for c in (20.0, 40.0, 80.0, 120.0)]  # fmt: skip
+    with pytest.raises(ValueError, match=r"R squared .*--force"):
+        refuse_poor_line(found, listed, [1.0] * 4, 0.064, force=False)
+    refuse_poor_line(found, listed, [1.0] * 4, 0.064, force=True)
 
 
 def test_required_vials_that_are_not_found_are_an_error(find, vials):

@@ -82,6 +82,7 @@ def written(tmp_path):
         (["--psf-fwhm", "6"], "psf_fwhm", (6.0, 6.0, 6.0)),
         (["--psf-fwhm", "5", "6", "7"], "psf_fwhm", (5.0, 6.0, 7.0)),
         (["--reference", "csf"], "reference", "csf"),
+        (["--force"], "force", True),
         (["--reference", "vitreous"], "reference", "vitreous"),
         (
             ["--reference", "vitreous", "--reference-concentration", "113", "14"],

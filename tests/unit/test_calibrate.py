@@ -1,5 +1,6 @@
 """Calibration lines against other implementations, and what they refuse."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,17 +10,21 @@ from scipy import odr
 from sodiumprep.bids_app.settings import FLUID_REFERENCES
 from sodiumprep.sodium.calibrate import (
     FLUIDS,
+    MINIMUM_R2,
     REFERENCE_CSF,
     REFERENCE_VITREOUS,
     Calibration,
+    Verdict,
     VialSignal,
     core_signal,
     fit_vials,
     fluid_lines,
+    judge_vials,
     line_through_origin,
     magnetization_factor,
     require_distinct,
     single_reference,
+    verdict_text,
     vial_lines,
     york_line,
 )
@@ -137,6 +142,18 @@ def test_a_poor_line_is_refused_with_its_r_squared():
         fit([40, 160, 100, 240])
 
 
+def test_a_poor_line_is_taken_by_force_and_is_as_uncertain_as_it_is_poor():
+    poor = np.array([40.0, 160, 100, 240])
+    forced = fit_vials(LEVELS, poor, 0.01 * LEVELS, np.full(4, 0.5), force=True)
+    assert forced.r_squared < MINIMUM_R2
+    assert np.sqrt(forced.covariance[0, 0]) > 0.1 * forced.slope
+
+
+def test_a_falling_line_is_refused_even_by_force():
+    with pytest.raises(ValueError, match="slope .* must be positive"):
+        fit_vials(LEVELS, 300 - 2 * LEVELS, 0.01 * LEVELS, np.full(4, 0.5), force=True)
+
+
 def test_a_single_reference_gives_back_its_concentration_and_uncertainty():
     line = single_reference(290.0, 2.9, (145.0, 5.0))
     assert line.concentration(np.array(290.0)) == pytest.approx(145.0)
@@ -236,6 +253,131 @@ def test_vials_of_one_level_are_refused():
         vial_lines([vials()[0]] * 3)
 
 
+def test_vials_of_one_level_are_refused_even_by_force():
+    with pytest.raises(ValueError, match="distinct"):
+        vial_lines([vials()[0]] * 3, force=True)
+
+
+def test_vials_without_signal_are_refused():
+    dark = [VialSignal(**{**vars(v), "signal": 0.0, "u_signal": 0.0}) for v in vials()]
+    with pytest.raises(ValueError, match="brightest vial has a signal of 0; it must be positive"):
+        vial_lines(dark)
+
+
+def good_vials(rng, levels, error=0.01, noise=2.0, core=100):
+    """Draw vials whose gain and filling err by 1 % each, and whose voxels are noisy."""
+    gain = 3.0 * (1 + error * rng.standard_normal(len(levels)))
+    filling = levels * (1 + 0.01 * rng.standard_normal(len(levels)))
+    u = 3.0 * noise / np.sqrt(core)
+    signals = gain * 0.9 * filling + u * rng.standard_normal(len(levels))
+    return [
+        VialSignal(s, u, core, 0.9, f"{k} gel", c, 0.01 * c, 37.0)
+        for k, (s, c) in enumerate(zip(signals, levels, strict=True))
+    ]
+
+
+def misstated(some, k, factor):
+    """State the concentration of one vial wrongly."""
+    wrong = {n: factor * getattr(some[k], n) for n in ("concentration", "u_concentration")}
+    return [*some[:k], replace(some[k], **wrong), *some[k + 1 :]]
+
+
+GREY = np.array(3.0 * 0.85 * 40)  # signal
+VIAL_SETS = [(30.0, 60, 100), (20.0, 50, 80, 120), (20.0, 40, 60, 90, 120),
+             (20.0, 40, 60, 80, 100, 120)]  # fmt: skip
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.4])
+@pytest.mark.parametrize("levels", VIAL_SETS[1:], ids=len)
+def test_one_vial_off_by_two_fifths_is_named_and_changes_grey_matter_by_less_than_two_percent(
+    levels, factor
+):
+    good = good_vials(np.random.default_rng(4), np.array(levels))
+    before = vial_lines(good)["corrected"].concentration(GREY)
+    changes = []
+    for k in range(len(levels)):
+        bad = misstated(good, k, factor)
+        assert judge_vials(bad).outlier == k
+        changes.append(vial_lines(bad)["corrected"].concentration(GREY) / before - 1)
+    print(f"{len(levels)} vials, x {factor}: grey matter changes by {100 * max(changes):.2f} %, "
+          f"{100 * min(changes):.2f} % at most")  # fmt: skip
+    assert np.abs(changes).max() < 0.02
+
+
+@pytest.mark.parametrize("levels", VIAL_SETS, ids=len)
+def test_good_vials_are_hardly_ever_called_outliers_and_bad_ones_mostly(levels):
+    rng, n = np.random.default_rng(5), len(levels)
+    false = sum(judge_vials(good_vials(rng, np.array(levels), 0.03)).outlier is not None
+                for _ in range(60))  # fmt: skip
+    bad = [
+        judge_vials(misstated(good_vials(rng, np.array(levels)), k, factor)).outlier == k
+        for k in range(n) for factor in (0.6, 1.4) for _ in range(2)
+        if (n, k, factor) != (3, 0, 0.6)  # that could be a noise floor under all
+    ]  # fmt: skip
+    print(f"{n} vials: {false} of 60 good sets, {100 * np.mean(bad):.0f} % of bad vials named")
+    assert false <= 1
+    assert np.mean(bad) > 0.9
+
+
+def test_both_lines_leave_out_the_same_vial():
+    bad = misstated(vials(), 2, 1.4)
+    for name, line in vial_lines(bad).items():
+        expected = vial_lines([*bad[:2], bad[3]])[name]
+        np.testing.assert_allclose(line.slope, expected.slope)
+        np.testing.assert_allclose(line.covariance, expected.covariance)
+        assert np.argmax(np.abs(line.residuals)) == 2
+        assert len(line.residuals) == 4
+
+
+def test_what_is_left_out_does_not_count_in_r_squared():
+    bad = misstated(vials(factors=(0.9,) * 4), 3, 0.3)
+    assert vial_lines(bad)["corrected"].r_squared > 0.999
+    with pytest.raises(ValueError, match="R squared"):
+        fit([2 * c for c in LEVELS], levels=LEVELS * [1, 1, 1, 0.3])
+
+
+def test_an_outlier_is_told_with_its_departure():
+    text = verdict_text(judge_vials(misstated(vials(), 1, 1.4)), misstated(vials(), 1, 1.4))
+    assert "vial '1' (56 mmol/L) is an outlier and left out" in text
+    assert re.search(r"departs by -2[6-9] % .* SodiumConcentration right", text)
+
+
+@pytest.mark.parametrize("wrong", [(0.6, 1.0), (1.0, 1.4), (1.5, 0.7)])
+def test_two_vials_cannot_tell_which_one_is_wrong(wrong):
+    pair = [vials()[0], vials()[3]]
+    bad = [misstated([v], 0, f)[0] for v, f in zip(pair, wrong, strict=True)]
+    verdict = judge_vials(bad)
+    assert verdict.outlier is None
+    assert verdict.disagree
+    assert "which of 2 is wrong cannot be told" in verdict_text(verdict, bad)
+    assert verdict_text(judge_vials(pair), pair) == ""
+
+
+def test_of_three_vials_one_that_looks_like_a_noise_floor_is_told_and_not_left_out():
+    three = good_vials(np.random.default_rng(2), np.array([20.0, 70, 120]))
+    raised = [replace(v, signal=v.signal + 40) for v in three]
+    for some in (misstated(three, 0, 0.5), raised):
+        assert judge_vials(some) == Verdict(disagree=True)
+    assert judge_vials(misstated(three, 0, 2.0)).outlier == 0
+
+
+def test_where_two_of_four_are_wrong_none_is_named():
+    bad = misstated(misstated(vials(), 0, 1.4), 2, 0.7)
+    assert judge_vials(bad) == Verdict(disagree=True)
+
+
+def test_no_vial_is_left_out_that_is_the_only_one_of_its_level():
+    level = good_vials(np.random.default_rng(1), np.array([50.0, 50, 100]))
+    verdict = judge_vials(misstated(level, 2, 1.6))
+    assert (verdict.outlier, verdict.disagree) == (None, True)
+
+
+@pytest.mark.parametrize("floor", [0.0, 3.0, 10.0, 40.0, 100.0])
+def test_a_floor_under_all_vials_makes_none_an_outlier(floor):
+    raised = [replace(v, signal=v.signal + floor, u_signal=0.4) for v in vials()]
+    assert judge_vials(raised).outlier is None
+
+
 def tube(radius=5.0, n=24):
     x, y, _ = np.meshgrid(*[np.arange(n) - n / 2] * 3, indexing="ij")
     fraction = (np.hypot(x, y) < radius).astype(float)
@@ -245,7 +387,8 @@ def tube(radius=5.0, n=24):
 def test_the_core_of_a_vial_gives_its_signal():
     fraction, blurred = tube()
     noise = np.random.default_rng(0).normal(0, 1, fraction.shape)
-    signal, u, n = core_signal(50 * blurred + noise, blurred, fraction, np.ones_like(noise), 2.0)
+    core = core_signal(50 * blurred + noise, blurred, fraction, np.ones_like(noise), 2.0)
+    signal, u, n = core.signal, core.u_signal, core.n_voxels
     assert abs(signal - 50) < 4 * u
     assert u == pytest.approx(1 / np.sqrt(n), rel=0.2)
     assert 50 < n < fraction.sum()
@@ -254,29 +397,39 @@ def test_the_core_of_a_vial_gives_its_signal():
 def test_what_lies_beside_a_vial_does_not_reach_its_core():
     fraction, blurred = tube()
     image = 50 * blurred + np.where(fraction > 0, 0, 500)
-    signal, _, _ = core_signal(image, blurred, fraction, np.ones_like(image), 2.0)
-    assert signal == pytest.approx(50)
+    core = core_signal(image, blurred, fraction, np.ones_like(image), 2.0)
+    assert core.signal == pytest.approx(50)
 
 
 def test_a_thin_vial_gives_its_deepest_voxels_less_what_blurring_took():
     fraction, blurred = tube(radius=1.6)
-    signal, _, n = core_signal(
-        50 * 0.6 * blurred, 0.6 * blurred, fraction, np.ones_like(fraction), 4.0
-    )
-    assert signal == pytest.approx(50)
-    assert n >= 4
+    core = core_signal(50 * 0.6 * blurred, 0.6 * blurred, fraction, np.ones_like(fraction), 4.0)
+    assert core.signal == pytest.approx(50)
+    assert core.n_voxels >= 4
 
 
 def test_a_core_never_claims_less_than_the_noise_of_its_mean():
     fraction, blurred = tube()
-    _, u, n = core_signal(50 * blurred, blurred, fraction, np.full(fraction.shape, 3.0), 2.0)
-    assert u >= 3.0 / np.sqrt(n)
+    core = core_signal(50 * blurred, blurred, fraction, np.full(fraction.shape, 3.0), 2.0)
+    assert core.u_signal >= 3.0 / np.sqrt(core.n_voxels)
 
 
 def test_a_vial_outside_the_field_of_view_is_refused():
     nothing = np.zeros((4, 4, 4))
     with pytest.raises(ValueError, match="inside the sodium field of view"):
         core_signal(nothing, nothing, nothing, nothing, 1.0)
+
+
+def test_a_vial_that_the_field_of_view_cuts_is_read_from_deep_inside_and_told():
+    fraction, blurred = tube()
+    signal = 50 * blurred
+    # the object goes on beyond the border, the labels do not
+    shown = blurred * np.clip((np.arange(24) + 2) / 4, 0, 1)
+    core = core_signal(signal, shown, fraction, np.ones_like(signal), 2.5)
+    assert core.signal == pytest.approx(50, rel=0.01)
+    assert core.cut
+    inside = fraction * (np.abs(np.arange(24) - 11) < 8)
+    assert not core_signal(signal, blurred, inside, np.ones_like(signal), 2.5).cut
 
 
 def test_a_calibration_can_be_rebuilt_from_its_fields():

@@ -78,10 +78,32 @@ def test_a_subject_that_cannot_be_planned_fails_already_here(told):
 def test_vials_without_labels_calibrate_if_they_are_found(told, tmp_path):
     vial = {"Name": "a", "SodiumConcentration": 50, "T1": 0.05, "T2starLong": 0.05,
             "ShortFraction": 0}  # fmt: skip
-    (tmp_path / "vials.json").write_text(json.dumps([vial]))
+    listed = [vial, {**vial, "SodiumConcentration": 100}]
+    (tmp_path / "vials.json").write_text(json.dumps(listed))
     code, said = told(reference="vials", vials_file=tmp_path / "vials.json")
     assert code == 0
     assert "calibrated by vials if they are found" in said.out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"SodiumConcentration": 0}, "entry 2: SodiumConcentration is 0; accepted: 0.001 to"),
+        ({"SodiumConcentration": -3}, "entry 2: SodiumConcentration is -3; accepted"),
+        ({"SodiumConcentration": None}, "entry 2: SodiumConcentration is missing; accepted"),
+        ({"SodiumConcentration": 50}, "SodiumConcentration: 1 distinct vial concentration"),
+    ],
+)
+def test_vials_that_cannot_calibrate_fail_the_subject_in_one_line(told, monkeypatch, change, said):
+    vial = {"Name": "a", "SodiumConcentration": 50, "T1": 0.05, "T2starLong": 0.05,
+            "ShortFraction": 0}  # fmt: skip
+    monkeypatch.setitem(SODIUM, "CalibrationVials", [vial, {**vial, **change}])
+    code, printed = told(reference="vials")
+    assert code == 1
+    (line,) = printed.err.strip().splitlines()
+    assert line.startswith("sodiumprep: sub-01 failed: ")
+    assert "acq-23Na_PDw" in line
+    assert f"CalibrationVials {said}" in line or f"CalibrationVials: {said}" in line
 
 
 def test_with_the_anatomy_alone_no_sodium_is_told(told):

@@ -116,6 +116,20 @@ def test_vials_that_are_asked_for_and_not_listed_are_an_error():
         plan(run_of(), replace(SETTINGS, reference="vials"))
 
 
+@pytest.mark.parametrize("wanted", [None, "vials"])
+def test_vials_of_one_level_are_refused_by_file_and_key(wanted):
+    one = {**WITH_VIALS, "vials": (SALINE, replace(GEL, concentration=SALINE.concentration))}
+    said = r"acq-23Na_PDw.h5: CalibrationVials: SodiumConcentration: 1 distinct"
+    with pytest.raises(UserError, match=said):
+        plan(run_of(**one), replace(SETTINGS, reference=wanted))
+    assert plan(run_of(**one), replace(SETTINGS, reference="csf")).reference == "csf"
+
+
+def test_force_reaches_the_plan():
+    assert plan(run_of(**WITH_VIALS), replace(SETTINGS, force=True)).force
+    assert not plan(run_of(**WITH_VIALS)).force
+
+
 def test_vials_of_one_name_stay_apart_and_in_the_order_of_their_labels():
     planned = plan(run_of(**WITH_VIALS))
     assert planned.regions["vial_names"] == ["1 saline", "2 saline"]

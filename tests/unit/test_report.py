@@ -303,6 +303,32 @@ def test_calibration_by_csf_says_that_it_rests_on_an_assumption(names):
     assert "assumed, not measured" in page
 
 
+@pytest.mark.usefixtures("empty_pictures")
+def test_an_outlier_and_a_forced_line_are_told_in_the_calibration(names):
+    held = fake_metrics()["Calibration"]
+    told = ["vial '2 agar' (80 mmol/L) is an outlier", "poor line because of --force"]
+    vials = [{**vial, "used": vial["name"] != "2 agar"} for vial in held["vials"]]
+    calibration = {**held, "vials": vials, "outlier": "2 agar", "forced": True,
+                   "CalibrationWarnings": told}  # fmt: skip
+    write_sodium(names, Calibration=calibration, CalibrationOutlier="2 agar",
+                 CalibrationForced=True)  # fmt: skip
+    text = " ".join(re.sub("<[^>]+>", " ", page_of(names.out_dir)).split())
+    assert "1 vial of known concentration, of 2: 2 agar is left out; a poor line" in text
+    assert "2 agar (outlier, left out)" in text
+    assert "calibration_forced poor line because of --force." in text
+    assert "Vial left out 2 agar" in text
+
+
+def test_the_calibration_figure_marks_an_outlier_by_name():
+    held = fake_metrics()["Calibration"]
+    vials = [{**vial, "used": vial["name"] != "2 agar"} for vial in held["vials"]]
+    drawn = figures.calibration_figure({**held, "vials": vials})
+    notes = [text.get_text() for axes in drawn.axes for text in axes.texts]
+    assert notes == ["2 agar: outlier, left out"] * 2
+    plain = figures.calibration_figure(held)
+    assert not [text for axes in plain.axes for text in axes.texts]
+
+
 def slope(value, ratio, u):
     return {"Slope": value, "SlopeUncertainty": 0.05 * value, "RatioToChosen": ratio,
             "RatioUncertainty": u}  # fmt: skip

@@ -163,7 +163,7 @@ def core_of(vial, given, fwhm):
     labels = label_vials([vial], fine_affine(affine, 3), tuple(3 * n for n in MATRIX))
     fine = labels.astype(np.float32)
     shown, fraction = blur_to_grid(fine, 3, transfer), voxel_means(fine, 3)
-    return core_signal(image, shown, fraction, sd, CORE_DEPTH * fwhm / VOXEL)[0]
+    return core_signal(image, shown, fraction, sd, CORE_DEPTH * fwhm / VOXEL).signal
 
 
 UPRIGHT = np.array([0.0, 0.0, 1.0])
