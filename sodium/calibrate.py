@@ -647,7 +647,7 @@ class _VialPoints:
         names = ("concentration", "u_concentration", "signal", "u_signal", "factor")
         columns = (np.array([getattr(v, name) for v in vials]) for name in names)
         curie = np.array([magnetization_factor(v.temperature) for v in vials])
-        return cls(*columns, curie=curie)
+        return cls(*columns, curie)
 
 
 def vial_lines(vials: Sequence[VialSignal], force: bool = False) -> dict[str, Calibration]:

@@ -384,10 +384,10 @@ class MapUncertainty:
         of += "" if self.errors.reference is None else f", {REFERENCE}"
         yield "u_relaxation", of, square * self._relaxation()
         against = "the field in the voxel against the reference"
-        for name, relative in self._coils():
-            yield name, against, square * relative
-        for name, of, relative in self._places():
-            yield name, of, square * relative
+        for name, of_field in self._coils():
+            yield name, against, square * of_field
+        for name, of, of_place in self._places():
+            yield name, of, square * of_place
 
     def _coils(self) -> Iterator[tuple[str, Floats]]:
         """Yield relative variances by the fields of the coils, as far as they are known."""
@@ -420,8 +420,9 @@ class MapUncertainty:
         the expected mix of tissues, and so the relaxation factor, change.
         """
         known, errors = self.errors.reference, self.errors
-        changes = ([], [], []) if known is None else (
-            [known.kernel_change], known.border_changes, known.registration_changes,
+        none = np.zeros(0)
+        changes = (none, none, none) if known is None else (
+            np.array([known.kernel_change]), known.border_changes, known.registration_changes,
         )  # fmt: skip
         moves = (None, errors.border, errors.shift)
         names = ("u_pvc", "u_segmentation", "u_registration")
