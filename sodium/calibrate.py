@@ -645,9 +645,9 @@ class _VialPoints:
     @classmethod
     def of(cls, vials: Sequence[VialSignal]) -> _VialPoints:
         names = ("concentration", "u_concentration", "signal", "u_signal", "factor")
-        columns = (np.array([getattr(v, name) for v in vials]) for name in names)
-        curie = np.array([magnetization_factor(v.temperature) for v in vials])
-        return cls(*columns, curie)
+        columns = [np.array([getattr(v, name) for v in vials]) for name in names]
+        columns.append(np.array([magnetization_factor(v.temperature) for v in vials]))
+        return cls(*columns)
 
 
 def vial_lines(vials: Sequence[VialSignal], force: bool = False) -> dict[str, Calibration]:

@@ -384,20 +384,22 @@ class MapUncertainty:
         of += "" if self.errors.reference is None else f", {REFERENCE}"
         yield "u_relaxation", of, square * self._relaxation()
         against = "the field in the voxel against the reference"
-        for name, of_field in self._coils():
-            yield name, against, square * of_field
-        for name, of, of_place in self._places():
-            yield name, of, square * of_place
+        yield from ((name, against, square * own) for name, own in self._coils())
+        for name, of, relative in self._places():
+            yield name, of, square * relative
 
     def _coils(self) -> Iterator[tuple[str, Floats]]:
         """Yield relative variances by the fields of the coils, as far as they are known."""
-        coils = {"u_receive": self.errors.receive, "u_b1": self.errors.transmit}
-        known = {name: coil.relative_variance(self.mixture)
-                 for name, coil in coils.items() if coil is not None}  # fmt: skip
-        if self.errors.one_field and len(known) == len(coils):
-            both = (np.sqrt(known[name]) for name in coils)
-            known["u_receive"] = with_correlation(*both) ** 2
-        yield from known.items()
+        receive, transmit = self.errors.receive, self.errors.transmit
+        if receive is not None:
+            relative = receive.relative_variance(self.mixture)
+            if self.errors.one_field and transmit is not None:
+                shared = np.sqrt(transmit.relative_variance(self.mixture))
+                relative = with_correlation(np.sqrt(relative), shared) ** 2
+            yield "u_receive", relative
+            del relative  # maps are large
+        if transmit is not None:
+            yield "u_b1", transmit.relative_variance(self.mixture)
 
     def _calibration(self, corrected: Floats, gain: Floats) -> Floats:
         slope, covariance = float(self.line.slope), self.line.covariance.tolist()
