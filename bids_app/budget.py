@@ -177,6 +177,8 @@ class _Budget:
             steps = [*self.relaxation_steps(name), *steps]
         return {
             **self.brief(row),
+            "propagated": number(float(np.linalg.norm([row[term] for term in known])), 2),
+            "draws": (self.run.dictionary.get("MonteCarlo") or {}).get("Draws"),
             "interval": (number(row["ci_low"]), number(row["ci_high"])),
             "coverage_factor": f"{COVERAGE_FACTOR:g}",
             "steps": steps,

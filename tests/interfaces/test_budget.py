@@ -184,14 +184,14 @@ def written(head, measured, vials, protocol, transmit_file, run_in, tmp_path_fac
     known = {"tissues": head["tissues"], "protocol": protocol, "properties": head["properties"]}
     image, noise = measured["image_file"], measured["noise_file"]
 
-    def report(reference, with_transmit):
+    def report(reference, with_transmit, draws=0):
         folder = tmp_path_factory.mktemp("report")
         more = files | known | ({"transmit_file": transmit_file} if with_transmit else {})
         line = Calibrate(reference=reference, vials=warm, static_file=image,
                          static_noise_file=noise, **more)  # fmt: skip
         line_file = run_in(line, folder / "line").calibration_file
         table = TabulateRegions(image_file=image, noise_file=noise, calibration_file=line_file,
-                                **more)  # fmt: skip
+                                monte_carlo=draws, **more)  # fmt: skip
         made = run_in(table, folder / "table").get()
         names = DerivativeNames(folder / "out", "01")
         saved = [port for port in SODIUM_FILES if port not in NOT_SAVED]
@@ -210,7 +210,7 @@ def written(head, measured, vials, protocol, transmit_file, run_in, tmp_path_fac
             page = write_report(folder / "out", "01", []).read_text()
         return page, pd.read_csv(names.tsc_table(), sep="\t", na_values="n/a")
 
-    return {case: report(*case) for case in CASES}
+    return {case: report(*case) for case in CASES} | {"drawn": report("vials", True, 400)}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -218,6 +218,23 @@ def test_a_calculator_arrives_at_every_number_of_the_table(written, case):
     shown = check(*written[case])
     labels = {cells[0] for cells in shown.regions["GM"].rows}
     assert ("without flip-angle correction" in labels) == case[1]
+
+
+def test_drawn_uncertainties_stand_beside_the_root_of_the_squares(written):
+    page, table = written["drawn"]
+    rows = table[(table.pvc == "gtm") & (table.desc == "corrected")].set_index("name")
+    for name, block in Shown(page).regions.items():
+        terms = [float(cells[1]) for cells in block.rows if cells[0].startswith("u_")]
+        assert same(math.hypot(*terms), block.row("combined")[0], 0.001 * len(terms))
+        drawn, how = block.row("drawn")
+        assert same(rows.loc[name, "uncertainty"], drawn)
+        assert "400 draws" in how
+        ends, how = block.row("95 % interval")
+        assert same(rows.loc[name, "ci_low"], ends.split()[0])
+        assert "percentile" in how
+    assert "drawn" not in {
+        cells[0] for cells in Shown(written["vials", True][0]).regions["GM"].rows
+    }
 
 
 @pytest.mark.parametrize("with_transmit", [False, True])
