@@ -12,7 +12,7 @@ from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.calibrate import Calibration
 from sodiumprep.sodium.noise import ImageNoise, weighted_covariance
 from sodiumprep.sodium.pvc.sensitivity import shift_changes
-from sodiumprep.sodium.relaxation import perturbed
+from sodiumprep.sodium.relaxation import relative_change
 from sodiumprep.sodium.signal import Relaxation, relaxation_factor
 from sodiumprep.sodium.uncertainty import combine, interval, propagate, weighted_quantiles
 
@@ -188,12 +188,8 @@ def relative_u_relaxation(tissue: Relaxation, protocol: Protocol) -> float:
     >>> relative_u_relaxation(Relaxation(0.05, 0.05, 0.05, 0.0), Protocol(3e-4, 0.12, 1.5))
     0.0
     """
-    changes = [_relative_change(tissue, name, protocol) for name in CONSTANT_NAMES]
+    changes = [relative_change(protocol.factor, tissue, name) for name in CONSTANT_NAMES]
     return float(np.linalg.norm(changes))
-
-
-def _relative_change(tissue: Relaxation, name: str, protocol: Protocol) -> float:
-    return protocol.factor(perturbed(tissue, name)) / protocol.factor(tissue) - 1
 
 
 def concentration_table(

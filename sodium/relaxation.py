@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 
 from sodiumprep.sodium.signal import Relaxation
@@ -141,7 +141,7 @@ def _doubled(relaxation: Relaxation, tissue: str) -> Relaxation:
     return replace(relaxation, source=f"of {tissue}: {relaxation.source}", **uncertain)
 
 
-def perturbed(relaxation: Relaxation, name: str) -> Relaxation:
+def perturbed(relaxation: Relaxation, name: str, steps: float = 1.0) -> Relaxation:
     """Return the constants with one of them larger by its standard uncertainty.
 
     Parameters
@@ -150,16 +150,54 @@ def perturbed(relaxation: Relaxation, name: str) -> Relaxation:
         Constants.
     name
         "t1", "t2_short", "t2_long" or "short_fraction".
+    steps
+        Of the uncertainty; negative ones make it smaller.
 
     Returns
     -------
     perturbed
-        A copy; the short fraction stays within [0, 1].
+        A copy; the short fraction stays within [0, 1], a time above a tenth of what it was.
 
     Examples
     --------
     >>> round(perturbed(relaxation_of("GM", 3.0), "t1").t1, 4)
     0.039
     """
-    value = getattr(relaxation, name) + getattr(relaxation, f"u_{name}")
-    return replace(relaxation, **{name: min(value, 1.0) if name == "short_fraction" else value})
+    stated = getattr(relaxation, name)
+    value = stated + steps * getattr(relaxation, f"u_{name}")
+    if name == "short_fraction":
+        return replace(relaxation, short_fraction=min(max(value, 0.0), 1.0))
+    return replace(relaxation, **{name: max(value, stated / 10)})
+
+
+def relative_change(
+    factor: Callable[[Relaxation], float], relaxation: Relaxation, name: str
+) -> float:
+    """Return what the uncertainty of one constant changes in a factor, over that factor.
+
+    Parameters
+    ----------
+    factor
+        What constants make of a signal.
+    relaxation
+        Constants with their uncertainties.
+    name
+        Of the constant.
+
+    Returns
+    -------
+    change
+        Half the difference between both sides.
+
+    References
+    ----------
+    Guide to the expression of uncertainty in measurement, JCGM 100:2008, 5.1.3
+
+    Examples
+    --------
+    >>> water = Relaxation(0.05, 0.05, 0.05, 0.0, u_t1=0.01)
+    >>> round(relative_change(lambda known: known.t1, water, "t1"), 3)
+    0.2
+    """
+    more, less = (factor(perturbed(relaxation, name, steps)) for steps in (1.0, -1.0))
+    return (more - less) / 2 / factor(relaxation)

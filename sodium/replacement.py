@@ -20,7 +20,7 @@ from sodiumprep.sodium.calibrate import Calibration, magnetization_factor, singl
 from sodiumprep.sodium.concentration import CONSTANT_NAMES, Protocol
 from sodiumprep.sodium.kernel import blur
 from sodiumprep.sodium.noise import ImageNoise, weighted_covariance
-from sodiumprep.sodium.relaxation import perturbed
+from sodiumprep.sodium.relaxation import relative_change
 from sodiumprep.sodium.signal import Relaxation
 
 DEPTH = 1.5  # widths of the kernel between a voxel that counts and the wall
@@ -185,9 +185,12 @@ class Phantom:
             What relaxation makes of the slope.
         """
         nominal = factor(self)
+
+        def of_constants(relaxation: Relaxation) -> float:
+            return factor(replace(self, relaxation=relaxation))
+
         relaxation = [
-            factor(replace(self, relaxation=perturbed(self.relaxation, name))) / nominal - 1
-            for name in CONSTANT_NAMES
+            relative_change(of_constants, self.relaxation, name) for name in CONSTANT_NAMES
         ]
         angle = self.protocol.flip_angle * (1 + FLIP_ANGLE_UNCERTAINTY)
         turned = replace(self, protocol=replace(self.protocol, flip_angle=angle))

@@ -87,9 +87,9 @@ def test_uncertain_constants_of_the_vials_widen_the_corrected_line(calibrate, vi
     factors = [
         relaxation_factor(Relaxation(**{**unsure[vials[0]["name"]], "t1": t1}), 0.3e-3, 0.12,
                           np.pi / 2)
-        for t1 in (0.04, 0.043)
+        for t1 in (0.037, 0.04, 0.043)
     ]  # fmt: skip
-    expected = factors[1] / factors[0] - 1
+    expected = (factors[2] - factors[0]) / 2 / factors[1]
     assert np.sqrt(relative[1] ** 2 - relative[0] ** 2) == pytest.approx(abs(expected), rel=0.02)
     assert lines[0]["apparent"].covariance == pytest.approx(lines[1]["apparent"].covariance)
 

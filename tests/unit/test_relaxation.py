@@ -2,7 +2,7 @@
 
 import pytest
 
-from sodiumprep.sodium.relaxation import CONSTANTS, perturbed, relaxation_of
+from sodiumprep.sodium.relaxation import CONSTANTS, perturbed, relative_change, relaxation_of
 from sodiumprep.sodium.signal import Relaxation
 
 OWN = Relaxation(0.04, 0.004, 0.02, 0.5, 0.001, 0.0002, 0.003, 0.02, "ours")
@@ -57,6 +57,18 @@ def test_one_constant_moves_by_its_uncertainty_and_the_others_stay(name):
     assert getattr(moved, name) == pytest.approx(getattr(OWN, name) + getattr(OWN, f"u_{name}"))
     others = {"t1", "t2_short", "t2_long", "short_fraction"} - {name}
     assert all(getattr(moved, other) == getattr(OWN, other) for other in others)
+
+
+def test_a_step_down_is_as_long_and_ends_above_zero():
+    assert perturbed(OWN, "t1", -1).t1 == pytest.approx(2 * OWN.t1 - perturbed(OWN, "t1").t1)
+    vague = Relaxation(1, 1, 1, 0.01, u_t2_long=2.0, u_short_fraction=0.1)
+    assert perturbed(vague, "t2_long", -1).t2_long > 0
+    assert perturbed(vague, "short_fraction", -1).short_fraction == 0
+
+
+def test_the_change_of_a_curved_factor_is_that_of_its_slope():
+    curved = Relaxation(1, 1, 1, 0.0, u_t1=0.2)
+    assert relative_change(lambda known: known.t1**2, curved, "t1") == pytest.approx(0.4)
 
 
 def test_a_short_fraction_never_moves_above_one():
