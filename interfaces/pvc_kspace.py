@@ -33,7 +33,7 @@ from sodiumprep.sodium.pvc.kspace import (
     white_samples,
 )
 from sodiumprep.sodium.pvc.regional import entangled
-from sodiumprep.sodium.pvc.sensitivity import joined, moved_borders, moving_together
+from sodiumprep.sodium.pvc.sensitivity import moved_borders, moving_together
 
 OUTSIDE = "muscle"  # whose decay the head around the brain has
 
@@ -90,7 +90,7 @@ class RegressKspace(SimpleInterface):
             return np.zeros((0, n))
         moved = estimate.shift_changes(np.full(3, POSITION_ERROR * 1e-3))
         # no kernel
-        return np.concatenate([joined(moved), np.zeros((1, n)), estimate.border_changes])
+        return np.concatenate([moved, np.zeros((1, n)), estimate.border_changes])
 
     def _estimate(self, acquisition: Acquisition, sampled: SampledAnatomy) -> KspaceEstimate:
         measurement, segments, _ = measured(acquisition, self.inputs)

@@ -259,9 +259,9 @@ def concentration_table(
 
 
 EFFECTS = {  # by column: rows of the changes that it joins
-    "change_position_1mm": slice(0, 3),
-    "change_psf_10percent": slice(3, 4),
-    "change_segmentation_0.5mm": slice(4, None),
+    "change_position_1mm": slice(0, 6),
+    "change_psf_10percent": slice(6, 7),
+    "change_segmentation_0.5mm": slice(7, None),
 }
 
 
@@ -277,8 +277,9 @@ def effects_of_errors(
     Parameters
     ----------
     changes
-        Of the signals: for 1 mm along each axis, for kernels wider by a tenth, and for each
-        border of a region 0.5 mm elsewhere; shape (4 + borders, n).
+        Of the signals: for 1 mm along each axis, as in ``registration_changes``, for kernels
+        wider by a tenth, and for each border of a region 0.5 mm elsewhere; shape
+        (7 + borders, n).
     values
         Signals, shape (n,).
     factors
@@ -286,7 +287,7 @@ def effects_of_errors(
     calibration
         The line for these factors.
     of_reference
-        Relative changes of the region that is the calibration's reference, shape (4 + borders,);
+        Relative changes of the region that is the calibration's reference, shape (7 + borders,);
         None where vials are.
 
     Returns

@@ -23,7 +23,6 @@ from sodiumprep.sodium.pvc.regional import entangled, region_means, residual_sd,
 from sodiumprep.sodium.pvc.sensitivity import (
     MovedBorder,
     Values,
-    joined,
     kernel_change,
     segmentation_changes,
     shift_changes,
@@ -69,8 +68,9 @@ class AssessedSignals:
         Whether noise shifts signal between a region and another one, shape (regions,).
     sensitivity
         On request, change of ``values`` for an image ``POSITION_ERROR`` further along each axis,
-        for kernels wider by ``PSF_ERROR``, and for each row of borders ``SEGMENTATION_ERROR``
-        further in, shape (4 + rows, regions); else of shape (0, regions).
+        as in ``registration_changes``, for kernels wider by ``PSF_ERROR``, and for each row of
+        borders ``SEGMENTATION_ERROR`` further in, shape (7 + rows, regions); else of shape
+        (0, regions).
     """
 
     values: Floats
@@ -164,7 +164,7 @@ class Assessment:
         if not self.sensitivity:
             return assessed, made, map_noise
         errors = [
-            joined(shifted(POSITION_ERROR / self.voxel_size)),
+            shifted(POSITION_ERROR / self.voxel_size),
             np.nan_to_num(wider(PSF_ERROR))[None],  # without a kernel nothing changes
             moved,
         ]

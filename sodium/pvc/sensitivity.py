@@ -104,22 +104,6 @@ def shift_changes(values: Callable[[Floats], Floats], image: Floats, shift: Floa
     return changes
 
 
-def joined(changes: Floats) -> Floats:
-    """Return the size of the change that a shift along each axis makes.
-
-    Parameters
-    ----------
-    changes
-        As :func:`shift_changes` returns them, shape (6, n).
-
-    Returns
-    -------
-    sizes
-        Shape (3, n).
-    """
-    return np.hypot(changes[:3], changes[3:])
-
-
 @dataclass(frozen=True)
 class Border:
     """A layer that one region takes from another where their border lies elsewhere.

@@ -40,7 +40,7 @@ def made(head, measured, calibration_files, run_in, tmp_path_factory):
             **image, regions_file=regions.regions_file, signals_file=corrected.signals_file,
             map_files=corrected.map_files, anatomy_file=regions.anatomy_file,
             calibration_file=calibration_files["vials"], reference_file=head["preproc_file"],
-            xfm_file=head["xfm_file"], tissues=head["tissues"],
+            xfm_file=head["xfm_file"], tissues=head["tissues"], properties=head["properties"],
             protocol={"echo_time": 0.3e-3, "repetition_time": 0.12, "flip_angle": np.pi / 2},
         ),
         folder / "maps",
@@ -163,7 +163,7 @@ def test_an_uncertain_receive_field_is_in_the_maps_of_both_grids(
         MapCorrected(
             **asked, calibration_file=calibration_files["vials"], tissues=head["tissues"],
             reference_file=head["preproc_file"], xfm_file=head["xfm_file"],
-            model_file=_save(tmp_path / "field.npz", waves),
+            model_file=_save(tmp_path / "field.npz", waves), properties=head["properties"],
             protocol={"echo_time": 0.3e-3, "repetition_time": 0.12, "flip_angle": np.pi / 2},
         ),
         tmp_path / "maps",

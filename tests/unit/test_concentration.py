@@ -17,6 +17,7 @@ from sodiumprep.sodium.concentration import (
     RegionalSignals,
     calibrated_by,
     concentration_table,
+    effects_of_errors,
     region_flags,
     region_statistics,
     relative_changes,
@@ -342,3 +343,14 @@ def test_the_noise_of_the_reference_reaches_the_others_through_the_line():
     line = single_reference(100.0, 1.0, (145.0, 0.0))
     found = table(lines=line)["u_calibration"] / table(lines=line)["mean"]
     np.testing.assert_allclose(found, 0.01, rtol=1e-3)
+
+
+def test_a_given_shift_cancels_against_the_reference_with_its_sign():
+    shift = np.zeros((7, 3))
+    shift[0] = SIGNALS * [0.02, -0.02, 0.02]  # the last one calibrates
+    line = replace(LINE, intercept=0.0)
+    effects = effects_of_errors(shift, SIGNALS, FACTORS, line, shift[:, 2] / SIGNALS[2])
+    expected = TRUTH * [0.0, 0.04, 0.0]
+    np.testing.assert_allclose(effects["change_position_1mm"], expected, atol=1e-12)
+    alone = effects_of_errors(shift, SIGNALS, FACTORS, line, None)
+    np.testing.assert_allclose(alone["change_position_1mm"], 0.02 * TRUTH)
