@@ -71,6 +71,7 @@ class ReducedRegions:
         self._gain = kernels[-1].gain
         self._reduce(kernels)
         self._crossed: Floats | None = None  # kept, since several methods ask for it
+        self._last_shown: tuple[Floats, Floats] | None = None  # a map begins with what gtm ends
         self._part_sizes = np.array([p.size for p in parts])
         self.has_background = self._n_voxels - self._part_sizes.sum() >= SMALLEST_REGION
 
@@ -220,11 +221,15 @@ class ReducedRegions:
         return _box_inside(self._others.box, self.grid.axes)
 
     def shown(self, values: Floats) -> Floats:
-        """Return ``sum_i values_i b_i``, shape (nx, ny, nz)."""
+        """Return ``sum_i values_i b_i``, shape (nx, ny, nz); it must not be changed in place."""
+        if self._last_shown is not None and np.array_equal(self._last_shown[0], values):
+            return self._last_shown[1]
         base = values[-1] if self.has_background else 0.0
         out = np.full(self.shape, base * self._gain, np.float32)
         weights = [*values[: len(self.parts)], -base]
         self.grid.add_raised(out, _together([*self._shown, self._others], weights))
+        out.flags.writeable = False
+        self._last_shown = (np.array(values), out)
         return out
 
     def totals(self, image: Floats) -> Floats:
@@ -312,7 +317,7 @@ class ReducedRegions:
             )
         kept = [i for i in range(len(self.parts)) if i != other]
         new = copy.copy(self)
-        new._crossed = None
+        new._crossed = new._last_shown = None
         new._names = [self._names[i] for i in kept]
         new.parts = [self.parts[i] for i in kept]
         new._summed = [self._summed[i] for i in kept]
