@@ -360,6 +360,38 @@ class ReducedRegions:
         table = _products(rows, spread, self.grid.shape)
         return square * (table + table.T) / 2
 
+    def drawn_noise(self, noise: ImageNoise, rng: np.random.Generator) -> Floats:
+        """Draw the noise of an image, as far as the work grid holds it.
+
+        Parameters
+        ----------
+        noise
+            As :meth:`residual_noise` gives it.
+        rng
+            Source of randomness.
+
+        Returns
+        -------
+        noise
+            Shape (nx, ny, nz).
+        """
+        room = [n // 2 for n in noise.spectrum.shape[:2]] + [noise.spectrum.shape[2] - 1]
+        sizes = [
+            int(scipy.fft.next_fast_len(n + r, real=True))
+            for n, r in zip(self.grid.shape, room, strict=True)
+        ]
+        frequencies = [np.fft.fftfreq(n, s) for n, s in zip(sizes, self.grid.spacing, strict=True)]
+        frequencies[2] = np.abs(frequencies[2][: sizes[2] // 2 + 1])
+        power = ImageKernel.of_transfer(noise.spectrum, self.grid.spacing).transfer(frequencies)
+        white = scipy.fft.rfftn(rng.standard_normal(sizes, np.float32))
+        white *= np.sqrt(np.maximum(power.real, 0))
+        x, y, z = self.grid.everywhere
+        drawn = scipy.fft.irfftn(white, sizes)[x, y, z]
+        out = np.zeros(self.shape, np.float32)
+        self.grid.add_raised(out, Block(self.grid.everywhere, drawn))
+        out *= noise.noise_sd
+        return out
+
     def residual_noise(
         self, image: Floats, values: Floats, noise_sd: Floats | None = None
     ) -> ImageNoise:
@@ -420,8 +452,18 @@ class ReducedRegions:
         rest = 1 - fractions.sum(axis=0, keepdims=True)
         n = len(self.names)
         everything = np.concatenate([fractions, rest])[:n]
-        low = _dense([self.reduced(image), self._everything()], box)
-        return SampledRegions(everything, blurred[:n], self.names), low[0] / low[1]
+        return SampledRegions(everything, blurred[:n], self.names), self.sampled_image(image)
+
+    def sampled_image(self, image: Floats) -> Floats:
+        """Return the image as it is on the grid of :meth:`sampled`.
+
+        Parameters
+        ----------
+        image
+            Shape (nx, ny, nz).
+        """
+        low = _dense([self.reduced(image), self._everything()], self._sampled_box)
+        return low[0] / low[1]
 
 
 def label_numbers(labels: Integers) -> list[int]:
