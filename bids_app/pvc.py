@@ -23,9 +23,18 @@ from sodiumprep.sodium.kernel import blur
 from sodiumprep.sodium.noise import ImageNoise
 from sodiumprep.sodium.pvc import MAPS
 from sodiumprep.sodium.pvc.assessment import POSITION_ERROR, PSF_ERROR, SEGMENTATION_ERROR
-from sodiumprep.sodium.pvc.kernels import GaussianKernel, Kernel
-from sodiumprep.sodium.pvc.methods import DECONVOLUTIONS, Correction, Setup, correct, noise_of
+from sodiumprep.sodium.pvc.kernels import GaussianKernel, ImageKernel, Kernel
+from sodiumprep.sodium.pvc.methods import (
+    BY_DRAWS,
+    DECONVOLUTIONS,
+    Correction,
+    Setup,
+    correct,
+    draws_of,
+    noise_of,
+)
 from sodiumprep.sodium.pvc.parts import Normalization, parts_of_fractions, parts_of_labels
+from sodiumprep.sodium.pvc.propagation import LEAST_DRAWS
 from sodiumprep.sodium.pvc.reduced import (
     BACKGROUND,
     LONGEST_LAG,
@@ -56,7 +65,7 @@ from sodiumprep.sodium.pvc.shown import SampledRegions
 EXIT_REFUSED = 2
 REGIONAL = {"gtm": gtm, "labbe": labbe}
 METHODS = ("none", *REGIONAL, *MAPS)
-PROPAGATED = ("rbv", "iy", "mtc", "mg")  # maps whose regional values have an uncertainty here
+ROOM = 2  # boxes of the noise spectrum that hold what a deconvolution makes of a correlation
 TOUCHING = 1.0  # voxels that two regions share, from which on they have a border
 NEIGHBOURHOOD = 2.0  # FWHM of the neighbourhood of local regression over that of the kernel
 COLUMNS = ("index", "name", "pvc", "mean", "uncertainty", "residual_sd", "n_voxels", "volume_ml")
@@ -123,6 +132,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mg-target", nargs=2, default=("GM", "CSF"), metavar=("TARGET", "FLUID"),
         help="names of two regions, for mg (default: GM CSF)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--draws", type=int, default=Setup.draws, metavar="N",
+        help="of the noise, behind the uncertainties of regression (N) and rl (a third of N, at "
+        "least 8), whose relative error is 1 / sqrt(2 draws); each takes as long as the method. "
+        "0: n/a. All other uncertainties are propagated to first order (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--negative-as-zero", action="store_true", help="let rl take negative voxels as 0"
@@ -428,10 +443,21 @@ class _Correction:
         setup = self._setup(method)
         made = correct(method, image, regions, self.noise, setup)
         self.remarks += made.remarks
-        sd = self._nothing()
-        if self.noise is not None and method in PROPAGATED:
-            sd = _sd(noise_of(method, made, image, regions, self.noise, setup).covariance)
-        return _Result(made.values, sd, None, made.image, self._told(method, made, setup))
+        return _Result(made.values, self._uncertainty(method, made, setup), None, made.image,
+                       self._told(method, made, setup))  # fmt: skip
+
+    def _uncertainty(self, method: str, made: Correction, setup: Setup) -> Floats:
+        """Return the SD of a map's regional values."""
+        noise, regions = self.noise, self.regions
+        if noise is None or (method in BY_DRAWS and not setup.draws):
+            return self._nothing()
+        if method == "vc" and isinstance(regions, ReducedRegions):
+            noise = _with_room(noise, regions.grid.spacing)
+            x, y, z = noise.spectrum.shape
+            box = (x // 2, y // 2, z - 1)
+            transfer = doubled_transfer(self.problem.kernels[0], box, regions.grid.spacing)
+            setup = replace(setup, transfer=transfer)
+        return _sd(noise_of(method, made, self.problem.image, regions, noise, setup).covariance)
 
     def _setup(self, method: str) -> Setup:
         problem, (target, fluid) = self.problem, self.options.mg_target
@@ -444,6 +470,7 @@ class _Correction:
             transfer=self._one_kernel(method) if method in DECONVOLUTIONS else None,
             negative_as_zero=self.options.negative_as_zero,
             feed=self.options.values_from,
+            draws=self.options.draws,
         )
 
     def _one_kernel(self, method: str) -> Complexes:
@@ -465,6 +492,8 @@ class _Correction:
                  "converged": "Converged", "n_negative": "NegativeVoxelsTakenAsZero"}  # fmt: skip
         held = {key: getattr(made.made, name) for name, key in names.items()
                 if hasattr(made.made, name)}  # fmt: skip
+        if self.noise is not None:
+            told["Uncertainty"] = _origin(method, setup)
         return told | held
 
     def _uncorrected(self) -> _Result:
@@ -484,6 +513,21 @@ class _Correction:
             name: _changes(REGIONAL[name], image, regions, spacing, self.problem)
             for name in self.results if name in REGIONAL
         }  # fmt: skip
+
+
+def _with_room(noise: ImageNoise, spacing: Floats) -> ImageNoise:
+    """Return the same noise with its spectrum on a larger box."""
+    x, y, z = noise.spectrum.shape
+    correlation = ImageKernel.of_transfer(noise.spectrum, spacing)
+    box = (ROOM * x // 2, ROOM * y // 2, ROOM * (z - 1))
+    return replace(noise, spectrum=doubled_transfer(correlation, box, spacing).real)
+
+
+def _origin(method: str, setup: Setup) -> str | None:
+    """Return in words where an uncertainty comes from; None where there is none."""
+    if method not in BY_DRAWS:
+        return "noise propagated to first order"
+    return f"{draws_of(method, setup)} draws of the noise" if setup.draws else None
 
 
 def _sd(covariance: Floats) -> Floats:
@@ -717,6 +761,8 @@ def run(options: argparse.Namespace) -> str:
     ValueError
         If a file cannot be used, or the regions cannot be told apart.
     """
+    if options.draws and options.draws < LEAST_DRAWS:
+        raise UserError(f"--draws {options.draws}; accepted: {LEAST_DRAWS} or more, or 0 for none")
     names = _outputs(options)
     problem = load_problem(options)
     with warnings.catch_warnings(record=True) as caught:

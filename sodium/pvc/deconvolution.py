@@ -228,7 +228,7 @@ def van_cittert_noise(
     noise
         Before.
     transfer
-        Of the kernel, shape (2 nx, 2 ny, nz + 1).
+        Of the kernel, on the grid of the noise spectrum.
     alpha
         Size of a step.
     iterations
@@ -240,8 +240,8 @@ def van_cittert_noise(
         After: its level and its modes as if those of the surroundings were the voxel's own, its
         spectrum times the squared transfer of the iterations.
     """
-    x, y, z = noise.noise_sd.shape
-    doubled = (2 * x, 2 * y, 2 * z)
+    x, y, z = noise.spectrum.shape
+    doubled = (x, y, 2 * (z - 1))
     power = noise.spectrum * np.abs(van_cittert_transfer(transfer, alpha, iterations)) ** 2
     gain = np.sqrt(scipy.fft.irfftn(power, doubled)[0, 0, 0])
     return replace(

@@ -20,11 +20,12 @@ from sodiumprep.sodium.pvc.deconvolution import (
 from sodiumprep.sodium.pvc.local import LocalMaps, LocalRegression, gaussian_neighbourhood
 from sodiumprep.sodium.pvc.propagation import (
     Weights,
+    drawn_noise,
     gtm_weights,
     labbe_weights,
     map_sd,
     purest_weights,
-    replica_sd,
+    spread_of,
     target_weights,
     unmixed_weights,
     yang_weights,
@@ -213,10 +214,19 @@ def _local_reduced(
 ) -> Correction:
     """Regress on the work grid, and interpolate only how signals differ from the regional ones."""
     low_regions, low_image = regions.sampled(image)
-    scale = regions.spacing / regions.grid.spacing
-    x, y, z = setup.neighbourhood * scale
-    maps = _regression(low_regions, replace(setup, neighbourhood=(x, y, z)))(low_image, fed)
-    differences = np.zeros((len(regions.parts), *low_image.shape), np.float32)
+    maps = _low_regression(regions, low_regions, setup)(low_image, fed)
+    return _interpolated(regions, maps, fed)
+
+
+def _low_regression(
+    regions: ReducedRegions, low_regions: Regions, setup: Setup
+) -> LocalRegression:
+    x, y, z = setup.neighbourhood * regions.spacing / regions.grid.spacing
+    return _regression(low_regions, replace(setup, neighbourhood=(x, y, z)))
+
+
+def _interpolated(regions: ReducedRegions, maps: LocalMaps, fed: Floats) -> Correction:
+    differences = np.zeros((len(regions.parts), *maps.image.shape), np.float32)
     for name, signals in zip(maps.names, maps.signals, strict=True):
         k = list(regions.names).index(name)
         differences[k] = signals - fed[k]
@@ -385,15 +395,54 @@ def _drawn(
     method: str, image: Floats, regions: Regions, noise: ImageNoise, setup: Setup
 ) -> Floats:
     """Return the SD of a map and then of its regional values, from seeded draws."""
-    regression = _regression(regions, setup) if method == "regression" else None
+    again = _repeatable(method, image, regions, noise, setup)
+    rng = np.random.default_rng(setup.seed)
 
     def all_of(drawn: Floats) -> Floats:
-        if regression is None:
-            again = correct(method, drawn, regions, noise, setup)
-            return np.concatenate([again.made.image.ravel(), again.values])
-        fed = _regional(setup.feed, drawn, regions, noise, setup, with_covariance=False).values
-        made = regression(drawn, fed).image
-        return np.concatenate([made.ravel(), unmixed_values(made, regions)])
+        found = again(drawn)
+        return np.concatenate([np.ravel(found.image), found.values])
 
-    draws = setup.draws if regression else max(LEAST_DRAWS, setup.draws // SLOWER)
-    return replica_sd(all_of, image, noise, draws, np.random.default_rng(setup.seed))
+    def draw() -> Floats:
+        if isinstance(regions, ReducedRegions):
+            return regions.drawn_noise(noise, rng)
+        return drawn_noise(noise, rng)
+
+    return spread_of(all_of, image, draw, draws_of(method, setup))
+
+
+def draws_of(method: str, setup: Setup) -> int:
+    """Return how many draws of the noise an uncertainty rests on.
+
+    Parameters
+    ----------
+    method
+        One of ``BY_DRAWS``.
+    setup
+        Of the methods.
+    """
+    return setup.draws if method == "regression" else max(LEAST_DRAWS, setup.draws // SLOWER)
+
+
+def _repeatable(
+    method: str, image: Floats, regions: Regions, noise: ImageNoise, setup: Setup
+) -> Callable[[Floats], Correction]:
+    """Return a correction for many images, that makes what does not depend on them once."""
+    if method != "regression":
+        setup = replace(setup, negative_as_zero=True)  # noise makes dark voxels negative
+        return lambda drawn: correct(method, drawn, regions, noise, setup)
+
+    def fed(drawn: Floats) -> Floats:
+        return _regional(setup.feed, drawn, regions, noise, setup, with_covariance=False).values
+
+    if isinstance(regions, ReducedRegions):
+        low = _low_regression(regions, regions.sampled(image)[0], setup)
+        return lambda drawn: _interpolated(
+            regions, low(regions.sampled_image(drawn), values := fed(drawn)), values
+        )
+    regression = _regression(regions, setup)
+
+    def regressed(drawn: Floats) -> Correction:
+        maps = regression(drawn, fed(drawn))
+        return Correction(unmixed_values(maps.image, regions), maps.image)
+
+    return regressed

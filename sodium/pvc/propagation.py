@@ -19,6 +19,8 @@ from sodiumprep.sodium.pvc.regional import mixing_matrix
 from sodiumprep.sodium.pvc.shown import Regions
 from sodiumprep.sodium.pvc.voxelwise import CorrectedMap, free_regions, purest_voxels
 
+LEAST_DRAWS = 4
+
 # From coefficients u, shape (regions,), to the voxel weights w, shape (nx, ny, nz), for which
 # the sum of w times the image is the sum of u times the regional values.
 Weights = Callable[[Floats], Floats]
@@ -349,11 +351,40 @@ def replica_sd(
     ----------
     Robson et al. 2008, doi:10.1002/mrm.21728
     """
-    if draws < 4:
-        raise ValueError(f"{draws} draws of the noise; at least 4 are needed")
+    return spread_of(correct, image, lambda: drawn_noise(noise, rng), draws)
+
+
+def spread_of(
+    correct: Callable[[Floats], Floats], image: Floats, draw: Callable[[], Floats], draws: int
+) -> Floats:
+    """Return the standard deviation of any correction from draws of whatever is added.
+
+    Parameters
+    ----------
+    correct
+        From an image to a map of any shape.
+    image
+        Shape (nx, ny, nz).
+    draw
+        Returns what is added to the image, shape (nx, ny, nz).
+    draws
+        How many.
+
+    Returns
+    -------
+    sd
+        Of the map.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 4 draws.
+    """
+    if draws < LEAST_DRAWS:
+        raise ValueError(f"{draws} draws of the noise; at least {LEAST_DRAWS} are needed")
     mean = squares = np.zeros(())
     for count in range(1, draws + 1):
-        step = correct(image + drawn_noise(noise, rng)).astype(np.float64) - mean
+        step = correct(image + draw()).astype(np.float64) - mean
         squares = squares + step**2 * (count - 1) / count
         mean = mean + step / count
     return np.sqrt(squares / (draws - 1)).astype(np.float32)

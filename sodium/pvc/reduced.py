@@ -71,6 +71,7 @@ class ReducedRegions:
         self._gain = kernels[-1].gain
         self._reduce(kernels)
         self._crossed: Floats | None = None  # kept, since several methods ask for it
+        self._last_shown: tuple[Floats, Floats] | None = None  # a map begins with what gtm ends
         self._part_sizes = np.array([p.size for p in parts])
         self.has_background = self._n_voxels - self._part_sizes.sum() >= SMALLEST_REGION
 
@@ -220,11 +221,15 @@ class ReducedRegions:
         return _box_inside(self._others.box, self.grid.axes)
 
     def shown(self, values: Floats) -> Floats:
-        """Return ``sum_i values_i b_i``, shape (nx, ny, nz)."""
+        """Return ``sum_i values_i b_i``, shape (nx, ny, nz); it must not be changed in place."""
+        if self._last_shown is not None and np.array_equal(self._last_shown[0], values):
+            return self._last_shown[1]
         base = values[-1] if self.has_background else 0.0
         out = np.full(self.shape, base * self._gain, np.float32)
         weights = [*values[: len(self.parts)], -base]
         self.grid.add_raised(out, _together([*self._shown, self._others], weights))
+        out.flags.writeable = False
+        self._last_shown = (np.array(values), out)
         return out
 
     def totals(self, image: Floats) -> Floats:
@@ -312,7 +317,7 @@ class ReducedRegions:
             )
         kept = [i for i in range(len(self.parts)) if i != other]
         new = copy.copy(self)
-        new._crossed = None
+        new._crossed = new._last_shown = None
         new._names = [self._names[i] for i in kept]
         new.parts = [self.parts[i] for i in kept]
         new._summed = [self._summed[i] for i in kept]
@@ -354,6 +359,38 @@ class ReducedRegions:
         spread = [self.grid.blurred(row, correlation) for row in rows]
         table = _products(rows, spread, self.grid.shape)
         return square * (table + table.T) / 2
+
+    def drawn_noise(self, noise: ImageNoise, rng: np.random.Generator) -> Floats:
+        """Draw the noise of an image, as far as the work grid holds it.
+
+        Parameters
+        ----------
+        noise
+            As :meth:`residual_noise` gives it.
+        rng
+            Source of randomness.
+
+        Returns
+        -------
+        noise
+            Shape (nx, ny, nz).
+        """
+        room = [n // 2 for n in noise.spectrum.shape[:2]] + [noise.spectrum.shape[2] - 1]
+        sizes = [
+            int(scipy.fft.next_fast_len(n + r, real=True))
+            for n, r in zip(self.grid.shape, room, strict=True)
+        ]
+        frequencies = [np.fft.fftfreq(n, s) for n, s in zip(sizes, self.grid.spacing, strict=True)]
+        frequencies[2] = np.abs(frequencies[2][: sizes[2] // 2 + 1])
+        power = ImageKernel.of_transfer(noise.spectrum, self.grid.spacing).transfer(frequencies)
+        white = scipy.fft.rfftn(rng.standard_normal(sizes, np.float32))
+        white *= np.sqrt(np.maximum(power.real, 0))
+        x, y, z = self.grid.everywhere
+        drawn = scipy.fft.irfftn(white, sizes)[x, y, z]
+        out = np.zeros(self.shape, np.float32)
+        self.grid.add_raised(out, Block(self.grid.everywhere, drawn))
+        out *= noise.noise_sd
+        return out
 
     def residual_noise(
         self, image: Floats, values: Floats, noise_sd: Floats | None = None
@@ -415,8 +452,18 @@ class ReducedRegions:
         rest = 1 - fractions.sum(axis=0, keepdims=True)
         n = len(self.names)
         everything = np.concatenate([fractions, rest])[:n]
-        low = _dense([self.reduced(image), self._everything()], box)
-        return SampledRegions(everything, blurred[:n], self.names), low[0] / low[1]
+        return SampledRegions(everything, blurred[:n], self.names), self.sampled_image(image)
+
+    def sampled_image(self, image: Floats) -> Floats:
+        """Return the image as it is on the grid of :meth:`sampled`.
+
+        Parameters
+        ----------
+        image
+            Shape (nx, ny, nz).
+        """
+        low = _dense([self.reduced(image), self._everything()], self._sampled_box)
+        return low[0] / low[1]
 
 
 def label_numbers(labels: Integers) -> list[int]:

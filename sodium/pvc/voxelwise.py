@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,6 +21,8 @@ from sodiumprep.sodium.pvc.shown import TOLERANCE, Regions, check_finite
 SMALLEST_SHOWN = 0.02  # of the largest that the regions show; nothing is divided by less
 SMALLEST_SHARE = 0.1  # blurred fraction; a residual is divided by no less
 SMALLEST_TARGET = 0.2  # blurred fraction below which a map of one tissue says nothing
+PIECE = 1 << 17  # voxels that are worked on at a time, so that they stay in fast memory
+FURTHEST = 4.0  # factor by which Newton's rows are scaled at most
 PUREST = 0.9  # of the largest blurred fraction: from there on a voxel counts as pure
 
 
@@ -112,26 +114,34 @@ def rbv(image: Floats, regions: Regions, values: Floats) -> CorrectedMap:
     array([ 40., 140.])
     """
     _check(image, regions, values)
-    composed, shown = regions.composed(values), regions.shown(values)
-    gain, divisor = _gain(composed, shown)
+    return _scaled(image, regions, np.asarray(values))
+
+
+def _scaled(image: Floats, regions: Regions, values: Floats) -> CorrectedMap:
+    """Scale residuals by what the regions hold over what they show, a few planes at a time."""
+    corrected, shown = regions.composed(values), regions.shown(values)
+    floor = SMALLEST_SHOWN * max(float(shown.max()), -float(shown.min()))
+    gain = np.empty_like(corrected)
+    planes = max(1, PIECE // shown[0].size)
+    n_excepted = 0
+    for start in range(0, len(shown), planes):
+        part = slice(start, start + planes)
+        gain[part], excepted = _gain(corrected[part], shown[part], floor)
+        corrected[part] += gain[part] * (image[part] - shown[part])
+        n_excepted += excepted
 
     def others() -> tuple[Floats, Floats]:
+        divisor = np.maximum(shown, floor)
         residual = (image - shown) / divisor
         return 1 + residual, -gain - residual * np.where(shown < divisor, 1, gain)
 
-    return CorrectedMap(
-        composed + gain * (image - shown),
-        np.asarray(values),
-        gain,
-        others,
-        int(np.sum(shown < divisor)),
-    )
+    return CorrectedMap(corrected, values, gain, others, n_excepted)
 
 
-def _gain(composed: Floats, shown: Floats) -> tuple[Floats, Floats]:
-    """Return by what a residual is scaled, and what stands below that fraction."""
-    divisor = np.maximum(shown, SMALLEST_SHOWN * np.abs(shown).max())
-    return (composed + divisor - shown) / divisor, divisor
+def _gain(composed: Floats, shown: Floats, floor: float) -> tuple[Floats, int]:
+    """Return by what a residual is scaled, and in how many voxels less than the floor is shown."""
+    divisor = np.maximum(shown, floor)
+    return (composed + divisor - shown) / divisor, int(np.count_nonzero(shown < floor))
 
 
 def iterative_yang(
@@ -145,7 +155,11 @@ def iterative_yang(
     """Return the correction of Thomas with regional signals from the corrected map itself.
 
     The signals are unmixed by least squares on the unblurred fractions: with soft fractions the
-    usual weighted mean comes to rest at other values than the true ones.
+    usual weighted mean comes to rest at other values than the true ones. They rest where the map
+    gives back the signals that it was made from, one equation for each region. Yang's steps go
+    there slowly where regions are thin; here a step is that of Newton, with a derivative that is
+    nearly known from what the regions show of each other. A step that is longer than the one
+    before is followed by one of Yang's; so are all where blurred regions are hard to tell apart.
 
     Parameters
     ----------
@@ -191,16 +205,18 @@ def iterative_yang(
     free = free_regions(regions, fixed)
     values, last_step = np.array(start, np.float64), 0.0
     overlap = regions.overlap()
-    unmixing = _inverted(overlap[np.ix_(free, free)], "unblurred fractions")
-    held = overlap @ np.where(free, 0, values)
-    iteration, converged = 0, False
+    own = np.ix_(free, free)
+    unmixing, crossing = _inverted(overlap[own], "unblurred fractions"), regions.crossing()
+    distinct = _condition(crossing[own]) < LARGEST_CONDITION
+    change, iteration, converged, rate = np.zeros(free.sum()), 0, False, 1.0
     while iteration < max_iterations and not converged:
+        values[free] += change
         iteration += 1
-        composed, shown = regions.composed(values), regions.shown(values)
-        mapped = composed + _gain(composed, shown)[0] * (image - shown)
-        before, values = values, values.copy()
-        values[free] = unmixing @ (regions.totals(mapped) - held)[free]
-        step = float(np.abs(values - before).max())
+        made = _scaled(image, regions, values.copy())
+        missing = (regions.totals(made.image) - overlap @ values)[free]
+        slope = _slope(values, overlap, crossing) if distinct and rate <= 1 else overlap
+        change = np.linalg.solve(slope[own], missing)
+        step = float(np.abs(change).max())
         rate = step / last_step if last_step > 0 else 1.0
         # the steps to come are a geometric series; a rate near 1 is that of rounding
         allowed = tolerance * float(np.abs(values).max()) * max(1 - rate, 0.01)
@@ -212,10 +228,19 @@ def iterative_yang(
             RuntimeWarning,
             stacklevel=2,
         )
-    last = rbv(image, regions, before)
-    return CorrectedMap(
-        last.image, values, last.by_image, last.others, last.n_excepted, iteration, converged
-    )
+    values[free] += unmixing @ missing
+    return replace(made, values=values, iterations=iteration, converged=converged)
+
+
+def _slope(values: Floats, overlap: Floats, crossing: Floats) -> Floats:
+    """Return about how the totals of a map fall behind as the signals rise.
+
+    That is the sum over voxels of ``m_i b_j composed / shown`` where the map is at rest. Along
+    the signals themselves it gives what the regions hold; each row is scaled so that it does.
+    """
+    held, seen = overlap @ values, crossing @ values
+    ratio = np.divide(held, seen, out=np.ones_like(held), where=seen != 0)
+    return np.clip(ratio, 1 / FURTHEST, FURTHEST)[:, None] * crossing
 
 
 def free_regions(regions: Regions, fixed: Sequence[str]) -> NDArray[np.bool_]:
@@ -391,9 +416,13 @@ def purest_voxels(regions: Regions) -> tuple[list[NDArray[np.intp]], Floats]:
     return cores, _inverted(np.transpose(columns), "purest voxels")
 
 
-def _inverted(matrix: Floats, what: str) -> Floats:
+def _condition(matrix: Floats) -> float:
     size = np.sqrt(np.abs(np.diag(matrix)))
-    condition = float(np.linalg.cond(matrix / np.outer(size, size))) if size.all() else np.inf
+    return float(np.linalg.cond(matrix / np.outer(size, size))) if size.all() else np.inf
+
+
+def _inverted(matrix: Floats, what: str) -> Floats:
+    condition = _condition(matrix)
     if not condition < LARGEST_CONDITION:
         raise ValueError(
             f"the {what} do not tell the regions apart: condition number {condition:.3g}, "

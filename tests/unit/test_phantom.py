@@ -84,6 +84,17 @@ def test_a_moved_ball_lands_where_geometry_and_motion_say():
     assert np.allclose(scanner, motion @ [15, -10, 20, 1], atol=0.1)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_wave_at_the_edge_of_kspace_has_its_mean_over_each_voxel(axis):
+    finer = np.diag([0.25, 0.25, 0.25, 1.0])
+    finer[:3, 3] = -12.5
+    where = replace(placement(), t1w_affine=phantom.fov_to_scanner(geometry()) @ finer)
+    along = np.moveaxis(np.arange(101)[:, None, None] * 0.25 - 12.5, 0, axis)
+    wave = np.broadcast_to(np.cos(2 * np.pi * along / 8), (101,) * 3).astype(np.float32)
+    shown = phantom.resample_head(wave, where, 12, 2e-3)[2:-2, 2:-2, 2:-2]
+    assert shown.max() == pytest.approx(np.sinc(2 / 8), rel=7e-3)
+
+
 def test_the_field_of_view_agrees_with_the_affine_of_the_image():
     place = geometry()
     corner = (np.zeros(3) - 12) * 10.0

@@ -111,7 +111,8 @@ def test_every_method_writes_what_it_promises(files):
         "index\tname\n" + "".join(f"{i}\t{n}\n" for i, n in enumerate(NAMES, 1))
     )
     names = str(files.folder / "names.tsv")
-    assert files("--method", *wanted, "--names", names, "--residual-map") == 0
+    words = ("--names", names, "--residual-map", "--draws", "0")
+    assert files("--method", *wanted, *words) == 0
     written = {p.name for p in (files.folder / "out").iterdir()}
     maps = {f"run_pvc-{m}.nii.gz" for m in wanted} | {"run_residual.nii.gz"}
     assert written == maps | {"run_regions.tsv", "run_regions.json"}
@@ -353,6 +354,7 @@ def test_a_truncated_file_is_named(files, capsys, which):
         (("--psf", "-6"), "FWHM [-6.0, -6.0, -6.0] mm"),
         (("--psf", "nothing.nii"), "neither numbers nor a file"),
         (("--noise-sd", "0"), "accepted: above 0 everywhere"),
+        (("--draws", "3"), "--draws 3; accepted: 4 or more, or 0 for none"),
         (("--names", "nothing.tsv"), "nothing.tsv: does not exist"),
         (("--method", "mg"), "Müller-Gärtner needs a region 'GM'"),
     ],
@@ -366,3 +368,43 @@ def test_an_unknown_method_is_refused_in_one_line(files, capsys):
         files("--method", "magic")
     assert stopped.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def small_head():
+    """Return fractions, and the image in a box in which many draws take little time."""
+    r = radius((26, 26, 26))
+    inside = np.stack([(r >= a) & (r < b) for a, b in ((7, 10), (4, 7), (0, 4))], -1)
+    parts = inside.astype(np.float32)
+    return parts, blurred_image(parts)
+
+
+@pytest.mark.parametrize(
+    ("method", "draws", "images"), [("vc", 0, 10), ("regression", 60, 24), ("rl", 24, 10)]
+)
+def test_the_uncertainty_of_a_map_that_has_no_derivative_is_that_of_draws(
+    files, method, draws, images
+):
+    parts, clean = small_head()
+    given = {"fractions": save(files.folder / "small.nii.gz", parts)}
+    words = ["--method", method, "--noise-sd", "2", "--negative-as-zero"]
+    rng, seen = np.random.default_rng(1), []
+    for _ in range(images):
+        noise = gaussian_filter(rng.normal(size=clean.shape), 1.5, mode="wrap")
+        image = save(files.folder / "drawn.nii.gz", clean + 2 * noise / noise.std())
+        assert files(*words, "--draws", "0", image=image, **given) == 0
+        seen.append(means(files, method))
+    assert files(*words, "--draws", str(draws), image=image, **given) == 0
+    stated = [float(r["uncertainty"]) for r in table(files) if r["pvc"] == method]
+    ratio = np.array(stated) / np.std(seen, axis=0, ddof=1)
+    assert 0.65 < ratio.mean() < 1.3  # the correlation is read from a residual
+    assert 0.5 < ratio.min() < ratio.max() < 1.8
+
+
+def test_draws_are_told_and_may_be_left_out(files):
+    image = noisy(files, 1.0)
+    assert files("--method", "regression", "--draws", "4", image=image) == 0
+    assert told(files)["Methods"]["regression"]["Uncertainty"] == "4 draws of the noise"
+    assert np.isfinite([float(r["uncertainty"]) for r in table(files)[3:]]).all()
+    assert files("--method", "regression", "--draws", "0", image=image) == 0
+    assert told(files)["Methods"]["regression"]["Uncertainty"] is None
+    assert [r["uncertainty"] for r in table(files)[3:]] == ["n/a"] * 3

@@ -147,6 +147,28 @@ def test_iterative_yang_reaches_the_truth_from_uncorrected_means():
     np.testing.assert_allclose(finer.values, TRUTH, rtol=1e-6)
 
 
+def test_iterative_yang_rests_sooner_than_its_own_steps_at_the_same_place():
+    image, regions = uneven_image(), head_regions()
+    start = region_means(image, regions)
+    found = iterative_yang(image, regions, start)
+    assert found.converged
+    resting = reference.iterative_yang(image, *parts(), TRUTH, 400)[1]
+    off = np.abs(found.values - resting).max()
+    assert off < 1e-4 * resting.max()
+    as_many = reference.iterative_yang(image, *parts(), start, found.iterations)[1]
+    assert off < np.abs(as_many - resting).max() / 10
+
+
+def test_regions_that_only_the_unblurred_fractions_tell_apart_take_steps_of_yang():
+    one = (np.indices((8, 8, 8)).sum(axis=0) % 2).astype(float)
+    regions = SampledRegions(np.stack([one, 1 - one]), np.full((2, 8, 8, 8), 0.5))
+    found = iterative_yang(np.full((8, 8, 8), 7.0), regions, np.array([4.0, 10.0]))
+    assert found.converged
+    np.testing.assert_allclose(found.values, [4.0, 10.0])
+    turned = iterative_yang(np.full((8, 8, 8), 14.0), regions, np.array([4.0, 10.0]))
+    np.testing.assert_allclose(turned.values, [8.0, 20.0])
+
+
 def test_weighted_means_of_soft_fractions_would_come_to_rest_at_wrong_values():
     # as in simulated anatomy: 42 and 145 end near 56 and 88, means of an exact map at 51 and 98
     image, (fractions, shown) = exact_image(), parts()
