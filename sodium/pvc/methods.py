@@ -400,7 +400,8 @@ def _drawn(
 
     def all_of(drawn: Floats) -> Floats:
         found = again(drawn)
-        return np.concatenate([np.ravel(found.image), found.values])
+        shown = np.zeros(0) if found.image is None else np.ravel(found.image)
+        return np.concatenate([shown, found.values])
 
     def draw() -> Floats:
         if isinstance(regions, ReducedRegions):
