@@ -29,7 +29,7 @@ from sodiumprep.interfaces.coil_fields import RegionTransmit, load_field, load_t
 from sodiumprep.interfaces.comparison import REGIONS
 from sodiumprep.interfaces.equation import save_equation, without_transmit
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
-from sodiumprep.interfaces.monte_carlo import finished, uncertain_table, with_borders
+from sodiumprep.interfaces.monte_carlo import finished, uncertain_table, with_changes
 from sodiumprep.interfaces.pvc import FEED, load_signals
 from sodiumprep.interfaces.reconstruct import tissue_constants
 from sodiumprep.interfaces.registration import read_transform
@@ -291,14 +291,16 @@ def transmit_factors(transmit: RegionTransmit | None, names: Sequence[str]) -> F
 def _of_regions(signals: AssessedSignals, which: Floats, main: AssessedSignals) -> RegionalSignals:
     """Return the signals of some regions; the uncertainties of the coils are not yet known."""
     unknown = np.full(int(which.sum()), np.nan)
+    known = with_changes(signals, main)
     return RegionalSignals(
         signals.values[which],
         np.diag(signals.covariance)[which],
         signals.kernel_change[which],
         signals.registration_changes[:, which],
-        with_borders(signals, main).border_changes[:, which],
+        known.border_changes[:, which],
         unknown,
         unknown,
+        decay_changes=known.decay_changes[which][:, :, which],
     )
 
 

@@ -129,7 +129,7 @@ def uncertain_table(
     return UncertainTable(
         names=regions.all_names,
         rows=regions.names,
-        signals={m: with_borders(signals[m], main) for m in dict.fromkeys([*methods, FEED])},
+        signals={m: with_changes(signals[m], main) for m in dict.fromkeys([*methods, FEED])},
         factors=factors,
         constants=regions.by_name,
         protocol=regions.protocol,
@@ -140,19 +140,20 @@ def uncertain_table(
     )
 
 
-def with_borders(signals: AssessedSignals, main: AssessedSignals) -> AssessedSignals:
-    """Return signals with what other borders change.
+def with_changes(signals: AssessedSignals, main: AssessedSignals) -> AssessedSignals:
+    """Return signals with what other borders and other constants of decay change.
 
     Parameters
     ----------
     signals
-        By any method; one that did not try other borders takes the relative changes of ``main``.
+        By any method; what it did not try it takes from ``main``, relative to the values.
     main
         By the main method.
     """
-    if len(signals.border_changes):
-        return signals
-    return replace(signals, border_changes=main.border_changes * (signals.values / main.values))
+    names = ("border_changes", "decay_changes")
+    ratio = signals.values / main.values
+    taken = {n: getattr(main, n) * ratio for n in names if not len(getattr(signals, n))}
+    return replace(signals, **taken)
 
 
 def finished(

@@ -33,7 +33,12 @@ from sodiumprep.sodium.pvc.assessment import (
 )
 from sodiumprep.sodium.pvc.local import MOST_LOCAL
 from sodiumprep.sodium.pvc.methods import FEEDS, Correction, Setup
-from sodiumprep.sodium.pvc.sensitivity import Border, MovedBorder, moving_together
+from sodiumprep.sodium.pvc.sensitivity import (
+    Border,
+    MovedBorder,
+    MovedDecay,
+    moving_together,
+)
 from sodiumprep.sodium.pvc.shown import SampledRegions
 from sodiumprep.sodium.regions import TISSUES
 
@@ -131,9 +136,9 @@ class CorrectPartialVolume(SimpleInterface):
             names = stored["names"].tolist()
             regions = SampledRegions(stored["fractions"], stored["blurred"], names)
             remarks = stored["remarks"].tolist()
-            borders = _borders(stored)
+            changed = {"borders": _borders(stored), "decays": _decays(stored)}
             kinds = stored["kinds"]
-        case = self._case(image, affine, regions, kinds, borders)
+        case = self._case(image, affine, regions, kinds, **changed)
         folder = Path(runtime.cwd)
         signals, maps, remarks = {}, {}, list(remarks)
         asked = [name for name in self.inputs.methods if name != FROM_KSPACE]
@@ -166,7 +171,7 @@ class CorrectPartialVolume(SimpleInterface):
 
     def _case(
         self, image: Floats, affine: Floats, regions: SampledRegions, kinds: Floats,
-        borders: Sequence[Sequence[MovedBorder]],
+        borders: Sequence[Sequence[MovedBorder]], decays: Sequence[MovedDecay],
     ) -> Assessment:  # fmt: skip
         noise_sd, _ = load_image(self.inputs.noise_file)
         response = load_response(self.inputs.response_file)
@@ -196,6 +201,7 @@ class CorrectPartialVolume(SimpleInterface):
             voxel_size=voxel,
             borders=borders,
             border_uncertainty=border_uncertainty(borders, regions.names, kinds),
+            decays=decays,
             sensitivity=self.inputs.sensitivity,
         )
 
@@ -242,6 +248,12 @@ def border_uncertainty(
         BORDER_OF_LESION if any({b.grown, b.shrunk} & lesions for b in row) else BORDER_OF_TISSUE
         for row in borders
     ])  # fmt: skip
+
+
+def _decays(stored: Mapping[str, Any]) -> list[MovedDecay]:
+    """Return what was stored with the regions of kernels that rest on moved constants."""
+    pairs = zip(stored["decay_of"].tolist(), stored["decay_blurred"], strict=True)
+    return [MovedDecay(region, constant, shown) for (region, constant), shown in pairs]
 
 
 def _borders(stored: Mapping[str, Any]) -> list[list[MovedBorder]]:

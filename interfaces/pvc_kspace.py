@@ -34,6 +34,7 @@ from sodiumprep.sodium.pvc.kspace import (
 )
 from sodiumprep.sodium.pvc.regional import entangled
 from sodiumprep.sodium.pvc.sensitivity import moved_borders, moving_together
+from sodiumprep.sodium.relaxation import DECAYING
 
 OUTSIDE = "muscle"  # whose decay the head around the brain has
 
@@ -75,6 +76,7 @@ class RegressKspace(SimpleInterface):
             kernel_change=np.full(n, np.nan),  # there is none
             registration_changes=estimate.shift_changes(np.full(3, shift)),
             border_changes=moved * (uncertain / SEGMENTATION_ERROR)[:, None],
+            decay_changes=np.zeros((0, len(DECAYING), n)),
             residual_sd=np.full(n, np.nan),
             entangled=entangled(estimate.covariance),
             sensitivity=self._sensitivity(estimate),

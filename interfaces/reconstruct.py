@@ -38,6 +38,7 @@ from sodiumprep.sodium.reconstruct import (
     magnitude_image,
     phase_corrected_image,
 )
+from sodiumprep.sodium.relaxation import MOVED, with_moved
 from sodiumprep.sodium.segments import Evolution, Segments, adequate_segments
 from sodiumprep.sodium.signal import Relaxation
 from sodiumprep.sodium.trajectory import centre_step
@@ -127,6 +128,8 @@ def describe_response(response: Response, voxel_size: Floats) -> dict[str, Any]:
     """
     widths, gains = {}, {}
     for name, transfer in response.transfers.items():
+        if MOVED in name:
+            continue
         fwhm = full_width_half_maximum(to_psf(transfer), voxel_size) * 1e3
         widths[name] = [round(float(w), 3) for w in fwhm]
         gains[name] = round(float(transfer[0, 0, 0].real), 4)
@@ -232,7 +235,8 @@ class ReconstructKspace(SimpleInterface):
     def _reconstruct(self, acquisition: Acquisition, folder: Path) -> dict[str, Any]:
         measurement, segments, told = measured(acquisition, self.inputs)
         constants = tissue_constants(self.inputs.tissues)
-        done = METHODS[self.inputs.recon](measurement, constants, segments, self.inputs)
+        wanted = with_moved(constants) if self.inputs.recon in LINEAR else constants
+        done = METHODS[self.inputs.recon](measurement, wanted, segments, self.inputs)
         properties = {
             "Reconstruction": self.inputs.recon,
             "ReconstructionReason": REASONS[self.inputs.recon],
@@ -521,7 +525,7 @@ class DescribeImage(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         magnitude, affine = load_finite_image(self.inputs.image_file)
         known = _image_properties(self.inputs, affine, magnitude.shape)
-        constants = tissue_constants(self.inputs.tissues)
+        constants = with_moved(tissue_constants(self.inputs.tissues))
         if isdefined(self.inputs.phase_file):
             phase, _ = load_finite_image(self.inputs.phase_file)
             done = phase_corrected_image(magnitude, phase, known, constants)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from sodiumprep.sodium.regions import (
     vial_fractions,
     voxel_means,
 )
-from sodiumprep.sodium.relaxation import VITREOUS
+from sodiumprep.sodium.relaxation import DECAYING, VITREOUS, moved_name
 
 BORDERED = ("tissue", "reference")  # kinds of regions, the first, whose borders may err
 TOUCHING_ML = 0.1  # of vials inside the brain, what resampling may make of them
@@ -116,6 +116,7 @@ class SampleRegions(SimpleInterface):
             volumes_ml=sampled.volumes_ml,
             coverage=sampled.coverage,
             remarks=sampled.remarks,
+            **_shown_decays(everything, factor, response.transfers),
             fractions=np.stack([voxel_means(f, factor) for f in everything.values()]),
             blurred=np.stack([
                 blur_to_grid(fine, factor, transfer)
@@ -157,6 +158,19 @@ def _shown_borders(
     fields = ("grown", "shrunk", "taken", "shown_grown", "shown_shrunk")
     columns = zip(*moved, strict=True) if moved else [[] for _ in fields]
     return {f"border_{name}": list(column) for name, column in zip(fields, columns, strict=True)}
+
+
+def _shown_decays(
+    fine: Mapping[str, Floats], factor: int, transfers: Mapping[str, Floats]
+) -> dict[str, Any]:
+    """Return regions as kernels of moved constants show them, as arrays to store."""
+    moved = [
+        (k, c, blur_to_grid(fraction, factor, transfers[moved_name(name, constant)]))
+        for k, (name, fraction) in enumerate(fine.items())
+        for c, constant in enumerate(DECAYING)
+        if moved_name(name, constant) in transfers
+    ]
+    return {"decay_of": [(k, c) for k, c, _ in moved], "decay_blurred": [b for *_, b in moved]}
 
 
 class _FineGrid:

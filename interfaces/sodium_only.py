@@ -37,6 +37,7 @@ from sodiumprep.sodium.concentration_map import map_apparent
 from sodiumprep.sodium.monte_carlo import UncertainTable
 from sodiumprep.sodium.noise import ImageNoise
 from sodiumprep.sodium.pvc.assessment import UNCORRECTED, AssessedSignals
+from sodiumprep.sodium.relaxation import DECAYING
 from sodiumprep.sodium.smooth_field import grid_positions, relative_uncertainty
 
 APPARENT = (UNCORRECTED, "apparent")
@@ -198,6 +199,7 @@ def _assessed(signals: RegionalSignals) -> AssessedSignals:
         kernel_change=signals.kernel_change,
         registration_changes=signals.registration_changes,
         border_changes=nothing,
+        decay_changes=np.zeros((n, len(DECAYING), n)),
         residual_sd=np.full(n, np.nan),
         entangled=np.zeros(n, bool),
         sensitivity=nothing,

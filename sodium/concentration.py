@@ -12,7 +12,7 @@ from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.calibrate import Calibration
 from sodiumprep.sodium.noise import ImageNoise, weighted_covariance
 from sodiumprep.sodium.pvc.sensitivity import shift_changes
-from sodiumprep.sodium.relaxation import relative_change
+from sodiumprep.sodium.relaxation import DECAYING, relative_change
 from sodiumprep.sodium.signal import Relaxation, relaxation_factor
 from sodiumprep.sodium.uncertainty import combine, interval, propagate, weighted_quantiles
 
@@ -54,6 +54,9 @@ class Reference:
         shapes (6,) and (rows,). What changes the reference changes every concentration.
     relaxation
         Its constants; needed where it has no row.
+    decay_changes
+        Of its signal over its signal, shape (regions, constants), the rows' regions first; None
+        where they are not known.
     """
 
     index: int | None
@@ -61,6 +64,7 @@ class Reference:
     registration_changes: Floats
     border_changes: Floats
     relaxation: Relaxation | None = None
+    decay_changes: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,10 @@ class RegionalSignals:
         the signal, both against the reference, shape (n,).
     reference
         The region that is the calibration's reference, or None (vials).
+    decay_changes
+        Change of ``values`` where a constant of decay of one of the regions is larger by its
+        uncertainty, which changes its kernel, shape (n, constants, n), constants as in
+        ``relaxation.DECAYING``; None where it is not known.
     """
 
     values: Floats
@@ -97,6 +105,7 @@ class RegionalSignals:
     u_receive: Floats
     u_transmit: Floats
     reference: Reference | None = None
+    decay_changes: Floats | None = None
 
 
 def _principal_inputs(calibration: Calibration) -> tuple[Floats, Floats]:
@@ -136,36 +145,62 @@ def u_calibration(values: Floats, factors: Floats, calibration: Calibration) -> 
 
 def u_relaxation(
     means: Floats,
-    tissues: Sequence[Relaxation],
+    tissues: Sequence[Relaxation] | None,
     protocol: Protocol,
     reference: int | Relaxation | None,
+    decayed: Floats | None = None,
+    of_reference: Floats | None = None,
 ) -> Floats:
-    """Return the uncertainty that the relaxation constants give to corrected concentrations.
+    """Return the uncertainty that the relaxation constants give to concentrations.
+
+    A constant errs in the relaxation factor of its region and, as it shapes the kernel, in the
+    partial-volume correction of all: both at once.
 
     Parameters
     ----------
     means
-        Corrected concentrations, shape (n,) [mmol/L].
+        Concentrations, shape (n,) [mmol/L].
     tissues
-        Constants of each region, n of them.
+        Constants of each region, n of them; None for apparent concentrations.
     protocol
         Timing.
     reference
         Region whose own factor is in the calibration's slope, so that both cancel; the constants
         of a reference that is none of the regions; or None.
+    decayed
+        Change of the concentrations by the kernels of moved constants, shape (n, constants, n)
+        [mmol/L], as in :class:`RegionalSignals`; None for none.
+    of_reference
+        Relative change of the reference's signal by the same, shape (n, constants).
 
     Returns
     -------
     uncertainty
-        Shape (n,) [mmol/L].
+        Shape (n,) [mmol/L]; nan for apparent concentrations that no kernel changes.
     """
-    total = np.array([relative_u_relaxation(tissue, protocol) ** 2 for tissue in tissues])
+    n = len(means)
+    own = np.zeros((n, len(CONSTANT_NAMES)))  # relative change of each region's factor
+    if tissues is not None:
+        own[:] = [
+            [relative_change(protocol.factor, t, c) for c in CONSTANT_NAMES] for t in tissues
+        ]
+    elif decayed is None or not decayed.any():
+        return np.full(n, np.nan)
+    changes = np.zeros((n, len(CONSTANT_NAMES), n))  # by region, constant and concentration
+    changes[range(n), :, range(n)] = -own * means[:, None]
+    shared = np.zeros((n, len(CONSTANT_NAMES)))  # of the slope
+    apart = 0.0
     if isinstance(reference, Relaxation):
-        total = total + relative_u_relaxation(reference, protocol) ** 2
+        apart = 0.0 if tissues is None else relative_u_relaxation(reference, protocol) ** 2
     elif reference is not None:
-        total = total + total[reference]
-        total[reference] = 0.0
-    return np.asarray(np.abs(means) * np.sqrt(total))
+        shared[reference] = -own[reference]
+    kernels = [CONSTANT_NAMES.index(name) for name in DECAYING]
+    if decayed is not None:
+        changes[:, kernels] += decayed
+    if of_reference is not None:
+        shared[:, kernels] += of_reference[:n]
+    changes -= shared[:, :, None] * means
+    return np.sqrt(np.sum(changes**2, axis=(0, 1)) + apart * means**2)
 
 
 def relative_u_relaxation(tissue: Relaxation, protocol: Protocol) -> float:
@@ -229,6 +264,8 @@ def concentration_table(
     unknown = np.full(len(mean), np.nan)
     known = signals.reference
     cancels = None if known is None else known.relaxation or known.index
+    decayed = None if signals.decay_changes is None else signals.decay_changes * gain
+    of_reference = None if known is None else known.decay_changes
     shared = {
         name: np.zeros(len(changes)) if known is None else np.atleast_1d(getattr(known, name))
         for name, changes in (
@@ -245,8 +282,7 @@ def concentration_table(
     terms = {
         "u_noise": np.sqrt(signals.noise_variance) * gain,
         "u_calibration": u_calibration(signals.values, factors, calibration),
-        "u_relaxation": unknown if tissues is None
-        else u_relaxation(mean, tissues, protocol, cancels),
+        "u_relaxation": u_relaxation(mean, tissues, protocol, cancels, decayed, of_reference),
         "u_receive": np.abs(mean) * signals.u_receive,
         "u_b1": np.abs(mean) * signals.u_transmit,
         "u_pvc": moved("kernel_change"),
@@ -479,6 +515,7 @@ def relative_changes(
         signals.registration_changes[:, index] / value,
         signals.border_changes[:, index] / value,
         relaxation,
+        None if signals.decay_changes is None else signals.decay_changes[:, :, index] / value,
     )
 
 

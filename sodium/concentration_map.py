@@ -413,6 +413,8 @@ class MapUncertainty:
         total = self.mixture.relative_variance(relative, None if known is None else known.index)
         if known is not None and known.relaxation is not None:
             total += relative_u_relaxation(known.relaxation, self.protocol) ** 2
+        if known is not None and known.decay_changes is not None:
+            total += float(np.sum(known.decay_changes**2))
         return total
 
     def _places(self) -> Iterator[tuple[str, str, Floats | float]]:

@@ -28,6 +28,7 @@ from sodiumprep.sodium.calibrate import (
 from sodiumprep.sodium.concentration import CONSTANT_NAMES, Protocol
 from sodiumprep.sodium.pvc.assessment import AssessedSignals
 from sodiumprep.sodium.reciprocity import with_correlation
+from sodiumprep.sodium.relaxation import DECAYING
 from sodiumprep.sodium.signal import Relaxation, spoiled_saturation
 from sodiumprep.sodium.smooth_field import SmoothField
 from sodiumprep.sodium.transmit import SCALE_UNCERTAINTY
@@ -358,6 +359,11 @@ class UncertainTable:
             ("borders", known.border_changes),
         ):
             total = total + z[name][:, : len(changes)] @ np.nan_to_num(changes)
+        kernels = [CONSTANT_NAMES.index(name) for name in DECAYING]
+        for region, changes in zip(self.names, known.decay_changes, strict=False):
+            if region in self._materials:
+                first = len(CONSTANT_NAMES) * self._materials[region]
+                total = total + z["relaxation"][:, [first + k for k in kernels]] @ changes
         return np.asarray(total)
 
     def _line(

@@ -15,6 +15,8 @@ MUSCLE = "doi:10.1186/s12891-022-05879-5"
 ASSUMED = "assumed, to be verified"
 FLUID_LESIONS = ("cavity", "resection", "cyst")  # part of a lesion's name: it is filled with fluid
 VITREOUS = "vitreous"  # the humour of both eyes
+DECAYING = ("t2_short", "t2_long", "short_fraction")  # constants that shape a kernel, too
+MOVED = "|"  # between a tissue and the constant of it that is larger by its uncertainty
 FIELD_TOLERANCE = 0.10  # relative; a row further away in field strength is not used
 
 
@@ -168,6 +170,43 @@ def perturbed(relaxation: Relaxation, name: str, steps: float = 1.0) -> Relaxati
     if name == "short_fraction":
         return replace(relaxation, short_fraction=min(max(value, 0.0), 1.0))
     return replace(relaxation, **{name: max(value, stated / 10)})
+
+
+def with_moved(constants: Mapping[str, Relaxation]) -> dict[str, Relaxation]:
+    """Return constants, and beside them each tissue with one of them moved.
+
+    A signal that decays faster while it is read out has a wider kernel, so that uncertain
+    constants of decay are uncertain kernels.
+
+    Parameters
+    ----------
+    constants
+        By tissue.
+
+    Returns
+    -------
+    constants
+        Also by :func:`moved_name`, for each constant of decay that is uncertain; but for muscle,
+        of which no value is told.
+    """
+    moved = {
+        moved_name(tissue, name): perturbed(known, name)
+        for tissue, known in constants.items()
+        for name in DECAYING
+        if tissue != "muscle" and getattr(known, f"u_{name}") > 0
+    }
+    return {**constants, **moved}
+
+
+def moved_name(tissue: str, constant: str) -> str:
+    """Return what a tissue is called of which one constant is moved.
+
+    Examples
+    --------
+    >>> moved_name("GM", "t2_long")
+    'GM|t2_long'
+    """
+    return f"{tissue}{MOVED}{constant}"
 
 
 def relative_change(

@@ -22,15 +22,19 @@ from sodiumprep.sodium.pvc.methods import (
 from sodiumprep.sodium.pvc.regional import entangled, region_means, residual_sd, unmixed_values
 from sodiumprep.sodium.pvc.sensitivity import (
     MovedBorder,
+    MovedDecay,
     Values,
+    decay_changes,
     kernel_change,
     segmentation_changes,
     shift_changes,
     widening,
 )
 from sodiumprep.sodium.pvc.shown import SampledRegions
+from sodiumprep.sodium.relaxation import DECAYING
 
 UNCORRECTED = "none"
+REGIONAL = ("gtm", "labbe")  # methods that are asked what other constants of decay change
 POSITION_ERROR = 1.0  # mm
 PSF_ERROR = 0.1  # of the width of every kernel
 SEGMENTATION_ERROR = 0.5  # mm
@@ -62,6 +66,10 @@ class AssessedSignals:
     border_changes
         Change for each row of borders further in by its uncertainty, shape (rows, regions); of
         shape (0, regions) where it is not known.
+    decay_changes
+        Change where a constant of decay of one region is larger by its uncertainty, which changes
+        its kernel, shape (regions, constants, regions), constants as in ``relaxation.DECAYING``;
+        of shape (0, constants, regions) where it is not known.
     residual_sd
         Of the image less what the regions explain, by region, shape (regions,).
     entangled
@@ -79,6 +87,7 @@ class AssessedSignals:
     kernel_change: Floats
     registration_changes: Floats
     border_changes: Floats
+    decay_changes: Floats
     residual_sd: Floats
     entangled: Floats
     sensitivity: Floats
@@ -111,6 +120,8 @@ class Assessment:
         Rows of borders that move together by ``SEGMENTATION_ERROR``.
     border_uncertainty
         Standard uncertainty of where the borders of each row lie, shape (rows,) [mm].
+    decays
+        Kernels of regions whose constants of decay are moved.
     sensitivity
         Whether it is asked for what given errors would change.
     """
@@ -125,6 +136,7 @@ class Assessment:
     voxel_size: Floats
     borders: Sequence[Sequence[MovedBorder]]
     border_uncertainty: Floats
+    decays: Sequence[MovedDecay] = ()
     sensitivity: bool = False
 
     def signals(self, method: str) -> tuple[AssessedSignals, Correction, Floats | None]:
@@ -157,6 +169,7 @@ class Assessment:
             kernel_change=wider(self.width_uncertainty),
             registration_changes=shifted(self.shift),
             border_changes=moved * (self.border_uncertainty / SEGMENTATION_ERROR)[:, None],
+            decay_changes=self._decayed(method, made),
             residual_sd=residual_sd(*self._known, made.values),
             entangled=entangled(told.covariance),
             sensitivity=np.zeros((0, n)),
@@ -219,6 +232,15 @@ class Assessment:
         wide = one_kernel(self.setup) * widening((x, y, z), self.fwhm, relative)
         setup = replace(self.setup, transfer=wide.astype(np.complex64))
         return correct(method, *self._known, None, setup).values - made.values
+
+    def _decayed(self, method: str, made: Correction) -> Floats:
+        """Return what moved constants of decay change; methods without are not asked."""
+        n = len(self.regions.names)
+        if method in REGIONAL:
+            known = self._values(method, made)
+            return decay_changes(*known, self.regions, self.decays, len(DECAYING))
+        without = method == UNCORRECTED or method in DECONVOLUTIONS  # no kernel of a tissue
+        return np.zeros((n if without else 0, len(DECAYING), n))
 
     def _shifted(self, method: str, made: Correction, shift: Floats) -> Floats:
         values, image = self._values(method, made)

@@ -238,6 +238,67 @@ def segmentation_changes(
     return np.reshape(changes, (len(borders), len(middle)))
 
 
+@dataclass(frozen=True)
+class MovedDecay:
+    """A region as a kernel shows it that rests on another constant of decay.
+
+    Parameters
+    ----------
+    region
+        Its index.
+    constant
+        Index of the constant.
+    shown
+        Shape (nx, ny, nz).
+    """
+
+    region: int
+    constant: int
+    shown: Floats
+
+    def applied(self, regions: SampledRegions) -> SampledRegions:
+        """Return regions with this kernel."""
+        blurred = regions.blurred.copy()
+        blurred[self.region] = self.shown
+        return SampledRegions(regions.fractions, blurred, regions.names)
+
+
+def decay_changes(
+    values: Values,
+    image: Floats,
+    regions: SampledRegions,
+    decays: Sequence[MovedDecay],
+    n_constants: int,
+) -> Floats:
+    """Return how regional values change where a tissue decays otherwise while it is read out.
+
+    Parameters
+    ----------
+    values
+        The method.
+    image
+        Shape (nx, ny, nz).
+    regions
+        What it is made of.
+    decays
+        Kernels of moved constants.
+    n_constants
+        How many there are of each region.
+
+    Returns
+    -------
+    changes
+        By region, constant and value, shape (regions, n_constants, regions).
+    """
+    n = len(regions.names)
+    changes = np.zeros((n, n_constants, n))
+    middle = values(image, regions)
+    for decay in decays:
+        moved = values(image, decay.applied(regions))
+        changes[decay.region, decay.constant] = moved - middle
+    return changes
+
+
 def layer_at_border(grown: Floats, shrunk: Floats, shift: float) -> Floats:
     """Return what one region takes from another where their border lies elsewhere.
 

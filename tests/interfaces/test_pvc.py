@@ -1,10 +1,15 @@
 """Regional signals from files: the truth of the head that was written."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.pvc import CorrectPartialVolume, load_signals
+from sodiumprep.interfaces.reconstruct import load_response, save_response
+from sodiumprep.interfaces.regions import SampleRegions
+from sodiumprep.sodium.kernel import gaussian_transfer
 
 
 @pytest.fixture
@@ -45,6 +50,32 @@ def test_kernel_and_position_change_every_tissue(correct):
     assert np.all(np.abs(stored["kernel_change"][:3]) > 0)
     assert np.all(np.abs(stored["registration_changes"][:, :3]) > 0)
     assert stored["registration_changes"].shape[0] == 6
+
+
+def test_another_constant_of_decay_changes_what_its_kernel_changes(
+    correct, head, run_in, tmp_path, sodium_geometry
+):
+    response = load_response(head["response_file"])
+    wide = response.transfers["GM"] * gaussian_transfer(sodium_geometry, np.full(3, 3e-3))
+    sampled = {k: head[k] for k in ("gm_file", "wm_file", "csf_file", "brain_mask", "head_mask",
+                                    "xfm_file", "vial_labels")}  # fmt: skip
+    found = {}
+    for place, name in (("told", "GM|t2_long"), ("true", "GM")):
+        transfers = {**response.transfers, name: wide.astype(np.complex64)}
+        path = save_response(tmp_path / f"{place}.npz", replace(response, transfers=transfers))
+        sample = SampleRegions(sodium_file=head["grid_file"], vial_names=["1 low", "2 high"],
+                               response_file=path, **sampled)  # fmt: skip
+        files = {"regions_file": run_in(sample, tmp_path / place).regions_file}
+        found[place], _ = correct(methods=["labbe", "rbv"], **files)
+    for method in ("gtm", "labbe"):
+        told = found["told"][method]
+        expected = found["true"][method].values - told.values
+        assert np.abs(expected[:3] / told.values[:3]).max() > 0.01
+        np.testing.assert_allclose(told.decay_changes[0, 1], expected, rtol=1e-4, atol=1e-3)
+        assert not told.decay_changes[1:].any()
+        assert not found["true"][method].decay_changes.any()
+    assert len(found["told"]["rbv"].decay_changes) == 0  # takes those of the transfer matrix
+    assert not found["told"]["none"].decay_changes.any()
 
 
 @pytest.mark.parametrize("spread", [None, "missing"])

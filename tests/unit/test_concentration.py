@@ -32,7 +32,7 @@ from sodiumprep.sodium.concentration_map import (
     map_concentration,
 )
 from sodiumprep.sodium.noise import ImageNoise
-from sodiumprep.sodium.relaxation import relaxation_of
+from sodiumprep.sodium.relaxation import DECAYING, relative_change, relaxation_of
 from sodiumprep.sodium.signal import Relaxation
 
 PROTOCOL = Protocol(0.3e-3, 0.12, np.pi / 2)
@@ -354,3 +354,27 @@ def test_a_given_shift_cancels_against_the_reference_with_its_sign():
     np.testing.assert_allclose(effects["change_position_1mm"], expected, atol=1e-12)
     alone = effects_of_errors(shift, SIGNALS, FACTORS, line, None)
     np.testing.assert_allclose(alone["change_position_1mm"], 0.02 * TRUTH)
+
+
+def test_a_constant_errs_in_factor_and_kernel_at_once():
+    plain = u_relaxation(TRUTH, TISSUES, PROTOCOL, None)
+    changes = np.zeros((3, 3, 3))
+    long = DECAYING.index("t2_long")
+    of_factor = relative_change(PROTOCOL.factor, TISSUES[0], "t2_long")
+    changes[0, long, 0] = -of_factor * TRUTH[0]  # its kernel makes as much of it again
+    changes[0, long, 1] = 0.01 * TRUTH[1]  # and changes a neighbour
+    found = u_relaxation(TRUTH, TISSUES, PROTOCOL, None, changes)
+    added = 3 * (of_factor * TRUTH[0]) ** 2
+    np.testing.assert_allclose(found[0] ** 2 - plain[0] ** 2, added)
+    np.testing.assert_allclose(found[1] ** 2 - plain[1] ** 2, (0.01 * TRUTH[1]) ** 2)
+    assert found[2] == pytest.approx(plain[2])
+    apparent = u_relaxation(TRUTH, None, PROTOCOL, None, changes)
+    np.testing.assert_allclose(apparent, [abs(of_factor) * TRUTH[0], 0.01 * TRUTH[1], 0])
+    assert np.isnan(u_relaxation(TRUTH, None, PROTOCOL, None, 0 * changes)).all()
+
+
+def test_the_reference_cancels_with_its_kernel():
+    changes = np.zeros((3, 3, 3))
+    changes[2] = 0.02 * TRUTH  # other constants of fluid change all alike
+    found = u_relaxation(TRUTH, TISSUES, PROTOCOL, 2, changes, changes[:, :, 2] / TRUTH[2])
+    np.testing.assert_allclose(found, u_relaxation(TRUTH, TISSUES, PROTOCOL, 2), atol=1e-9)

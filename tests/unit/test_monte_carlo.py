@@ -65,6 +65,7 @@ def signals(**changes):
         "values": VALUES, "rests_on": VALUES, "covariance": np.zeros((n, n)),
         "kernel_change": np.zeros(n), "registration_changes": np.zeros((6, n)),
         "border_changes": np.zeros((2, n)), "residual_sd": np.zeros(n),
+        "decay_changes": np.zeros((n, 3, n)),
         "entangled": np.zeros(n, bool), "sensitivity": np.zeros((0, n)),
     }  # fmt: skip
     return AssessedSignals(**{**nothing, **changes})
@@ -94,6 +95,7 @@ def propagated(given, kind="corrected", **coils):
         own.values[:3], np.diag(own.covariance)[:3], own.kernel_change[:3],
         own.registration_changes[:, :3], own.border_changes[:, :3],
         coils.get("u_receive", nothing), coils.get("u_transmit", nothing),
+        decay_changes=own.decay_changes[:3, :, :3],
     )  # fmt: skip
     if isinstance(given.reference, FluidReference):
         rows = calibrated_by({"gtm": rows}, "gtm", relative_changes(rows, 2))["gtm"]
@@ -128,6 +130,9 @@ CHANGES = {
         name: replace(s, **{f"u_{n}": 0.2 * getattr(s, f"u_{n}") for n in CONSTANT_NAMES})
         for name, s in STATED.items()}},
 }  # fmt: skip
+DECAYS = np.zeros((len(NAMES), 3, len(NAMES)))
+DECAYS[:3, :2] = scaled(0.01, -0.005, 0.02, 0.0) * np.array([1, -0.5, 2])[:, None, None]
+CHANGES["decay"] = {**CHANGES["relaxation"], "decay_changes": DECAYS}
 FLAT = np.full(7, 1.0)
 
 
