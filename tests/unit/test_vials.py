@@ -134,7 +134,7 @@ def scene(seed, fwhm=7.0, snr=15.0, vials=None):
     return (image, sd, affine, mask, transfer), shown
 
 
-FAST = 8  # of this many random heads one is tried whenever tests run
+FAST = 12  # of this many random heads one is tried whenever tests run
 
 
 @pytest.mark.parametrize(
