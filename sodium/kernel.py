@@ -18,9 +18,10 @@ from sodiumprep.sodium.encoding import adjoint
 from sodiumprep.sodium.signal import Relaxation, biexponential_decay
 from sodiumprep.sodium.trajectory import density_adapted_radius
 
-# relative standard uncertainty of a kernel's width: computed from the trajectory and the decay
-# (T2* off by 10 % moves it by 1 %, imperfect gradients are not known), or assumed from a sidecar
-COMPUTED_WIDTH_UNCERTAINTY = 0.02
+# relative standard uncertainty of a kernel's width: computed from the trajectory (imperfect
+# gradients are not known: assumed; uncertain decay counts by itself, as a relaxation constant), or
+# assumed from a sidecar
+COMPUTED_WIDTH_UNCERTAINTY = 0.017
 ASSUMED_WIDTH_UNCERTAINTY = 0.05
 FWHM_TO_SIGMA = 1 / np.sqrt(8 * np.log(2))
 RADIAL_SHARE = {"radial": 1.0}  # share of the radius sampled at constant gradient
