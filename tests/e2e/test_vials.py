@@ -56,30 +56,6 @@ def test_vials_that_are_found_by_position_calibrate_as_labels_do(
     assert values["GM"] == pytest.approx(labelled["GM"], rel=0.01)
 
 
-def test_a_list_without_positions_is_told_apart_by_brightness(
-    raw: Path, labelled: pd.Series
-) -> None:
-    sidecar = json.loads(next(raw.rglob("*23Na_PDw.json")).read_text())
-    listed = [{k: v for k, v in vial.items() if k != "Position"}
-              for vial in sidecar["CalibrationVials"]]  # fmt: skip
-    path = raw.with_name("vials.json")
-    path.write_text(json.dumps(listed))
-    values, quality = run(raw, "bright", *anatomy(raw), "--vials", path)
-    assert quality["VialsIdentifiedBy"] == "brightness"
-    assert "rests on their brightness alone" in " ".join(quality["Warnings"])
-    assert values["GM"] == pytest.approx(labelled["GM"], rel=0.01)
-
-
-def test_one_vial_too_many_in_the_list_lets_fluid_calibrate(raw: Path) -> None:
-    sidecar = json.loads(next(raw.rglob("*23Na_PDw.json")).read_text())
-    listed = sidecar["CalibrationVials"]
-    path = raw.with_name("more.json")
-    path.write_text(json.dumps([*listed, {**listed[0], "Position": [0, 0, 300]}]))
-    _, quality = run(raw, "fluid", *anatomy(raw), "--vials", path)
-    assert quality["Calibration"]["reference"] == "csf"
-    assert "the nearest to the Position (0, 0, 300) mm" in " ".join(quality["Warnings"])
-
-
 def test_a_vial_that_is_stated_wrongly_is_named_and_changes_grey_matter_by_less_than_two_percent(
     raw: Path, labelled: pd.Series
 ) -> None:
