@@ -111,7 +111,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_choices(parser.add_argument_group("what to process"))
     sodium = parser.add_argument_group("sodium")
     _add_image(sodium)
-    _add_quantities(sodium)
+    _add_regional(sodium)
+    _add_calibration(sodium)
     _add_spaces(sodium)
     _add_engine(parser.add_argument_group("how to process"))
     return parser
@@ -217,8 +218,8 @@ def _add_image(science: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_quantities(science: argparse._ArgumentGroup) -> None:
-    """Add the options of regional values and concentrations."""
+def _add_regional(science: argparse._ArgumentGroup) -> None:
+    """Add the options of regional values and their uncertainty."""
     science.add_argument(
         "--pvc",
         nargs="+",
@@ -249,6 +250,10 @@ def _add_quantities(science: argparse._ArgumentGroup) -> None:
         f"that is uncertain, at least {FEWEST_DRAWS}; 10000 take less than a second (default: 0, "
         "propagated)",
     )
+
+
+def _add_calibration(science: argparse._ArgumentGroup) -> None:
+    """Add the options of what turns signal into concentration."""
     science.add_argument(
         "--reference",
         choices=("vials", *FLUID_REFERENCES, PHANTOM),

@@ -292,20 +292,15 @@ def transmit_model(map_file: Any, units: str, inputs: Any) -> tuple[str, SmoothF
     """
     if isdefined(map_file):
         values, affine = load_image(map_file)
-        try:
-            return "TB1map", fit_transmit_map(relative_flip_angle(values, units), affine)
-        except ValueError as error:
-            raise ValueError(f"{map_file}: {error}") from None
+        ratio = _named(map_file, relative_flip_angle, values, units)
+        return "TB1map", _named(map_file, fit_transmit_map, ratio, affine)
     (first, affine, noise), (second, own, other) = map(_without_bias, inputs.angle_files)
-    if second.shape != first.shape or not np.allclose(affine, own, atol=1e-3):
+    if second.shape != first.shape or not _same_grid(affine, own):
         raise ValueError(f"{inputs.angle_files[1]}: another grid than {inputs.angle_files[0]}")
     images = DoubleAngle(
         first, second, affine, (noise, other), inputs.flip_angle, inputs.repetition_time
     )
-    try:
-        return "TB1DAM", fit_double_angle(images)
-    except ValueError as error:
-        raise ValueError(f"{inputs.angle_files[0]}: {error}") from None
+    return "TB1DAM", _named(inputs.angle_files[0], fit_double_angle, images)
 
 
 class _CorrectTransmitInput(BaseInterfaceInputSpec):

@@ -363,7 +363,8 @@ class UncertainTable:
         for region, changes in zip(self.names, known.decay_changes, strict=False):
             if region in self._materials:
                 first = len(CONSTANT_NAMES) * self._materials[region]
-                total = total + z["relaxation"][:, [first + k for k in kernels]] @ changes
+                moved = z["relaxation"][:, [first + k for k in kernels]]
+                total = total + moved @ np.nan_to_num(changes)
         return np.asarray(total)
 
     def _line(

@@ -22,12 +22,12 @@ from sodiumprep.sodium.kernel import blur
 from sodiumprep.sodium.noise import ImageNoise, weighted_covariance
 from sodiumprep.sodium.relaxation import relative_change
 from sodiumprep.sodium.signal import Relaxation
+from sodiumprep.sodium.transmit import SCALE_UNCERTAINTY
 
 DEPTH = 1.5  # widths of the kernel between a voxel that counts and the wall
 FEWEST_VOXELS = 30  # of the core
 SIGNAL_TO_NOISE = 5.0  # of a voxel of the body, at least
 BRIGHTEST = 99.5  # percentile that lies within the body
-FLIP_ANGLE_UNCERTAINTY = 0.02  # relative; as of a transmit field, sodium.transmit
 
 Booleans = NDArray[np.bool_]
 
@@ -192,7 +192,7 @@ class Phantom:
         relaxation = [
             relative_change(of_constants, self.relaxation, name) for name in CONSTANT_NAMES
         ]
-        angle = self.protocol.flip_angle * (1 + FLIP_ANGLE_UNCERTAINTY)
+        angle = self.protocol.flip_angle * (1 + SCALE_UNCERTAINTY)
         turned = replace(self, protocol=replace(self.protocol, flip_angle=angle))
         return {
             "Noise": measured.u_noise,
@@ -266,11 +266,11 @@ def phantom_lines(
     """
     curie, _ = magnetization_factor(phantom.temperature)
     signal = measured.signal / phantom.loading
-    lines, terms = {}, {}
+    lines, terms = {}, {}  # by kind
     for name, factor in relaxation_factors(protocol).items():
-        terms = phantom.relative_uncertainties(measured, factor)
+        terms[name] = phantom.relative_uncertainties(measured, factor)
         held = phantom.concentration * curie * factor(phantom)
-        rest = {k: u for k, u in terms.items() if k != "Noise"}
+        rest = {k: u for k, u in terms[name].items() if k != "Noise"}
         u_held = held * float(np.linalg.norm(list(rest.values())))
         lines[name] = single_reference(signal, measured.u_noise * signal, (held, u_held))
-    return lines, terms
+    return lines, terms["corrected"]

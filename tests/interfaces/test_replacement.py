@@ -149,13 +149,20 @@ def test_the_receive_field_is_uncertain_between_phantom_and_region(
     model = SmoothField(corner, size, orders, np.zeros(2), np.diag([4.0, 0.01]))
     np.savez(tmp_path / "field.npz", **vars(model))
     phantom_file = measure(model_file=str(tmp_path / "field.npz"))
-    table = TabulateRegions(
+    known = {
         **{k: measured[k] for k in ("image_file", "noise_file", "regions_file", "signals_file")},
-        calibration_file=calibrate(phantom_file), tissues=head["tissues"], protocol=protocol,
-        properties=measured["properties"], model_file=str(tmp_path / "field.npz"),
-    )  # fmt: skip
-    rows = pd.read_csv(run_in(table, tmp_path / "table").table_file, sep="\t")
-    rows = rows[(rows.pvc == "gtm") & (rows.desc == "corrected")].set_index("name")
+        "calibration_file": calibrate(phantom_file), "tissues": head["tissues"],
+        "protocol": protocol, "properties": measured["properties"],
+        "model_file": str(tmp_path / "field.npz"),
+    }  # fmt: skip
+
+    def tabulated(draws):
+        table = TabulateRegions(**known, monte_carlo=draws)
+        rows = pd.read_csv(run_in(table, tmp_path / str(draws)).table_file, sep="\t")
+        return rows[(rows.pvc == "gtm") & (rows.desc == "corrected")].set_index("name")
+
+    rows = tabulated(0)
+    np.testing.assert_allclose(tabulated(2000).uncertainty, rows.uncertainty, rtol=0.1)
     with np.load(measured["regions_file"]) as stored:
         weights = stored["fractions"][:1].reshape(1, -1)
     apart = model.region_means(places, weights)[0] - told(phantom_file)["basis"]

@@ -142,6 +142,16 @@ def waves(sd):
     return LogField((*ROWS, *VIALS), sd**2 * np.outer(shape, shape), FLAT), sd * np.abs(shape[:3])
 
 
+def test_two_terms_of_one_field_add_up_to_their_plain_sum():
+    field, own = waves(0.02)
+    u_transmit = np.full(7, 0.01)
+    raised = np.sqrt(np.diag(field.correlated_with(u_transmit).covariance))
+    expected = np.where(np.sqrt(np.diag(field.covariance)) > 0, np.append(own, np.zeros(4)), 0)
+    together = np.hypot(raised, u_transmit)
+    np.testing.assert_allclose(together[:3], expected[:3] + 0.01)
+    assert not raised[3:].any()  # the vials' own error cancels
+
+
 @pytest.mark.parametrize("term", CHANGES)
 @pytest.mark.parametrize("reference", ["vials", "csf"])
 @pytest.mark.parametrize("kind", ["apparent", "corrected"])
