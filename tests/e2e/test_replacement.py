@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -49,12 +51,24 @@ def run(raw: Path, name: str) -> tuple[pd.Series, dict[str, Any]]:
     return (chosen / truth.concentration - 1)[REGIONS], quality
 
 
+def slope_in_use(quality: dict[str, Any]) -> float:
+    """Return the slope in use."""
+    return float(quality["Calibration"]["Lines"]["corrected"]["slope"])
+
+
 def test_a_phantom_calibrates_the_head_through_loading_and_reciprocity(raw: Path) -> None:
     errors, quality = run(raw, "out")
     print(errors.to_string())
     assert errors.abs().max() < 0.025  # 2 % is asked; docs/figures.md has what is reached
     assert quality["Calibration"]["reference"] == "phantom"
     assert quality["ReceiveCorrection"] == "reciprocity"
+    markup = (raw.with_name("out") / "sub-01.html").read_text()
+    page = " ".join(re.sub("<[^>]+>", " ", markup).split())
+    shown = re.search(r"a = S / \(L · c · m · F\) = ([\d.]+) / \(([\d. ·]+)\) = ([\d.]+)", page)
+    assert shown is not None
+    below = math.prod(float(number) for number in shown[2].split(" · "))
+    assert float(shown[1]) / below == pytest.approx(float(shown[3]), rel=2e-5)
+    assert float(shown[3]) == pytest.approx(slope_in_use(quality), rel=2e-5)
     ratio = quality["Calibration"]["References"]["vials"]
     assert abs(ratio["RatioToChosen"] - 1) < 2 * ratio["RatioUncertainty"]
 
