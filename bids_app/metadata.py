@@ -492,22 +492,6 @@ def read_relaxation_times(keys: Mapping[str, Any], where: str) -> dict[str, floa
     return times
 
 
-def read_relaxation_uncertainties(keys: Mapping[str, Any], where: str) -> dict[str, float]:
-    """Return the standard uncertainties of relaxation constants that are stated.
-
-    Raises
-    ------
-    UserError
-        If one is implausible.
-    """
-    numbers = {}
-    for name in RELAXATION_KEYS:
-        if name.endswith("Uncertainty") and keys.get(name) is not None:
-            unit, high = ("", 1.0) if name.startswith("Short") else ("s", 0.2)
-            numbers[name] = Key(name, unit, 0.0, high).read(keys, where)
-    return numbers
-
-
 def refuse_misspelt(entry: Mapping[str, Any], known: Iterable[str], where: str) -> None:
     """Refuse keys that are nearly, but not quite, known ones.
 

@@ -136,6 +136,18 @@ def _cell(key: str, text: str) -> str | float:
         return text
 
 
+def read_relaxation_uncertainties(keys: Mapping[str, Any], where: str) -> dict[str, float]:
+    """Return the standard uncertainties of relaxation constants that are stated.
+
+    Raises
+    ------
+    UserError
+        If one is implausible.
+    """
+    found = {name: KEYS[name].read_optional(keys, where) for name in KEYS if UNCERTAINTY in name}
+    return {name: number for name, number in found.items() if number is not None}
+
+
 def _check_name(name: str, rows: Mapping[str, Row], path: Path) -> None:
     if not name.strip() or not name.isprintable():
         raise UserError(f"{path}: a name is {json.dumps(name)}; accepted: {NAMED}")

@@ -27,12 +27,12 @@ from sodiumprep.bids_app.metadata import (
     Protocol,
     UserError,
     read_relaxation_times,
-    read_relaxation_uncertainties,
     read_sidecar,
     refuse_misspelt,
 )
 from sodiumprep.bids_app.names import entities, extension, stem, suffix, with_json
 from sodiumprep.bids_app.protocols import read_source_protocol
+from sodiumprep.bids_app.relaxation import read_relaxation_uncertainties
 from sodiumprep.bids_app.settings import PHANTOM, Settings
 
 KEY = "CalibrationPhantom"
