@@ -26,8 +26,8 @@ SATURATION = "(1 − {E}) · sin({angle}) / (1 − {E} · cos({angle}))"
 DECAY = "[{f} · exp(−{te} / {short}) + {rest} · exp(−{te} / {long})]"
 HOW = {
     "u_noise": "noise of the image with its correlation, carried to the region",
-    "u_relaxation": "T1, T2*s, T2*l and f each moved by its standard uncertainty, in F and in "
-    "the kernels",
+    "u_relaxation": "T1, T2*s, T2*l and f each moved by its standard uncertainty, in F and, where "
+    "decay shapes them, in the kernels",
     "u_receive": "fitted receive profile here against that at the reference",
     "u_b1": "fitted flip angle here against that at the reference",
     "u_pvc": "a point-spread function wider by its uncertainty",
