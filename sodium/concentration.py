@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from sodiumprep.sodium.acquisition import Floats
+from sodiumprep.sodium.acquisition import Floats, Integers
 from sodiumprep.sodium.calibrate import Calibration
 from sodiumprep.sodium.noise import ImageNoise, weighted_covariance
 from sodiumprep.sodium.pvc.sensitivity import shift_changes
 from sodiumprep.sodium.relaxation import DECAYING, relative_change
 from sodiumprep.sodium.signal import Relaxation, relaxation_factor
-from sodiumprep.sodium.uncertainty import combine, interval, propagate, weighted_quantiles
+from sodiumprep.sodium.uncertainty import combine, interval, weighted_quantiles
 
 CONSTANT_NAMES = ("t1", "t2_short", "t2_long", "short_fraction")
 MINIMUM_COVERAGE = 0.95  # of a region's volume inside the field of view
@@ -94,7 +94,10 @@ class RegionalSignals:
     decay_changes
         Change of ``values`` where a constant of decay of one of the regions is larger by its
         uncertainty, which changes its kernel, shape (n, constants, n), constants as in
-        ``relaxation.DECAYING``; None where it is not known.
+        ``relaxation.DECAYING``; None where it is not known. Where several share constants, shape
+        (s, constants, n).
+    source
+        Whose constants each value has, shape (n,); None where each has its own.
     """
 
     values: Floats
@@ -106,6 +109,30 @@ class RegionalSignals:
     u_transmit: Floats
     reference: Reference | None = None
     decay_changes: Floats | None = None
+    source: Integers | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Signals of parts that are summed to regions.
+
+    Parameters
+    ----------
+    signals
+        Of the parts, n of them.
+    covariance
+        Of the signals by image noise, shape (n, n).
+    weights
+        Share of each part in each sum, shape (m, n), of sum 1 each.
+    u_receive, u_transmit
+        Of the sums, as in :class:`RegionalSignals`, shape (m,).
+    """
+
+    signals: RegionalSignals
+    covariance: Floats
+    weights: Floats
+    u_receive: Floats
+    u_transmit: Floats
 
 
 def _principal_inputs(calibration: Calibration) -> tuple[Floats, Floats]:
@@ -114,8 +141,8 @@ def _principal_inputs(calibration: Calibration) -> tuple[Floats, Floats]:
     return directions.T, np.sqrt(np.clip(variances, 0, None))
 
 
-def u_calibration(values: Floats, factors: Floats, calibration: Calibration) -> Floats:
-    """Return the uncertainty that the calibration line gives to concentrations.
+def calibration_changes(values: Floats, factors: Floats, calibration: Calibration) -> Floats:
+    """Return what the calibration line's uncertainty changes in concentrations.
 
     Parameters
     ----------
@@ -128,30 +155,45 @@ def u_calibration(values: Floats, factors: Floats, calibration: Calibration) -> 
 
     Returns
     -------
-    uncertainty
-        Shape (n,) [mmol/L].
+    changes
+        By independent errors of the line, shape (2, n) [mmol/L].
     """
     directions, spreads = _principal_inputs(calibration)
 
-    def concentrations(shift: Mapping[str, float]) -> Floats:
-        slope, intercept = np.array([calibration.slope, calibration.intercept])
-        for k, direction in enumerate(directions):
-            slope += shift.get(str(k), 0.0) * direction[0]
-            intercept += shift.get(str(k), 0.0) * direction[1]
+    def concentrations(shift: Floats) -> Floats:
+        slope, intercept = calibration.slope + shift[0], calibration.intercept + shift[1]
         return np.asarray((values - intercept) / (slope * factors))
 
-    return propagate(concentrations, {str(k): float(s) for k, s in enumerate(spreads)})
+    moved = [spread * direction for direction, spread in zip(directions, spreads, strict=True)]
+    return np.stack([(concentrations(m) - concentrations(-m)) / 2 for m in moved])
 
 
-def u_relaxation(
+def u_calibration(values: Floats, factors: Floats, calibration: Calibration) -> Floats:
+    """Return the uncertainty that the calibration line gives to concentrations.
+
+    Parameters
+    ----------
+    values, factors, calibration
+        As for :func:`calibration_changes`.
+
+    Returns
+    -------
+    uncertainty
+        Shape (n,) [mmol/L].
+    """
+    return np.asarray(np.linalg.norm(calibration_changes(values, factors, calibration), axis=0))
+
+
+def relaxation_changes(  # noqa: PLR0913, PLR0917 -- what one term rests on
     means: Floats,
     tissues: Sequence[Relaxation] | None,
     protocol: Protocol,
     reference: int | Relaxation | None,
     decayed: Floats | None = None,
     of_reference: Floats | None = None,
+    source: Integers | None = None,
 ) -> Floats:
-    """Return the uncertainty that the relaxation constants give to concentrations.
+    """Return what the uncertainty of the relaxation constants changes in concentrations.
 
     A constant errs in the relaxation factor of its region and, as it shapes the kernel, in the
     partial-volume correction of all: both at once.
@@ -161,46 +203,51 @@ def u_relaxation(
     means
         Concentrations, shape (n,) [mmol/L].
     tissues
-        Constants of each region, n of them; None for apparent concentrations.
+        Constants of each source, s of them; None for apparent concentrations.
     protocol
         Timing.
     reference
-        Region whose own factor is in the calibration's slope, so that both cancel; the constants
-        of a reference that is none of the regions; or None.
+        Source whose own factor is in the calibration's slope, so that both cancel; the constants
+        of a reference that is none of the sources; or None.
     decayed
-        Change of the concentrations by the kernels of moved constants, shape (n, constants, n)
+        Change of the concentrations by the kernels of moved constants, shape (s, constants, n)
         [mmol/L], as in :class:`RegionalSignals`; None for none.
     of_reference
-        Relative change of the reference's signal by the same, shape (n, constants).
+        Relative change of the reference's signal by the same, shape (s, constants).
+    source
+        Whose constants each concentration has, shape (n,); each its own if not given.
 
     Returns
     -------
-    uncertainty
-        Shape (n,) [mmol/L]; nan for apparent concentrations that no kernel changes.
+    changes
+        By independent errors, shape (k, n) [mmol/L]; nan for apparent concentrations that no
+        kernel changes.
     """
     n = len(means)
-    own = np.zeros((n, len(CONSTANT_NAMES)))  # relative change of each region's factor
+    source = np.arange(n) if source is None else source
+    n_sources = len(tissues) if tissues is not None else n if decayed is None else len(decayed)
+    own = np.zeros((n_sources, len(CONSTANT_NAMES)))  # relative change of each factor
     if tissues is not None:
         own[:] = [
             [relative_change(protocol.factor, t, c) for c in CONSTANT_NAMES] for t in tissues
         ]
     elif decayed is None or not decayed.any():
-        return np.full(n, np.nan)
-    changes = np.zeros((n, len(CONSTANT_NAMES), n))  # by region, constant and concentration
-    changes[range(n), :, range(n)] = -own * means[:, None]
-    shared = np.zeros((n, len(CONSTANT_NAMES)))  # of the slope
+        return np.full((1, n), np.nan)
+    changes = np.zeros((n_sources, len(CONSTANT_NAMES), n))
+    changes[source, :, range(n)] = -own[source] * means[:, None]
+    shared = np.zeros((n_sources, len(CONSTANT_NAMES)))  # of the slope
     apart = 0.0
     if isinstance(reference, Relaxation):
-        apart = 0.0 if tissues is None else relative_u_relaxation(reference, protocol) ** 2
+        apart = 0.0 if tissues is None else relative_u_relaxation(reference, protocol)
     elif reference is not None:
         shared[reference] = -own[reference]
     kernels = [CONSTANT_NAMES.index(name) for name in DECAYING]
     if decayed is not None:
         changes[:, kernels] += decayed
     if of_reference is not None:
-        shared[:, kernels] += of_reference[:n]
+        shared[:, kernels] += of_reference[:n_sources]
     changes -= shared[:, :, None] * means
-    return np.sqrt(np.sum(changes**2, axis=(0, 1)) + apart * means**2)
+    return np.concatenate([changes.reshape(-1, n), apart * means[None]])
 
 
 def relative_u_relaxation(tissue: Relaxation, protocol: Protocol) -> float:
@@ -227,6 +274,60 @@ def relative_u_relaxation(tissue: Relaxation, protocol: Protocol) -> float:
     return float(np.linalg.norm(changes))
 
 
+def concentration_changes(
+    signals: RegionalSignals,
+    factors: Floats,
+    tissues: Sequence[Relaxation] | None,
+    protocol: Protocol,
+    calibration: Calibration,
+) -> tuple[Floats, dict[str, Floats]]:
+    """Return regional concentrations with what independent errors change in them.
+
+    Parameters
+    ----------
+    signals
+        Regional signals, n of them.
+    factors
+        Relaxation factor of each region, shape (n,); ones for apparent concentrations.
+    tissues
+        Relaxation constants of each region, or of each source; None for apparent concentrations.
+    protocol
+        Timing.
+    calibration
+        The line for these factors.
+
+    Returns
+    -------
+    mean
+        Shape (n,) [mmol/L].
+    changes
+        By the name of the term, each of shape (k, n) [mmol/L]; nan where it is not known.
+    """
+    gain = 1 / (calibration.slope * factors)
+    mean = (signals.values - calibration.intercept) * gain
+    known = signals.reference
+    cancels = None if known is None else known.relaxation or known.index
+    decayed = None if signals.decay_changes is None else signals.decay_changes * gain
+    of_reference = None if known is None else known.decay_changes
+
+    def moved(name: str) -> Floats:
+        changes = np.atleast_2d(getattr(signals, name))
+        if not len(changes):
+            return np.full((1, len(mean)), np.nan)
+        shared = np.zeros(len(changes)) if known is None else np.atleast_1d(getattr(known, name))
+        return np.asarray((changes - signals.values * shared[:, None]) * gain)
+
+    return mean, {
+        "u_calibration": calibration_changes(signals.values, factors, calibration),
+        "u_relaxation": relaxation_changes(
+            mean, tissues, protocol, cancels, decayed, of_reference, signals.source
+        ),
+        "u_pvc": moved("kernel_change"),
+        "u_segmentation": moved("border_changes"),
+        "u_registration": moved("registration_changes"),
+    }
+
+
 def concentration_table(
     signals: RegionalSignals,
     factors: Floats,
@@ -238,16 +339,8 @@ def concentration_table(
 
     Parameters
     ----------
-    signals
-        Regional signals, n of them.
-    factors
-        Relaxation factor of each region, shape (n,); ones for apparent concentrations.
-    tissues
-        Relaxation constants of each region, or None for apparent concentrations.
-    protocol
-        Timing.
-    calibration
-        The line for these factors.
+    signals, factors, tissues, protocol, calibration
+        As for :func:`concentration_changes`.
 
     Returns
     -------
@@ -259,36 +352,57 @@ def concentration_table(
     ----------
     Guide to the expression of uncertainty in measurement, JCGM 100:2008
     """
+    mean, changes = concentration_changes(signals, factors, tissues, protocol, calibration)
     gain = 1 / (calibration.slope * factors)
-    mean = (signals.values - calibration.intercept) * gain
-    unknown = np.full(len(mean), np.nan)
-    known = signals.reference
-    cancels = None if known is None else known.relaxation or known.index
-    decayed = None if signals.decay_changes is None else signals.decay_changes * gain
-    of_reference = None if known is None else known.decay_changes
-    shared = {
-        name: np.zeros(len(changes)) if known is None else np.atleast_1d(getattr(known, name))
-        for name, changes in (
-            ("kernel_change", signals.kernel_change[None]),
-            ("registration_changes", signals.registration_changes),
-            ("border_changes", signals.border_changes),
-        )
-    }
+    u_noise = np.sqrt(signals.noise_variance) * gain
+    return _table(mean, u_noise, changes, signals.u_receive, signals.u_transmit)
 
-    def moved(name: str) -> Floats:
-        changes = np.atleast_2d(getattr(signals, name)) - signals.values * shared[name][:, None]
-        return np.asarray(np.linalg.norm(changes * gain, axis=0))
 
+def combined_table(
+    parts: Parts,
+    factors: Floats,
+    tissues: Sequence[Relaxation] | None,
+    protocol: Protocol,
+    calibration: Calibration,
+) -> dict[str, Floats]:
+    """Return concentrations of sums of parts with their uncertainty, term by term.
+
+    Parts of one sum err together as far as they share constants, calibration and place.
+
+    Parameters
+    ----------
+    parts
+        Their signals, n of them, and what is summed.
+    factors, tissues, protocol, calibration
+        As for :func:`concentration_changes`.
+
+    Returns
+    -------
+    table
+        As :func:`concentration_table` gives it, each column of shape (m,).
+    """
+    mean, changes = concentration_changes(signals, factors, tissues, protocol, calibration, source)
+    turned = weights / (calibration.slope * factors)
+    u_noise = np.sqrt(np.einsum("ij,jk,ik->i", turned, covariance, turned, optimize=True))
+    summed = {name: change @ weights.T for name, change in changes.items()}
+    return _table(weights @ mean, u_noise, summed, signals.u_receive, signals.u_transmit)
+
+
+def _table(
+    mean: Floats, u_noise: Floats, changes: Mapping[str, Floats], u_receive: Floats,
+    u_transmit: Floats,
+) -> dict[str, Floats]:  # fmt: skip
+    norms = {name: np.linalg.norm(change, axis=0) for name, change in changes.items()}
     terms = {
-        "u_noise": np.sqrt(signals.noise_variance) * gain,
-        "u_calibration": u_calibration(signals.values, factors, calibration),
-        "u_relaxation": u_relaxation(mean, tissues, protocol, cancels, decayed, of_reference),
-        "u_receive": np.abs(mean) * signals.u_receive,
-        "u_b1": np.abs(mean) * signals.u_transmit,
-        "u_pvc": moved("kernel_change"),
-        "u_segmentation": moved("border_changes") if len(signals.border_changes) else unknown,
-        "u_registration": moved("registration_changes"),
-    }  # fmt: skip
+        "u_noise": u_noise,
+        "u_calibration": norms["u_calibration"],
+        "u_relaxation": norms["u_relaxation"],
+        "u_receive": np.abs(mean) * u_receive,
+        "u_b1": np.abs(mean) * u_transmit,
+        "u_pvc": norms["u_pvc"],
+        "u_segmentation": norms["u_segmentation"],
+        "u_registration": norms["u_registration"],
+    }
     uncertainty = combine(terms)
     low, high = interval(mean, uncertainty)
     return {"mean": mean, **terms, "uncertainty": uncertainty, "ci_low": low, "ci_high": high}

@@ -2,47 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from sodiumprep.sodium.acquisition import Floats
 
 COVERAGE_FACTOR = 1.96  # 95 % of a normal distribution
-
-
-def propagate(
-    concentration: Callable[[Mapping[str, float]], Floats], u_inputs: Mapping[str, float]
-) -> Floats:
-    """Return the standard uncertainty that independent inputs give to concentrations.
-
-    Parameters
-    ----------
-    concentration
-        From shifts of the inputs (by name; missing: none) to concentrations, shape (n,).
-    u_inputs
-        Standard uncertainty of each input, by name.
-
-    Returns
-    -------
-    uncertainty
-        Shape (n,), unit of the concentrations.
-
-    References
-    ----------
-    Guide to the expression of uncertainty in measurement, JCGM 100:2008, 5.1.2
-
-    Examples
-    --------
-    >>> square = lambda shift: np.array([(3.0 + shift.get("a", 0.0)) ** 2])
-    >>> propagate(square, {"a": 0.1}).round(6).tolist()
-    [0.6]
-    """
-    total = np.zeros_like(concentration({}))
-    for name, u in u_inputs.items():
-        slope = (concentration({name: u}) - concentration({name: -u})) / 2
-        total = total + slope**2
-    return np.sqrt(total)
 
 
 def combine(terms: Mapping[str, Floats]) -> Floats:

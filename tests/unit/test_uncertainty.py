@@ -3,26 +3,7 @@
 import numpy as np
 import pytest
 
-from sodiumprep.sodium.uncertainty import combine, interval, propagate, weighted_quantiles
-
-
-def test_a_linear_function_propagates_exactly():
-    slopes = np.array([[1.0, -2.0], [0.5, 4.0]])
-
-    def line(shift):
-        return slopes @ [shift.get("a", 0.0), shift.get("b", 0.0)] + 100
-
-    found = propagate(line, {"a": 3.0, "b": 0.5})
-    np.testing.assert_allclose(found, np.hypot(slopes[:, 0] * 3, slopes[:, 1] * 0.5))
-
-
-def test_a_certain_input_adds_nothing():
-    assert propagate(lambda s: np.array([s.get("a", 0) * 5]), {"a": 0.0})[0] == 0
-
-
-def test_a_small_uncertainty_of_a_curve_follows_its_derivative():
-    found = propagate(lambda s: np.array([np.exp(2 + s.get("a", 0))]), {"a": 0.01})
-    assert found[0] == pytest.approx(0.01 * np.exp(2), rel=1e-4)
+from sodiumprep.sodium.uncertainty import combine, interval, weighted_quantiles
 
 
 def test_terms_combine_as_a_root_of_squares_and_unknown_ones_are_left_out():
