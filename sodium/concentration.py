@@ -381,11 +381,12 @@ def combined_table(
     table
         As :func:`concentration_table` gives it, each column of shape (m,).
     """
-    mean, changes = concentration_changes(signals, factors, tissues, protocol, calibration, source)
-    turned = weights / (calibration.slope * factors)
-    u_noise = np.sqrt(np.einsum("ij,jk,ik->i", turned, covariance, turned, optimize=True))
-    summed = {name: change @ weights.T for name, change in changes.items()}
-    return _table(weights @ mean, u_noise, summed, signals.u_receive, signals.u_transmit)
+    mean, changes = concentration_changes(parts.signals, factors, tissues, protocol, calibration)
+    turned = parts.weights / (calibration.slope * factors)
+    variance = np.einsum("ij,jk,ik->i", turned, parts.covariance, turned, optimize=True)
+    summed = {name: change @ parts.weights.T for name, change in changes.items()}
+    mean = parts.weights @ mean
+    return _table(mean, np.sqrt(variance), summed, parts.u_receive, parts.u_transmit)
 
 
 def _table(
