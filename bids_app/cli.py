@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from sodiumprep.bids_app.metadata import UserError, load_vials, read_json
 from sodiumprep.bids_app.relaxation import load_relaxation
 from sodiumprep.bids_app.settings import (
+    DEFAULT_COVERAGE,
     DEFAULT_PVC,
     DEFAULT_RECON,
     DEFAULT_SEED,
@@ -112,6 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     sodium = parser.add_argument_group("sodium")
     _add_image(sodium)
     _add_regional(sodium)
+    _add_atlases(sodium)
     _add_calibration(sodium)
     _add_spaces(sodium)
     _add_engine(parser.add_argument_group("how to process"))
@@ -249,6 +251,28 @@ def _add_regional(science: argparse._ArgumentGroup) -> None:
         help="take uncertainty and 95 %% interval of regional values from N seeded draws of all "
         f"that is uncertain, at least {FEWEST_DRAWS}; 10000 take less than a second (default: 0, "
         "propagated)",
+    )
+
+
+def _add_atlases(science: argparse._ArgumentGroup) -> None:
+    """Add the options of regions beside the tissues."""
+    science.add_argument(
+        "--atlases",
+        nargs="+",
+        default=[],
+        metavar="ATLAS",
+        help="more regions, each divided by tissue and corrected for partial volume: lobes "
+        "(built in), a label image in a template's space with a TSV of index and name, an atlas "
+        "of TemplateFlow (Schaefer2018:desc-400Parcels7Networks), or a segmentation in a folder "
+        "given with -d (aparcaseg)",
+    )
+    science.add_argument(
+        "--min-coverage",
+        type=_share,
+        default=DEFAULT_COVERAGE,
+        metavar="SHARE",
+        help="share of an atlas region that must lie in the field of view, else n/a (default: "
+        f"{DEFAULT_COVERAGE})",
     )
 
 
@@ -520,6 +544,8 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         force=options.force,
         relaxation_file=_absolute(options.relaxation),
         output_spaces=read_spaces(options.output_spaces),
+        atlases=tuple(options.atlases),
+        min_coverage=options.min_coverage,
         na2anat_init=options.na2anat_init,
         na2anat_dof=options.na2anat_dof,
         nipype_plugin=_read_plugin(options.nipype_plugin_file),
@@ -675,6 +701,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text}; accepted: 0 to 1")
+    return share
 
 
 def _draws(text: str) -> int:

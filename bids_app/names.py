@@ -159,6 +159,10 @@ class DerivativeNames:
         """Path of the fraction of one tissue."""
         return self._anat(f"label-{label}_probseg")
 
+    def atlas_labels(self, name: str, extension: str = ".nii.gz") -> Path:
+        """Path of the labels of an atlas on the anatomy, or of the table of their names."""
+        return self._anat(f"seg-{name}_dseg", extension)
+
     def lesion_mask(self, name: str) -> Path:
         """Path of the mask of one lesion class."""
         return self._anat(f"label-{name}_mask")

@@ -12,6 +12,7 @@ import numpy as np
 
 from sodiumprep.bids_app.ages import read_age
 from sodiumprep.bids_app.anatomies import Anatomy
+from sodiumprep.bids_app.atlases import plan_labels, plan_tables
 from sodiumprep.bids_app.constants import relaxation_constants, unused_rows, vial_constants
 from sodiumprep.bids_app.dataset import SubjectJob
 from sodiumprep.bids_app.metadata import SODIUM, UserError, Vial
@@ -24,7 +25,12 @@ from sodiumprep.bids_app.sessions import (
     lies_in_reference,
 )
 from sodiumprep.bids_app.settings import DEFAULT_RECON, PHANTOM, SESSIONWISE, Settings
-from sodiumprep.bids_app.spaces import plan_spaces, plan_templates, ready_transforms
+from sodiumprep.bids_app.spaces import (
+    backward_transforms,
+    plan_spaces,
+    plan_templates,
+    ready_transforms,
+)
 from sodiumprep.bids_app.templates import EMBEDDED
 from sodiumprep.sodium.acquisition import PROTON_GAMMA_BAR, SODIUM_GAMMA_BAR
 from sodiumprep.sodium.calibrate import FLUIDS, require_distinct
@@ -32,6 +38,7 @@ from sodiumprep.sodium.pvc import MAPS as PVC_MAPS
 from sodiumprep.sodium.reciprocity import reciprocity_uncertainty
 from sodiumprep.workflows.plans import (
     AnatomyPlan,
+    AtlasPlan,
     ReferencePlan,
     SessionPlan,
     SodiumPlan,
@@ -124,6 +131,8 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
         reference=_plan_reference(job, settings),
         templates=plan_templates(job, settings, provenance),
         transforms=ready_transforms(job),
+        backward=backward_transforms(job),
+        atlases=plan_labels(job, settings, provenance, links(settings)),
         age=read_age(settings.bids_dir, job.subject, job.session),
         inversions=_inversions(found.image),
     )
@@ -287,6 +296,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         moved=_moved(job, run) if job.reference else {},
         lesion_spaces=spaces,
         spaces=_spaces(job, run, settings),
+        atlases=_atlases(job, run, settings),
         registration=registration,
         pvc={
             "methods": _pvc_methods(run, settings),
@@ -318,6 +328,8 @@ def _without_anatomy(run: SodiumRun, settings: Settings) -> list[str]:
     ]
     if not run.regions:
         told.append("no region was drawn in sodium space: maps only, no table")
+    if settings.atlases:
+        told.append("--atlases needs a 1H image: no table of their regions")
     if settings.recon in NONLINEAR:
         told.append(f"--recon {settings.recon} needs a 1H image: not made")
     return told
@@ -615,6 +627,12 @@ def _spaces(job: SubjectJob, run: SodiumRun, settings: Settings) -> tuple[SpaceP
     if not job.has_anatomy:
         return ()
     return plan_spaces(job, settings, _names(job, run, settings), links(settings))
+
+
+def _atlases(job: SubjectJob, run: SodiumRun, settings: Settings) -> tuple[AtlasPlan, ...]:
+    if not job.has_anatomy:
+        return ()
+    return plan_tables(job, settings, _names(job, run, settings), links(settings))
 
 
 def _names(job: SubjectJob, run: SodiumRun, settings: Settings) -> DerivativeNames:

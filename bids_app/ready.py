@@ -122,7 +122,7 @@ def ready_anatomy(ready: Ready) -> ReadyAnatomy:
     if not fractions:
         segmented, tissues, notes = _segmentation(ready)
         files |= segmented
-    table = _dseg_table(files["dseg"]) if "dseg" in files else None
+    table = label_table(files["dseg"]) if "dseg" in files else None
     tables = {"dseg_tsv": table} if table else {}
     return ReadyAnatomy({**files, **fractions, **tables, **_transforms(ready)}, tissues, notes)
 
@@ -202,7 +202,7 @@ def find_sodium_regions(source: RawFile, ready: Ready) -> dict[str, tuple[Path, 
             name = entities(path).get("label") or entities(path)["desc"]
             regions.setdefault(name, (path, 1))
             continue
-        table = _dseg_table(path)
+        table = label_table(path)
         if table is None:
             raise UserError(
                 f"{path}: no TSV with columns index and name tells what its labels are"
@@ -285,7 +285,7 @@ def _segmentation(ready: Ready) -> tuple[dict[str, Path], dict[int, str], tuple[
 def _label_tissues(path: Path, meaning: str) -> dict[int, str] | None:
     """Return the tissue of each label of an image, None where nothing tells it."""
     labels = labels_of(path)
-    table = _dseg_table(path) if meaning == "table" else None
+    table = label_table(path) if meaning == "table" else None
     if table is None:
         if meaning == "table" and not is_freesurfer(labels):
             return None
@@ -322,8 +322,14 @@ def _transforms(ready: Ready) -> dict[str, Path]:
     return found
 
 
-def _dseg_table(dseg: Path) -> Path | None:
-    """Return the TSV of a label image: beside it, or the one that a whole dataset shares."""
+def label_table(dseg: Path) -> Path | None:
+    """Return the TSV of a label image: beside it, or the one that a whole dataset shares.
+
+    Parameters
+    ----------
+    dseg
+        Of one subject.
+    """
     desc = entities(dseg).get("desc")
     name = f"desc-{desc}_dseg.tsv" if desc else "dseg.tsv"
     inside = ("anat", "mri", "ses-", "sub-")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nipype.pipeline.engine import Workflow
 
+from sodiumprep.bids_app.atlases import check_atlases
 from sodiumprep.bids_app.boilerplate import write_boilerplate
 from sodiumprep.bids_app.dataset import SubjectJob, collect, describe
 from sodiumprep.bids_app.engine import execute
@@ -52,6 +53,7 @@ def run_participant(settings: Settings) -> int:
     """
     if not settings.reports_only:
         check_spaces(settings.output_spaces)  # before anything takes time
+        check_atlases(settings)
     jobs, failures = collect(settings)
     for line in (line for job in jobs for line in describe(job)):
         print(line)

@@ -16,6 +16,7 @@ DEFAULT_PVC = ("gtm",)
 FLUID_REFERENCES = ("csf", "vitreous")  # of the body: their concentrations are assumed
 PHANTOM = "phantom"  # the reference that was scanned by itself
 RECIPROCITY = "reciprocity"  # the receive profile is that of the flip angle
+DEFAULT_COVERAGE = 0.5  # share of an atlas region that must lie in the field of view
 DEFAULT_RECON = "gridding"  # results of another method carry its name
 FEWEST_DRAWS = 100  # of --monte-carlo; the science has the same bound
 THREAD_VARIABLES = (
@@ -106,6 +107,10 @@ class Settings:
         Relaxation constants that replace the built-in table.
     output_spaces
         Templates that maps are resampled to, beside the sodium grid and the anatomy.
+    atlases
+        Whose regions have tables of their own: names or files.
+    min_coverage
+        Share of an atlas region that must lie in the field of view, else it has no value.
     na2anat_init
         What finds the pose of the sodium image: ``auto``, ``header``, ``synthetic``, ``mi`` or
         ``coil``.
@@ -157,6 +162,8 @@ class Settings:
     force: bool = False
     relaxation_file: Path | None = None
     output_spaces: tuple[Space, ...] = ()
+    atlases: tuple[str, ...] = ()
+    min_coverage: float = DEFAULT_COVERAGE
     na2anat_init: str = "auto"
     na2anat_dof: int = 6
     nipype_plugin: Mapping[str, Any] | None = None

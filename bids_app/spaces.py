@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sodiumprep.bids_app.ages import age_of
+from sodiumprep.bids_app.atlases import atlas_spaces
 from sodiumprep.bids_app.dataset import SubjectJob
 from sodiumprep.bids_app.names import DerivativeNames, bids_uri
 from sodiumprep.bids_app.settings import Settings
@@ -15,6 +16,7 @@ from sodiumprep.bids_app.templates import AUTO, Space, chosen_space, find_templa
 from sodiumprep.workflows.plans import SpacePlan, TemplatePlan
 
 READY_TRANSFORM = "to_"  # key of a ready-made transform to a template, with its name behind
+READY_BACKWARD = "from_"
 MAPS = {  # port -> desc and stat of the map
     "apparent_file": ("apparent", None),
     "corrected_file": ("corrected", None),
@@ -28,6 +30,15 @@ def ready_transforms(job: SubjectJob) -> dict[str, str]:
         key.removeprefix(READY_TRANSFORM): str(path)
         for key, path in job.anatomy.ready.items()
         if key.startswith(READY_TRANSFORM)
+    }
+
+
+def backward_transforms(job: SubjectJob) -> dict[str, str]:
+    """Return the ready-made transforms that resample templates to the anatomy, by their names."""
+    return {
+        key.removeprefix(READY_BACKWARD): str(path)
+        for key, path in job.anatomy.ready.items()
+        if key.startswith(READY_BACKWARD)
     }
 
 
@@ -51,7 +62,7 @@ def plan_templates(
         If a template is missing, or the age that chooses its cohort.
     """
     plans = {}
-    for space in _spaces(job, settings):
+    for space in (*_spaces(job, settings), *atlas_spaces(settings)):
         files = find_template(space)
         names = _anatomy_names(job, settings)
         sources = [*provenance["Sources"], *filter(None, (files.image, files.mask))]

@@ -118,6 +118,32 @@ def resample_once(
     return np.where(resampled > NOWHERE / 2, resampled, np.float32(np.nan))
 
 
+def labels_through(
+    values: Array,
+    affine: Array,
+    shape: tuple[int, ...],
+    target: Array,
+    transforms: list[str],
+) -> Array:
+    """Resample a label image through a chain of transforms; each voxel takes the nearest label.
+
+    Parameters
+    ----------
+    values
+        Labels, shape (x, y, z).
+    affine, shape, target, transforms
+        As for :func:`resample_once`.
+
+    Returns
+    -------
+    labels
+        Shape ``shape``, float32; 0 where the grid leaves the image.
+    """
+    grid, image = to_ants(np.zeros(shape, np.float32), target), to_ants(values, affine)
+    moved = _ants().apply_transforms(grid, image, transforms, interpolator="nearestNeighbor")
+    return np.asarray(moved.numpy())
+
+
 def _affine_of(image: Any) -> Array:
     """Voxel index to position of an ANTs image, shape (4, 4) [mm, RAS]."""
     lps = np.eye(4)

@@ -340,10 +340,8 @@ class TabulateRegions(SimpleInterface):
             signals = calibrated_by(signals, FEED, regions.reference(reference))
         maps = map_concentration(image, noise, regions.brain, regions.protocol, lines)
         effects = None if reference is None else regions.reference_effects(reference)
-        voxel_ml = float(np.prod(voxel)) / 1e3
-        flags = region_flags(
-            regions.fractions, regions.coverage, self.inputs.properties, voxel_ml, regions.names
-        )
+        volumes = regions.fractions.sum(axis=(1, 2, 3), dtype=np.float64) * np.prod(voxel) / 1e3
+        flags = region_flags(volumes, regions.coverage, self.inputs.properties, regions.names)
         flags = with_flag(flags, FORCED, np.full(len(flags), extra["forced"]))
         shown = {name: signals[name] for name in (UNCORRECTED, *self.inputs.methods)}
         tables, told = finished(

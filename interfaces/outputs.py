@@ -126,7 +126,8 @@ def _as_stored(values: Any, name: str) -> Any:
     return values.astype(np.int16) if name.endswith(("_mask.nii.gz", "dseg.nii.gz")) else values
 
 
-def _sidecar(target: str) -> Path:
+def sidecar_path(target: str) -> Path:
+    """Return the path of a file's sidecar."""
     name = Path(target).name
     for extension in (".nii.gz", ".tsv", ".txt", ".h5"):
         name = name.removesuffix(extension)
@@ -180,7 +181,7 @@ class SaveAnatomy(SimpleInterface):
             head: dict[str, Any] = {"Description": description, "Units": units}
             if port == "preproc_file":
                 head["SkullStripped"] = False
-            write_json(_sidecar(target), {**head, **self.inputs.provenance, **known})
+            write_json(sidecar_path(target), {**head, **self.inputs.provenance, **known})
             written.append(target)
         for name, source in self.inputs.lesion_files.items():
             target = str(self.inputs.outputs[f"lesion_{name}"])
@@ -215,7 +216,7 @@ def save_lesion_mask(
     partial = _partial(final)
     save_image(partial, moved, affine)
     partial.replace(final)
-    write_json(_sidecar(target), {"Units": "1", **sidecar})
+    write_json(sidecar_path(target), {"Units": "1", **sidecar})
 
 
 class _SaveSodiumInput(BaseInterfaceInputSpec):
@@ -265,7 +266,7 @@ class SaveSodium(SimpleInterface):
             columns = _explained(table) if port == "table_file" else {}
             rest = self._beside(table) if port == "table_file" else {}
             terms = _uncertainty_of(port, self.inputs.uncertainty_terms)
-            write_json(_sidecar(target), {**columns, **head, **used, **rest, **terms})
+            write_json(sidecar_path(target), {**columns, **head, **used, **rest, **terms})
             written.append(target)
         write_json(
             Path(self.inputs.outputs["qc"]), {**self._quality(table, lines, references), **used}
@@ -399,7 +400,7 @@ class SaveSpace(SimpleInterface):
             save_as(getattr(self.inputs, port), target)
             terms = _uncertainty_of(port, self.inputs.uncertainty_terms)
             head = {"Description": description, "Units": units}
-            write_json(_sidecar(target), {**head, **used, **terms})
+            write_json(sidecar_path(target), {**head, **used, **terms})
             written.append(target)
         self._results["out_files"] = written
         return runtime
@@ -438,7 +439,7 @@ class SaveCorrected(SimpleInterface):
                 **_uncertainty_of(port, self.inputs.uncertainty_terms),
                 "PartialVolumeCorrection": method,
             }
-            write_json(_sidecar(target), {**head, **used, **own})
+            write_json(sidecar_path(target), {**head, **used, **own})
             written.append(target)
         self._results["out_files"] = written
         return runtime
@@ -472,7 +473,7 @@ class SaveTransforms(SimpleInterface):
             }
             if self.inputs.warning:
                 head["NormalizationWarning"] = self.inputs.warning
-            write_json(_sidecar(target), {**head, **self.inputs.provenance})
+            write_json(sidecar_path(target), {**head, **self.inputs.provenance})
             written.append(target)
         self._results["out_files"] = written
         return runtime
@@ -520,7 +521,7 @@ class SaveNonlinear(SimpleInterface):
             save_as(getattr(self.inputs, port), target)
             terms = _uncertainty_of(port, self.inputs.uncertainty_terms)
             head = {"Description": description, "Units": units}
-            write_json(_sidecar(target), {**head, **used, **terms})
+            write_json(sidecar_path(target), {**head, **used, **terms})
             written.append(target)
         quality = Path(self.inputs.outputs["qc"])
         write_json(quality, {**self.inputs.properties, **used})
@@ -590,7 +591,7 @@ class SaveSodiumOnly(SimpleInterface):
                 head = {**TABLE_COLUMNS, **head, **explained_equation(self.inputs.equation_file)}
                 head |= told_of_table(self.inputs.told)
             terms = _uncertainty_of(port, APPARENT_TERMS)
-            write_json(_sidecar(target), {**head, **used, **terms})
+            write_json(sidecar_path(target), {**head, **used, **terms})
             written.append(target)
         warnings = [
             *known.get("Warnings", []),
@@ -668,6 +669,8 @@ FLAGS = (
     "brain_implausible",
     "entangled",
     "calibration_forced",
+    "coverage_too_low",
+    "too_small",
 )
 TABLE_COLUMNS: dict[str, dict[str, str]] = {
     name: {"Description": text, "Units": units}
@@ -712,3 +715,36 @@ EFFECT_COLUMNS: dict[str, dict[str, str]] = {
         ("change_segmentation_0.5mm", "Change where borders lie 0.5 mm elsewhere, independently"),
     )
 }
+PARCEL_COLUMNS: dict[str, dict[str, str]] = {
+    **TABLE_COLUMNS,
+    "index": {"Description": "Label of the atlas", "Units": "1"},
+    "tissue": {
+        "Description": "What of the region the row is of: GM, WM, CSF, or all (GM and WM)",
+        "Units": "1",
+    },
+}
+
+
+class _SaveParcelsInput(BaseInterfaceInputSpec):
+    table_file = File(exists=True, mandatory=True, desc="regional table of an atlas (TSV)")
+    output = traits.Str(mandatory=True, desc="path of the table")
+    provenance = traits.Dict(mandatory=True, desc="entries of the sidecar")
+    tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue and vial [s]")
+    properties = traits.Dict(mandatory=True, desc="of the image")
+    calibration_file = File(exists=True, mandatory=True, desc="calibration lines (JSON)")
+
+
+class SaveParcels(SimpleInterface):
+    """Save the table of an atlas with its data dictionary."""
+
+    input_spec = _SaveParcelsInput
+    output_spec = _SavedOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        target = self.inputs.output
+        save_as(self.inputs.table_file, target)
+        head = {"Description": "Tissue sodium concentrations of an atlas", "Units": TSC}
+        used = _numbers_used(self.inputs)
+        write_json(sidecar_path(target), {**PARCEL_COLUMNS, **head, **used})
+        self._results["out_files"] = [target]
+        return runtime

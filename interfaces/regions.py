@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,7 @@ class _RegionsOutput(TraitedSpec):
 
 
 class _SampleRegionsOutput(_RegionsOutput):
+    sampling = traits.Dict(desc="what the regions were sampled from, as for sample_all")
     anatomy_file = traits.Either(
         None, File(exists=True), desc="fractions of tissues and lesions, anatomical grid (npz)"
     )
@@ -102,10 +103,7 @@ class SampleRegions(SimpleInterface):
         self._results["anatomy_file"] = self._kept(sampled.carved, Path(runtime.cwd))
         vials = {n: f for n, f in everything.items() if sampled.kinds[n] == "vial"}
         n_bordered = count_bordered(sampled.kinds.values())
-        known = {VITREOUS: OF_FLUID} | {name: name for name in response.transfers}
-        kernels = [known.get(name, "muscle") for name in everything]
-        kernels[-1] = "CSF"  # air holds no signal: any kernel will do
-        transfers = [response.transfers[kernel] for kernel in kernels]
+        transfers = [response.transfers[k] for k in kernel_names(everything, response.transfers)]
         shift = self.inputs.border_shift / float(np.mean(grid.spacing))
         np.savez(
             Path(runtime.cwd) / "regions.npz",
@@ -124,6 +122,9 @@ class SampleRegions(SimpleInterface):
             ]),
         )  # fmt: skip
         self._results["regions_file"] = str(Path(runtime.cwd) / "regions.npz")
+        known = self.inputs.get()
+        names = SampleRegionsInput().copyable_trait_names()
+        self._results["sampling"] = {n: known[n] for n in names if isdefined(known[n])}
         return runtime
 
     def _kept(self, carved: dict[str, Floats], folder: Path) -> str | None:
@@ -143,6 +144,22 @@ def count_bordered(kinds: Iterable[str]) -> int:
         Of all regions.
     """
     return sum(kind in BORDERED for kind in kinds)
+
+
+def kernel_names(regions: Iterable[str], known: Container[str]) -> list[str]:
+    """Return whose kernel each region has.
+
+    Parameters
+    ----------
+    regions
+        Names of all, air last.
+    known
+        What has a kernel of its own.
+    """
+    own = [OF_FLUID if name == VITREOUS else name for name in regions]
+    kernels = [name if name in known else "muscle" for name in own]
+    kernels[-1] = "CSF"  # air holds no signal: any kernel will do
+    return kernels
 
 
 def _shown_borders(
@@ -173,8 +190,16 @@ def _shown_decays(
     return {"decay_of": [(k, c) for k, c, _ in moved], "decay_blurred": [b for *_, b in moved]}
 
 
-class _FineGrid:
-    """The sodium grid with its voxels cut, on which images are sampled once."""
+class FineGrid:
+    """The sodium grid with its voxels cut, on which images are sampled once.
+
+    Parameters
+    ----------
+    affine
+        Voxel index to position, shape (4, 4) [mm].
+    shape
+        Of the fine grid.
+    """
 
     def __init__(self, affine: Floats, shape: tuple[int, ...]) -> None:
         self.affine, self.shape = affine, shape
@@ -204,10 +229,14 @@ class SampledAnatomy:
         What a reader must know of the lesions.
     carved
         Tissues and lesions on the grid of the anatomy.
+    anatomy
+        Affine of that grid.
     factor
         Fine voxels along the edge of a sodium voxel.
     grid
         The fine grid.
+    transform
+        Maps points of the anatomy to points of sodium, shape (4, 4) [mm, LPS].
     """
 
     regions: dict[str, Floats]
@@ -216,8 +245,10 @@ class SampledAnatomy:
     coverage: list[float]
     remarks: list[str]
     carved: dict[str, Floats]
+    anatomy: Floats
     factor: int
-    grid: _FineGrid
+    grid: FineGrid
+    transform: Floats
 
 
 def sample_all(inputs: Any) -> SampledAnatomy:
@@ -226,16 +257,18 @@ def sample_all(inputs: Any) -> SampledAnatomy:
     Parameters
     ----------
     inputs
-        Of :class:`SampleRegions`.
+        Of :class:`SampleRegions`, or its output ``sampling``.
 
     Returns
     -------
     sampled
         Not blurred.
     """
+    if isinstance(inputs, Mapping):
+        inputs = SampleRegionsInput(**inputs)
     sodium, affine = load_finite_image(inputs.sodium_file)
     factor = subdivision(np.linalg.norm(affine[:3, :3], axis=0))
-    grid = _FineGrid(fine_affine(affine, factor), tuple(n * factor for n in sodium.shape))
+    grid = FineGrid(fine_affine(affine, factor), tuple(n * factor for n in sodium.shape))
     transform = read_transform(inputs.xfm_file)
     carved, own_affine, remarks = _carved(inputs)
     brain, volumes, covered = _brain_regions(carved, own_affine, grid, transform)
@@ -248,7 +281,9 @@ def sample_all(inputs: Any) -> SampledAnatomy:
     parts = {"tissue": brain, "reference": eyes, "vial": vials, "background": background}
     kinds = {name: kind for kind, some in parts.items() for name in some}
     everything = {name: values for some in parts.values() for name, values in some.items()}
-    return SampledAnatomy(everything, kinds, volumes, covered, remarks, carved, factor, grid)
+    return SampledAnatomy(
+        everything, kinds, volumes, covered, remarks, carved, own_affine, factor, grid, transform
+    )
 
 
 def _carved(inputs: Any) -> tuple[dict[str, Floats], Floats, list[str]]:
@@ -263,7 +298,7 @@ def _carved(inputs: Any) -> tuple[dict[str, Floats], Floats, list[str]]:
 
 
 def _brain_regions(
-    carved: dict[str, Floats], affine: Floats, grid: _FineGrid, transform: Floats
+    carved: dict[str, Floats], affine: Floats, grid: FineGrid, transform: Floats
 ) -> tuple[dict[str, Floats], list[float], list[float]]:
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
     sampled = {name: grid.sample(values, affine, transform) for name, values in carved.items()}
@@ -292,7 +327,7 @@ def _lesions(
         raise ValueError(f"{', '.join(map(str, inputs.lesion_files.values()))}: {error}") from None
 
 
-def _vials(inputs: Any, grid: _FineGrid, transform: Floats) -> dict[str, Floats]:
+def _vials(inputs: Any, grid: FineGrid, transform: Floats) -> dict[str, Floats]:
     if not isdefined(inputs.vial_labels) or inputs.vial_labels is None:
         return {}
     labels, affine = load_finite_image(inputs.vial_labels)
@@ -302,7 +337,7 @@ def _vials(inputs: Any, grid: _FineGrid, transform: Floats) -> dict[str, Floats]
 
 
 def _beside(
-    vials: dict[str, Floats], regions: dict[str, Floats], inputs: Any, grid: _FineGrid
+    vials: dict[str, Floats], regions: dict[str, Floats], inputs: Any, grid: FineGrid
 ) -> dict[str, Floats]:
     """Return brain regions without what vials take of them, which is next to nothing.
 
@@ -329,7 +364,7 @@ def _beside(
 
 
 def _eyes(
-    inputs: Any, grid: _FineGrid, transform: Floats, others: dict[str, Floats]
+    inputs: Any, grid: FineGrid, transform: Floats, others: dict[str, Floats]
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """Return the vitreous humour of both eyes and what lies close around them in the head.
 
@@ -362,7 +397,7 @@ def _static_blurred(inputs: Any, vials: dict[str, Floats], factor: int) -> list[
 
 
 def _background(
-    inputs: Any, grid: _FineGrid, transform: Floats, others: dict[str, Floats]
+    inputs: Any, grid: FineGrid, transform: Floats, others: dict[str, Floats]
 ) -> dict[str, Floats]:
     brain, brain_affine = load_finite_image(inputs.brain_mask)
     head, head_affine = load_finite_image(inputs.head_mask)
@@ -397,7 +432,7 @@ class SampleDrawnRegions(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         sodium, affine = load_finite_image(self.inputs.sodium_file)
         factor = subdivision(np.linalg.norm(affine[:3, :3], axis=0))
-        grid = _FineGrid(fine_affine(affine, factor), tuple(n * factor for n in sodium.shape))
+        grid = FineGrid(fine_affine(affine, factor), tuple(n * factor for n in sodium.shape))
         transfers = load_response(self.inputs.response_file).transfers
         drawn, volumes, covered = _drawn(self.inputs.region_files, grid)
         labels, own = load_finite_image(self.inputs.vial_labels)
@@ -423,7 +458,7 @@ class SampleDrawnRegions(SimpleInterface):
 
 
 def _drawn(
-    files: dict[str, Any], grid: _FineGrid
+    files: dict[str, Any], grid: FineGrid
 ) -> tuple[dict[str, Floats], list[float], list[float]]:
     fine_ml = abs(np.linalg.det(grid.affine[:3, :3])) / 1e3
     drawn, volumes, covered = {}, [], []

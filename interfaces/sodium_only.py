@@ -177,7 +177,8 @@ class TabulateDrawn(SimpleInterface):
     def _flags(self, names: list[str], fractions: Floats, covered: Floats, ml: float) -> list[str]:
         known = self.inputs.properties
         widths = dict.fromkeys(names, known["PointSpreadFWHM"]["muscle"])
-        return region_flags(fractions, covered, {**known, "PointSpreadFWHM": widths}, ml, names)
+        volumes = ml * fractions.sum(axis=(1, 2, 3), dtype=np.float64)
+        return region_flags(volumes, covered, {**known, "PointSpreadFWHM": widths}, names)
 
     def _receive(self, fractions: Floats, drawn: Any, used: Any, affine: Floats) -> Floats:
         if not isdefined(self.inputs.model_file) or self.inputs.model_file is None:

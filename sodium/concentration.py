@@ -526,27 +526,21 @@ def region_statistics(values: Floats, fractions: Floats) -> dict[str, Floats]:
 
 
 def region_flags(
-    fractions: Floats,
-    covered: Floats,
-    properties: Mapping[str, Any],
-    voxel_ml: float,
-    names: Sequence[str],
+    volumes_ml: Floats, covered: Floats, properties: Mapping[str, Any], names: Sequence[str]
 ) -> list[str]:
     """Return what a reader must know of each region's row.
 
     Parameters
     ----------
-    fractions
-        Shape (n, nx, ny, nz).
+    volumes_ml
+        Of each region inside the field of view, shape (n,) [ml].
     covered
         Share of each region inside the field of view, shape (n,).
     properties
         ``ReceiveUncorrected``, ``RegistrationFailed``, ``BrainImplausible`` and
         ``PointSpreadFWHM`` [mm] by tissue.
-    voxel_ml
-        Volume of a voxel [ml].
     names
-        Of the regions.
+        Of the regions, or of the tissue that each is of.
 
     Returns
     -------
@@ -555,9 +549,8 @@ def region_flags(
         ``smaller_than_psf``, ``partly_outside``, ``brain_implausible``; by :func:`with_flag`
         ``entangled`` and ``calibration_forced`` join them.
     """
-    sizes = fractions.sum(axis=(1, 2, 3), dtype=np.float64) * voxel_ml
     flags = []
-    for name, size, share in zip(names, sizes, covered, strict=True):
+    for name, size, share in zip(names, volumes_ml, covered, strict=True):
         kernel = float(np.prod(properties["PointSpreadFWHM"][name])) / 1e3
         words = [
             word

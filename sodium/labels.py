@@ -47,6 +47,32 @@ FREESURFER: dict[int, str] = {
 WHITE_MATTER = {2, 41}  # in every such image, and cortex: whole or in parcels
 CORTEX = {3, 42, *range(1000, 1036), *range(2000, 2036)}
 
+# FreeSurfer's names, sides left out; right of a structure is its number on the other side
+_STRUCTURES = {
+    "Cerebral-White-Matter": (2, 41), "Cerebral-Cortex": (3, 42), "Lateral-Ventricle": (4, 43),
+    "Inf-Lat-Vent": (5, 44), "Cerebellum-White-Matter": (7, 46), "Cerebellum-Cortex": (8, 47),
+    "Thalamus": (10, 49), "Caudate": (11, 50), "Putamen": (12, 51), "Pallidum": (13, 52),
+    "Hippocampus": (17, 53), "Amygdala": (18, 54), "Accumbens-area": (26, 58),
+    "VentralDC": (28, 60), "vessel": (30, 62), "choroid-plexus": (31, 63),
+}  # fmt: skip
+_UNPAIRED = {
+    14: "3rd-Ventricle", 15: "4th-Ventricle", 16: "Brain-Stem", 24: "CSF", 72: "5th-Ventricle",
+    77: "WM-hypointensities", 80: "non-WM-hypointensities", 85: "Optic-Chiasm",
+    251: "CC_Posterior", 252: "CC_Mid_Posterior", 253: "CC_Central", 254: "CC_Mid_Anterior",
+    255: "CC_Anterior",
+}  # fmt: skip
+# of the Desikan-Killiany atlas, from 1 (Desikan 2006, doi:10.1016/j.neuroimage.2006.01.021)
+_GYRI = (
+    "bankssts caudalanteriorcingulate caudalmiddlefrontal corpuscallosum cuneus entorhinal "
+    "fusiform inferiorparietal inferiortemporal isthmuscingulate lateraloccipital "
+    "lateralorbitofrontal lingual medialorbitofrontal middletemporal parahippocampal paracentral "
+    "parsopercularis parsorbitalis parstriangularis pericalcarine postcentral posteriorcingulate "
+    "precentral precuneus rostralanteriorcingulate rostralmiddlefrontal superiorfrontal "
+    "superiorparietal superiortemporal supramarginal frontalpole temporalpole transversetemporal "
+    "insula"
+)
+GYRI = tuple(_GYRI.split())
+
 # Names as BIDS derivatives and FreeSurfer spell them, without side, case and separators
 _NAMES: dict[str, tuple[str, ...]] = {
     "GM": (
@@ -102,6 +128,34 @@ def tissue_of_name(name: str) -> str | None:
     for side in ("left-", "right-", "l-", "r-"):
         words = words.removeprefix(side)
     return NAMES.get(words.replace("-", ""))
+
+
+def freesurfer_name(number: int) -> str:
+    """Return the name of a label of FreeSurfer's colour table.
+
+    Parameters
+    ----------
+    number
+        Of aseg or aparc (Desikan-Killiany), as white matter of a gyrus too.
+
+    Returns
+    -------
+    name
+        The number itself where it is none of these.
+
+    Examples
+    --------
+    >>> [freesurfer_name(n) for n in (49, 16, 1035, 4028, 999)]
+    ['Right-Thalamus', 'Brain-Stem', 'ctx-lh-insula', 'wm-rh-superiorfrontal', '999']
+    """
+    for name, (left, right) in _STRUCTURES.items():
+        if number in (left, right):
+            return f"{'Left' if number == left else 'Right'}-{name}"
+    thousand, gyrus = divmod(number, 1000)
+    kinds = {1: "ctx-lh-", 2: "ctx-rh-", 3: "wm-lh-", 4: "wm-rh-"}
+    if thousand in kinds and 1 <= gyrus <= len(GYRI):
+        return kinds[thousand] + GYRI[gyrus - 1]
+    return _UNPAIRED.get(number, str(number))
 
 
 def is_freesurfer(labels: Sequence[int]) -> bool:

@@ -15,6 +15,7 @@ from sodiumprep.interfaces.regions import UniteLesions
 from sodiumprep.interfaces.transforms import InvertTransform
 from sodiumprep.workflows import anatomy as anatomy_room
 from sodiumprep.workflows.anatomy import init_anatomy_wf
+from sodiumprep.workflows.atlases import atlas_port, init_atlas_wf, init_labels_wf
 from sodiumprep.workflows.concentration import init_concentration_wf
 from sodiumprep.workflows.nonlinear import init_nonlinear_wf
 from sodiumprep.workflows.outputs import init_anatomy_outputs_wf, init_sodium_outputs_wf
@@ -35,6 +36,7 @@ from sodiumprep.workflows.sessions import (
 from sodiumprep.workflows.sodium_only import init_sodium_only_wf
 from sodiumprep.workflows.templates import (
     MAPS,
+    backward_port,
     init_space_wf,
     init_templates_wf,
     template_port,
@@ -238,11 +240,12 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
     -------
     workflow
         ``inputnode``: fractions and masks of the anatomy, and ``preproc_file`` whose grid the
-        maps in anatomical space take; the transform to each template.
+        maps in anatomical space take; the transform to each template; the labels of each atlas.
     """
     workflow = Workflow(name=plan.name)
     poses = POSES if needs_poses(plan) else []
-    ports = [*USED_BY_SODIUM, "preproc_file", *_template_ports(plan), *poses]
+    atlases = [atlas_port(atlas.name) for atlas in plan.atlases]
+    ports = [*USED_BY_SODIUM, "preproc_file", *_template_ports(plan), *atlases, *poses]
     source = Node(IdentityInterface(ports), name="inputnode")
     image = init_reconstruct_wf(plan)
     register = _registration(plan, sloppy)
@@ -304,6 +307,7 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
     _add_corrected_maps(workflow, plan, source, rooms)
     _add_nonlinear(workflow, plan, source, rooms)
     _add_spaces(workflow, plan, source, rooms)
+    _add_atlases(workflow, plan, source, rooms)
     return workflow
 
 
@@ -436,6 +440,24 @@ def _add_spaces(
         ])  # fmt: skip
 
 
+def _add_atlases(
+    workflow: Workflow, plan: SodiumPlan, source: Node, rooms: Mapping[str, Workflow]
+) -> None:
+    """Let the regions of each atlas have a table."""
+    taken = {
+        "image": ("image_file", "noise_file", "response_file", "model_file"),
+        "pvc": ("regions_file", "signals_file", "sampling", "properties", *transmit_port(plan)),
+        "concentration": ("calibration_file",),
+    }
+    for atlas in plan.atlases:
+        room = init_atlas_wf(plan, atlas)
+        workflow.connect([
+            (source, room, [(atlas_port(atlas.name), "inputnode.labels_file")]),
+            *((rooms[name], room, [(f"outputnode.{p}", f"inputnode.{p}") for p in ports])
+              for name, ports in taken.items()),
+        ])  # fmt: skip
+
+
 def init_subject_wf(
     name: str, anatomy: AnatomyPlan | None, runs: Sequence[SodiumPlan], sloppy: bool
 ) -> Workflow:
@@ -470,8 +492,11 @@ def init_subject_wf(
     used = [(f"outputnode.{p}", f"inputnode.{p}") for p in (*USED_BY_SODIUM, "preproc_file")]
     sodium = [(plan, init_sodium_wf(plan, sloppy)) for plan in runs]
     workflow.connect([(prepared, graph, list(used)) for _, graph in sodium])
+    templates = None
     if anatomy.templates:
-        _add_templates(workflow, anatomy, prepared, sloppy, sodium)
+        templates = _add_templates(workflow, anatomy, prepared, sloppy, sodium)
+    if anatomy.atlases:
+        _add_labels(workflow, anatomy, prepared, templates, [graph for _, graph in sodium])
     if shared is not None:
         poses = _share(workflow, prepared, shared, sloppy)
         moving = [graph for plan, graph in sodium if needs_poses(plan)]
@@ -508,16 +533,38 @@ def _add_templates(
     prepared: Workflow,
     sloppy: bool,
     sodium: Sequence[tuple[SodiumPlan, Workflow]],
-) -> None:
+) -> Workflow:
     """Normalize to the templates, but to the embedded one where the anatomy did it already."""
     own = [template.name for template in anatomy.templates if not template.image]
     normalized = not fractions_are_ready(anatomy) or "to_template" in anatomy.ready
     embedded = next(iter(own), "") if normalized else ""
     templates = init_templates_wf(anatomy, embedded, sloppy)
-    ports = ["preproc_file", "brain_mask", *(["to_template_xfm"] if embedded else [])]
+    ports = ["preproc_file", "brain_mask", *(anatomy_room.TRANSFORMS if embedded else [])]
     workflow.connect([
         (prepared, templates, [(f"outputnode.{p}", f"inputnode.{p}") for p in ports]),
         *((templates, room, [(f"outputnode.{port}", f"inputnode.{port}")])
           for plan, room in sodium
           for port in _template_ports(plan)),
+    ])  # fmt: skip
+    return templates
+
+
+def _add_labels(
+    workflow: Workflow,
+    anatomy: AnatomyPlan,
+    prepared: Workflow,
+    templates: Workflow | None,
+    sodium: Sequence[Workflow],
+) -> None:
+    """Bring the labels of atlases to the anatomy, for all runs."""
+    labels = init_labels_wf(anatomy)
+    workflow.connect(prepared, "outputnode.preproc_file", labels, "inputnode.preproc_file")
+    if templates is not None:
+        backward = sorted({backward_port(a.template) for a in anatomy.atlases if a.template})
+        workflow.connect([
+            (templates, labels, [(f"outputnode.{p}", f"inputnode.{p}") for p in backward])
+        ])  # fmt: skip
+    ports = [atlas_port(atlas.name) for atlas in anatomy.atlases]
+    workflow.connect([
+        (labels, room, [(f"outputnode.{p}", f"inputnode.{p}") for p in ports]) for room in sodium
     ])  # fmt: skip

@@ -117,6 +117,40 @@ class SpacePlan:
 
 
 @dataclass(frozen=True)
+class AtlasPlan:
+    """Regions that a table is made of.
+
+    Parameters
+    ----------
+    name
+        As ``seg-`` says it: letters and digits.
+    names
+        Of the labels.
+    tissues
+        GM, WM or CSF of those labels that say it.
+    image
+        Label image; empty for a built-in atlas.
+    template
+        Name of the :class:`TemplatePlan` in whose space it lies; empty for the anatomy's.
+    outputs
+        Of the anatomy: paths of ``labels`` and ``table``. Of a run: ``table_file``.
+    provenance
+        Entries of the sidecars, beside those of anatomy or run.
+    least_coverage
+        Share of a region in the field of view below which it has no value.
+    """
+
+    name: str
+    names: Mapping[int, str]
+    tissues: Mapping[int, str]
+    image: str = ""
+    template: str = ""
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    least_coverage: float = 0.0
+
+
+@dataclass(frozen=True)
 class AnatomyPlan:
     """The 1H anatomy of one subject and session.
 
@@ -147,6 +181,10 @@ class AnatomyPlan:
         Of the subject [years], None if it is not known.
     inversions
         Magnitudes of the two inversion images beside a UNIT1; empty where there are none.
+    atlases
+        Label images that are brought to the anatomy.
+    backward
+        Ready-made transforms that resample a template to the anatomy, by the template's name.
     """
 
     image: str
@@ -160,6 +198,8 @@ class AnatomyPlan:
     transforms: Mapping[str, str] = field(default_factory=dict)
     age: float | None = None
     inversions: tuple[str, ...] = ()
+    atlases: tuple[AtlasPlan, ...] = ()
+    backward: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -233,6 +273,8 @@ class SodiumPlan:
         ``monte_carlo`` (draws) and ``random_seed`` of the table, as far as chosen.
     force
         Whether a poor line through vials calibrates as well.
+    atlases
+        Whose regions have tables of their own.
     """
 
     name: str
@@ -262,6 +304,7 @@ class SodiumPlan:
     phantom: Mapping[str, Any] = field(default_factory=dict)
     uncertainty: Mapping[str, int] = field(default_factory=dict)
     force: bool = False
+    atlases: tuple[AtlasPlan, ...] = ()
 
     @property
     def kernel_tissues(self) -> dict[str, Mapping[str, Any]]:

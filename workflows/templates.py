@@ -41,6 +41,22 @@ def template_port(name: str) -> str:
     return f"to_{name.replace('+', '_cohort_')}"
 
 
+def backward_port(name: str) -> str:
+    """Return the port that carries the transform from a template.
+
+    Parameters
+    ----------
+    name
+        Of template and cohort.
+
+    Examples
+    --------
+    >>> backward_port("MNIInfant+2")
+    'from_MNIInfant_cohort_2'
+    """
+    return f"from_{name.replace('+', '_cohort_')}"
+
+
 def init_templates_wf(
     plan: AnatomyPlan, embedded: str, sloppy: bool, name: str = "templates_wf"
 ) -> Workflow:
@@ -61,26 +77,34 @@ def init_templates_wf(
     Returns
     -------
     workflow
-        ``inputnode``: ``preproc_file`` and ``brain_mask`` of the anatomy, ``to_template_xfm``
-        if it is there already. ``outputnode``: for each template the transform that resamples the
-        anatomy to it, as :func:`template_port` names it. New transforms are saved.
+        ``inputnode``: ``preproc_file`` and ``brain_mask`` of the anatomy, ``to_template_xfm`` and
+        ``from_template_xfm`` if they are there already. ``outputnode``: for each template the
+        transform that resamples the anatomy to it, as :func:`template_port` names it, and the
+        one back, as :func:`backward_port` does. New transforms are saved.
     """
     workflow = Workflow(name=name)
-    ports = ["preproc_file", "brain_mask", *(["to_template_xfm"] if embedded else [])]
-    source = Node(IdentityInterface(ports), name="inputnode")
-    wanted = [template_port(template.name) for template in plan.templates]
-    result = Node(IdentityInterface(wanted), name="outputnode")
+    ports = ["preproc_file", "brain_mask", *(TRANSFORMS if embedded else [])]
+    source = Node(IdentityInterface(ports, mandatory_inputs=False), name="inputnode")
+    names = [template.name for template in plan.templates]
+    wanted = [port(name) for name in names for port in (template_port, backward_port)]
+    result = Node(IdentityInterface(wanted, mandatory_inputs=False), name="outputnode")
     workflow.add_nodes([source, result])
     registered = []
-    for template, port in zip(plan.templates, wanted, strict=True):
+    for template in plan.templates:
+        forth, back = template_port(template.name), backward_port(template.name)
         if template.name in plan.transforms:
-            setattr(result.inputs, port, plan.transforms[template.name])
-        elif template.name == embedded:
-            workflow.connect(source, "to_template_xfm", result, port)
+            setattr(result.inputs, forth, plan.transforms[template.name])
+            if template.name in plan.backward:
+                setattr(result.inputs, back, plan.backward[template.name])
+            continue
+        if template.name == embedded:
+            node = source
         else:
             node = _normalize(workflow, source, template, sloppy)
-            workflow.connect(node, "to_template_xfm", result, port)
             registered.append((template.name, node))
+        workflow.connect([
+            (node, result, [("to_template_xfm", forth), ("from_template_xfm", back)]),
+        ])  # fmt: skip
     if registered:
         workflow.__desc__ = NORMALIZED.format(" and ".join(label for label, _ in registered))
         _leave_out_lesions(workflow, source, plan, [node for _, node in registered])

@@ -8,11 +8,11 @@ from scipy.spatial.transform import Rotation
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.reconstruct import load_response, save_response
 from sodiumprep.interfaces.regions import (
+    FineGrid,
     SampleRegions,
     UniteLesions,
     _brain_regions,
     _carved,
-    _FineGrid,
 )
 from sodiumprep.sodium.kernel import Response
 
@@ -148,7 +148,7 @@ def test_a_lesion_on_any_grid_gives_the_same_regional_volumes(head, tmp_path, ki
     for name, (affine, n) in (("plain", (own, 48)), (kind, other_grid(kind))):
         path = lesion_drawn_on(tmp_path, name, affine, (n, n, n))
         inputs = SampleRegions(**{k: head[k] for k in PORTS}, lesion_files={"core": path}).inputs
-        tiny = _FineGrid(np.diag([8.0, 8.0, 8.0, 1.0]), (4, 4, 4))
+        tiny = FineGrid(np.diag([8.0, 8.0, 8.0, 1.0]), (4, 4, 4))
         carved, own_affine, _ = _carved(inputs)
         volumes.append(_brain_regions(carved, own_affine, tiny, np.eye(4))[1])
     assert volumes[0][3] == pytest.approx(4 / 3 * np.pi * 0.72, rel=0.05)

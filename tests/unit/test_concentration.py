@@ -325,22 +325,20 @@ KNOWN = {"ReceiveUncorrected": False, "PointSpreadFWHM": {"GM": [6.0, 6.0, 6.0]}
     ],
 )
 def test_a_row_is_flagged_for_what_a_reader_must_know(voxels, covered, uncorrected, flag):
-    fractions = np.zeros((1, 10, 10, 1))
-    fractions.reshape(-1)[:voxels] = 1
     known = {**KNOWN, "ReceiveUncorrected": uncorrected}
-    assert region_flags(fractions, np.array([covered]), known, 0.064, ["GM"]) == [flag]
+    volume = np.array([voxels * 0.064])
+    assert region_flags(volume, np.array([covered]), known, ["GM"]) == [flag]
 
 
 def test_every_row_of_a_misplaced_image_is_flagged():
     known = {**KNOWN, "RegistrationFailed": True, "ReceiveUncorrected": True}
-    flags = region_flags(np.ones((1, 10, 10, 1)), np.ones(1), known, 0.064, ["GM"])
+    flags = region_flags(np.full(1, 6.4), np.ones(1), known, ["GM"])
     assert flags == ["registration_failed,receive_uncorrected"]
 
 
 def test_an_implausible_brain_is_flagged_in_every_row():
     known = {"BrainImplausible": True, "PointSpreadFWHM": dict.fromkeys(("GM", "WM"), [6.0] * 3)}
-    fractions, covered = np.ones((2, 10, 10, 1)), np.ones(2)
-    flags = region_flags(fractions, covered, known, 0.064, ["GM", "WM"])
+    flags = region_flags(np.full(2, 6.4), np.ones(2), known, ["GM", "WM"])
     assert flags == ["brain_implausible"] * 2
 
 
