@@ -68,6 +68,9 @@ class _BlurRegionsInput(SampleRegionsInput):
     static_response_file = File(
         exists=True, desc="those of the image that vials are read from (npz); the same without"
     )
+    keep_fine = traits.Bool(
+        False, usedefault=True, desc="also write what atlases divide: tissues before blurring"
+    )
     keep_anatomy = traits.Bool(
         False, usedefault=True, desc="also write the fractions on the grid of the anatomy"
     )
@@ -84,9 +87,11 @@ class _RegionsOutput(TraitedSpec):
 
 
 class _SampleRegionsOutput(_RegionsOutput):
-    sampling = traits.Dict(desc="what the regions were sampled from, as for sample_all")
     anatomy_file = traits.Either(
         None, File(exists=True), desc="fractions of tissues and lesions, anatomical grid (npz)"
+    )
+    fine_file = traits.Either(
+        None, File(exists=True), desc="tissues and moved borders on the fine sodium grid (npz)"
     )
 
 
@@ -122,9 +127,6 @@ class SampleRegions(SimpleInterface):
             ]),
         )  # fmt: skip
         self._results["regions_file"] = str(Path(runtime.cwd) / "regions.npz")
-        known = self.inputs.get()
-        names = SampleRegionsInput().copyable_trait_names()
-        self._results["sampling"] = {n: known[n] for n in names if isdefined(known[n])}
         return runtime
 
     def _kept(self, carved: dict[str, Floats], folder: Path) -> str | None:
@@ -257,15 +259,13 @@ def sample_all(inputs: Any) -> SampledAnatomy:
     Parameters
     ----------
     inputs
-        Of :class:`SampleRegions`, or its output ``sampling``.
+        Of :class:`SampleRegions`.
 
     Returns
     -------
     sampled
         Not blurred.
     """
-    if isinstance(inputs, Mapping):
-        inputs = SampleRegionsInput(**inputs)
     sodium, affine = load_finite_image(inputs.sodium_file)
     factor = subdivision(np.linalg.norm(affine[:3, :3], axis=0))
     grid = FineGrid(fine_affine(affine, factor), tuple(n * factor for n in sodium.shape))
