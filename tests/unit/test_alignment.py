@@ -65,7 +65,9 @@ def test_only_what_the_image_fills_is_computed_and_nothing_is_lost(border):
 
 
 def test_an_empty_image_stays_empty():
-    assert not resample(np.zeros((4, 5, 6)), index_map(PLAIN, OBLIQUE, np.eye(4)), (7, 8, 9), 1).any()
+    assert not resample(
+        np.zeros((4, 5, 6)), index_map(PLAIN, OBLIQUE, np.eye(4)), (7, 8, 9), 1
+    ).any()
 
 
 def test_outside_the_image_stands_what_was_asked_for():
