@@ -30,6 +30,7 @@ from sodiumprep.sodium.pvc.sensitivity import moved_borders
 from sodiumprep.sodium.regions import (
     TISSUES,
     background_regions,
+    blur_by_each,
     blur_to_grid,
     carve_lesions,
     coverage,
@@ -151,8 +152,8 @@ def _shown_borders(
     """Return what bordered regions would take from their neighbours, as arrays to store."""
     moved = [
         (border.grown, border.shrunk, voxel_means(border.taken, factor),
-         *(blur_to_grid(border.taken, factor, transfers[k])
-           for k in (border.grown, border.shrunk)))
+         *blur_by_each(border.taken, factor,
+                       [transfers[k] for k in (border.grown, border.shrunk)]))
         for border in moved_borders(fine, n_bordered, shift)
     ]  # fmt: skip
     fields = ("grown", "shrunk", "taken", "shown_grown", "shown_shrunk")
@@ -164,13 +165,14 @@ def _shown_decays(
     fine: Mapping[str, Floats], factor: int, transfers: Mapping[str, Floats]
 ) -> dict[str, Any]:
     """Return regions as kernels of moved constants show them, as arrays to store."""
-    moved = [
-        (k, c, blur_to_grid(fraction, factor, transfers[moved_name(name, constant)]))
-        for k, (name, fraction) in enumerate(fine.items())
-        for c, constant in enumerate(DECAYING)
-        if moved_name(name, constant) in transfers
-    ]
-    return {"decay_of": [(k, c) for k, c, _ in moved], "decay_blurred": [b for *_, b in moved]}
+    of: list[tuple[int, int]] = []
+    blurred: list[Floats] = []
+    for k, (name, fraction) in enumerate(fine.items()):
+        names = {c: moved_name(name, constant) for c, constant in enumerate(DECAYING)}
+        known = {c: transfers[moved] for c, moved in names.items() if moved in transfers}
+        of += [(k, c) for c in known]
+        blurred += blur_by_each(fraction, factor, list(known.values())) if known else []
+    return {"decay_of": of, "decay_blurred": blurred}
 
 
 class _FineGrid:
