@@ -317,7 +317,7 @@ def _beside(
     """
     if not vials:
         return regions
-    brain = np.sum(list(regions.values()), axis=0)
+    brain = sum(regions.values())
     shared = sum(float((brain * vial).sum(dtype=np.float64)) for vial in vials.values())
     shared_ml = shared * abs(np.linalg.det(grid.affine[:3, :3])) / 1e3
     if shared_ml > TOUCHING_ML:
@@ -326,7 +326,7 @@ def _beside(
             f"accepted: at most {TOUCHING_ML:g} ml: is the position of the sodium image right "
             "(--na2anat-init), and are these its labels?"
         )
-    left = 1 - np.clip(np.sum(list(vials.values()), axis=0), 0, 1)
+    left = 1 - np.clip(sum(vials.values()), 0, 1)
     return {name: values * left for name, values in regions.items()}
 
 
@@ -344,7 +344,7 @@ def _eyes(
         raise ValueError(f"a region has the name '{taken[0]}'; that of the eyes is taken")
     place = sodium_to_anatomy(grid.affine, transform)
     vitreous, orbit = eye_regions(eyes_from(inputs.eyes), place, grid.shape)
-    free = 1 - np.clip(np.sum(list(others.values()), axis=0), 0, 1)
+    free = 1 - np.clip(sum(others.values()), 0, 1)
     vitreous = (vitreous * free).astype(np.float32)
     head = grid.sample(*load_finite_image(inputs.head_mask), transform)
     orbit = np.clip(np.minimum(orbit, free - vitreous), 0, 1) * (head > 0.5)
@@ -368,14 +368,14 @@ def _background(
 ) -> dict[str, Floats]:
     brain, brain_affine = load_finite_image(inputs.brain_mask)
     head, head_affine = load_finite_image(inputs.head_mask)
-    occupied = np.sum(list(others.values()), axis=0)
+    occupied = sum(others.values())
     sectors = background_regions(
         grid.sample(brain, brain_affine, transform),
         grid.sample(head, head_affine, transform),
         occupied,
         grid.spacing,
     )
-    air = np.clip(1 - occupied - np.sum(list(sectors.values()), axis=0), 0, 1)
+    air = np.clip(1 - occupied - sum(sectors.values()), 0, 1)
     return {**sectors, "air": air.astype(np.float32)}
 
 

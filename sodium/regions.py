@@ -77,7 +77,11 @@ def voxel_means(fine: Floats, factor: int) -> Floats:
     """
     x, y, z = (n // factor for n in fine.shape)
     blocks = fine.reshape(x, factor, y, factor, z, factor)
-    return np.asarray(blocks.mean(axis=(1, 3, 5)), fine.dtype)
+    held = _span(fine != 0, 0)  # empty planes have empty means
+    some = slice(held.start // factor, -(-held.stop // factor))
+    means = np.zeros((x, y, z), fine.dtype)
+    means[some] = blocks[some].mean(axis=(1, 3, 5))
+    return means
 
 
 def blur_to_grid(fine: Floats, factor: int, transfer: Complexes) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import ants  # noqa: F401 - takes seconds: the processes of all runs inherit it
 import nibabel as nib
 import numpy as np
 import pytest
