@@ -11,6 +11,7 @@ from sodiumprep.sodium.kernel import FWHM_TO_SIGMA
 EXPECTED = {"CSF": 1.0, "GM": 0.40, "WM": 0.35}  # signal relative to CSF
 EXPECTED_HEAD = 0.25  # scalp and muscle, relative to CSF
 PERTURBED = 10.0  # degrees and mm by which starts are turned and shifted
+MANY = 8  # voxels of an image to one of a new grid, from which on a look at all costs more
 BRAIN_SURFACE = 75.0  # mm from the centre of the brain
 
 
@@ -133,7 +134,7 @@ def resample(
     exact = np.round(index_map, 9)  # a rounding error must not put an edge outside the image
     if order <= 1 and tuple(shape) == values.shape and np.array_equal(exact, np.eye(4)):
         return np.array(values, np.float32)
-    if order != 1 or outside != 0:
+    if order != 1 or outside != 0 or values.size > MANY * np.prod(shape):
         return _transformed(values, exact, shape, order, outside)
     box = _filled(values, exact, shape)
     resampled = np.zeros(shape, np.float32)
