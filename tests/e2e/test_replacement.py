@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +20,19 @@ REGIONS = ["GM", "WM", "CSF"]
 
 
 @pytest.fixture(scope="module")
-def raw(
-    tmp_path_factory: pytest.TempPathFactory, coarsen: Callable[..., None],
-    halved: Callable[[Path, Path], None],
-) -> Path:  # fmt: skip
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Simulate a head and a bottle in a coil that transmits and receives."""
     folder = tmp_path_factory.mktemp("bottle") / "bids"
     options = ["--subjects", "1", "--groups", "one", "--coils", "1", "--seed", "12",
                "--spokes", "3000", "--transceive", "--transmit-spread", "0.3",
                "--calibration-phantom"]  # fmt: skip
     assert simulate([str(folder), *options]) == 0
-    coarsen(folder)
     truth = folder / "derivatives" / "truth"
     for path in truth.rglob("*_desc-truth*"):
         if path.name.endswith(("_probseg.nii.gz", "_xfm.txt")):
             target = folder.with_name("anatomy") / path.relative_to(truth)
             target.parent.mkdir(parents=True, exist_ok=True)
-            write = halved if path.suffix == ".gz" else shutil.copyfile
-            write(path, target.with_name(path.name.replace("_desc-truth", "")))
+            shutil.copyfile(path, target.with_name(path.name.replace("_desc-truth", "")))
     return folder
 
 
