@@ -82,7 +82,8 @@ lint: venv
 
 test-fast: venv
 	@echo '== unit, interface and graph tests, doctests'
-	$(BIN)/pytest -n 2 -m 'not slow' tests --pyargs $(PACKAGES)
+	# neighbours stay in one process: what the tests of a file share is made once
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow' tests --pyargs $(PACKAGES)
 
 test-slow: venv
 	@echo '== whole runs'

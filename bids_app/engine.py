@@ -8,6 +8,7 @@ import logging
 import re
 import shutil
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -28,14 +29,29 @@ _ERROR = re.compile(
 )
 PLAIN_ERRORS = ("ValueError", "UserError")  # ours: the message is made for users
 POLL_SECONDS = 0.5  # Nipype's own 2 s would add half a minute to a subject
+SOON = 0.01  # s, between looks at a graph of which no node runs
 
 
 class Pool(MultiProcPlugin):
     """Nipype's local pool, which otherwise waits forever for a task whose result is lost.
 
     A worker that was killed, or a result that cannot be sent back, becomes the failure of its
-    node.
+    node. What follows a node starts when that ends, not at the next look at the graph.
     """
+
+    def __init__(self, plugin_args: Mapping[str, Any] | None = None) -> None:
+        super().__init__(plugin_args=plugin_args)
+        self._ended = threading.Event()
+
+    def run(self, graph: Any, config: Mapping[str, Any], updatehash: bool = False) -> None:
+        """Run a graph as Nipype does, without its sleep at the end of each look."""
+        execution = {**config["execution"], "poll_sleep_duration": 0}
+        super().run(graph, {**config, "execution": execution}, updatehash)
+
+    def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
+        super()._send_procs_to_workers(updatehash=updatehash, graph=graph)
+        self._ended.wait(POLL_SECONDS if self.pending_tasks else SOON)
+        self._ended.clear()
 
     def _async_callback(self, args: Any) -> None:
         try:
@@ -44,6 +60,7 @@ class Pool(MultiProcPlugin):
             lost = next(number for number, task in self._task_obj.items() if task is args)
             trace = traceback.format_exc().splitlines(keepends=True)
             self._taskresult[lost] = {"result": None, "traceback": trace, "taskid": lost}
+        self._ended.set()
 
 
 def work_folder(settings: Settings) -> Path:

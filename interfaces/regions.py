@@ -30,6 +30,7 @@ from sodiumprep.sodium.pvc.sensitivity import moved_borders
 from sodiumprep.sodium.regions import (
     TISSUES,
     background_regions,
+    blur_by_each,
     blur_to_grid,
     carve_lesions,
     coverage,
@@ -170,8 +171,8 @@ def _shown_borders(
     """Return what bordered regions would take from their neighbours, as arrays to store."""
     moved = [
         (border.grown, border.shrunk, voxel_means(border.taken, factor),
-         *(blur_to_grid(border.taken, factor, transfers[k])
-           for k in (border.grown, border.shrunk)))
+         *blur_by_each(border.taken, factor,
+                       [transfers[k] for k in (border.grown, border.shrunk)]))
         for border in moved_borders(fine, n_bordered, shift)
     ]  # fmt: skip
     fields = ("grown", "shrunk", "taken", "shown_grown", "shown_shrunk")
@@ -183,13 +184,14 @@ def _shown_decays(
     fine: Mapping[str, Floats], factor: int, transfers: Mapping[str, Floats]
 ) -> dict[str, Any]:
     """Return regions as kernels of moved constants show them, as arrays to store."""
-    moved = [
-        (k, c, blur_to_grid(fraction, factor, transfers[moved_name(name, constant)]))
-        for k, (name, fraction) in enumerate(fine.items())
-        for c, constant in enumerate(DECAYING)
-        if moved_name(name, constant) in transfers
-    ]
-    return {"decay_of": [(k, c) for k, c, _ in moved], "decay_blurred": [b for *_, b in moved]}
+    of: list[tuple[int, int]] = []
+    blurred: list[Floats] = []
+    for k, (name, fraction) in enumerate(fine.items()):
+        names = {c: moved_name(name, constant) for c, constant in enumerate(DECAYING)}
+        known = {c: transfers[moved] for c, moved in names.items() if moved in transfers}
+        of += [(k, c) for c in known]
+        blurred += blur_by_each(fraction, factor, list(known.values())) if known else []
+    return {"decay_of": of, "decay_blurred": blurred}
 
 
 class FineGrid:
@@ -350,7 +352,7 @@ def _beside(
     """
     if not vials:
         return regions
-    brain = np.sum(list(regions.values()), axis=0)
+    brain = sum(regions.values())
     shared = sum(float((brain * vial).sum(dtype=np.float64)) for vial in vials.values())
     shared_ml = shared * abs(np.linalg.det(grid.affine[:3, :3])) / 1e3
     if shared_ml > TOUCHING_ML:
@@ -359,7 +361,7 @@ def _beside(
             f"accepted: at most {TOUCHING_ML:g} ml: is the position of the sodium image right "
             "(--na2anat-init), and are these its labels?"
         )
-    left = 1 - np.clip(np.sum(list(vials.values()), axis=0), 0, 1)
+    left = 1 - np.clip(sum(vials.values()), 0, 1)
     return {name: values * left for name, values in regions.items()}
 
 
@@ -377,7 +379,7 @@ def _eyes(
         raise ValueError(f"a region has the name '{taken[0]}'; that of the eyes is taken")
     place = sodium_to_anatomy(grid.affine, transform)
     vitreous, orbit = eye_regions(eyes_from(inputs.eyes), place, grid.shape)
-    free = 1 - np.clip(np.sum(list(others.values()), axis=0), 0, 1)
+    free = 1 - np.clip(sum(others.values()), 0, 1)
     vitreous = (vitreous * free).astype(np.float32)
     head = grid.sample(*load_finite_image(inputs.head_mask), transform)
     orbit = np.clip(np.minimum(orbit, free - vitreous), 0, 1) * (head > 0.5)
@@ -401,14 +403,14 @@ def _background(
 ) -> dict[str, Floats]:
     brain, brain_affine = load_finite_image(inputs.brain_mask)
     head, head_affine = load_finite_image(inputs.head_mask)
-    occupied = np.sum(list(others.values()), axis=0)
+    occupied = sum(others.values())
     sectors = background_regions(
         grid.sample(brain, brain_affine, transform),
         grid.sample(head, head_affine, transform),
         occupied,
         grid.spacing,
     )
-    air = np.clip(1 - occupied - np.sum(list(sectors.values()), axis=0), 0, 1)
+    air = np.clip(1 - occupied - sum(sectors.values()), 0, 1)
     return {**sectors, "air": air.astype(np.float32)}
 
 

@@ -11,6 +11,7 @@ from sodiumprep.sodium.kernel import FWHM_TO_SIGMA
 EXPECTED = {"CSF": 1.0, "GM": 0.40, "WM": 0.35}  # signal relative to CSF
 EXPECTED_HEAD = 0.25  # scalp and muscle, relative to CSF
 PERTURBED = 10.0  # degrees and mm by which starts are turned and shifted
+MANY = 8  # voxels of an image to one of a new grid, from which on a look at all costs more
 BRAIN_SURFACE = 75.0  # mm from the centre of the brain
 
 
@@ -131,11 +132,26 @@ def resample(
         Shape ``shape``, float32.
     """
     exact = np.round(index_map, 9)  # a rounding error must not put an edge outside the image
+    if order <= 1 and tuple(shape) == values.shape and np.array_equal(exact, np.eye(4)):
+        return np.array(values, np.float32)
+    if order != 1 or outside != 0 or values.size > MANY * np.prod(shape):
+        return _transformed(values, exact, shape, order, outside)
+    box = _filled(values, exact, shape)
+    resampled = np.zeros(shape, np.float32)
+    there = exact.copy()
+    there[:3, 3] += exact[:3, :3] @ [part.start for part in box]
+    resampled[box] = _transformed(values, there, resampled[box].shape, order, outside)
+    return resampled
+
+
+def _transformed(
+    values: Floats, mapping: Floats, shape: tuple[int, ...], order: int, outside: float
+) -> Floats:
     return np.asarray(
         affine_transform(
             values,
-            exact[:3, :3],
-            exact[:3, 3],
+            mapping[:3, :3],
+            mapping[:3, 3],
             shape,
             np.float32,
             order,
@@ -143,6 +159,26 @@ def resample(
             outside,
         )
     )
+
+
+def _filled(values: Floats, mapping: Floats, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Return the part of a new grid outside of which linear interpolation gives 0.
+
+    It is the whole grid if the image holds something in its outermost voxels: a rounding error
+    would decide whether a place at their edge counts as inside.
+    """
+    held = values != 0
+    spans = [np.flatnonzero(held.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    if any(len(span) == 0 for span in spans):
+        return (slice(0, 0),) * 3
+    ends = [(int(span[0]) - 1, int(span[-1]) + 1) for span in spans]
+    if any(low < 0 or high >= n for (low, high), n in zip(ends, values.shape, strict=True)):
+        return tuple(slice(0, n) for n in shape)
+    corners = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
+    places = np.linalg.solve(mapping[:3, :3], (corners - mapping[:3, 3]).T)
+    first = np.clip(np.floor(places.min(axis=1)).astype(int), 0, shape)
+    last = np.clip(np.ceil(places.max(axis=1)).astype(int) + 1, first, shape)
+    return tuple(map(slice, first.tolist(), last.tolist()))
 
 
 def index_map(target_affine: Floats, source_affine: Floats, transform: Floats) -> Floats:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.fft
+from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from sodiumprep.sodium.acquisition import Complexes, Floats
@@ -76,7 +77,11 @@ def voxel_means(fine: Floats, factor: int) -> Floats:
     """
     x, y, z = (n // factor for n in fine.shape)
     blocks = fine.reshape(x, factor, y, factor, z, factor)
-    return np.asarray(blocks.mean(axis=(1, 3, 5)), fine.dtype)
+    held = _span(fine != 0, 0)  # empty planes have empty means
+    some = slice(held.start // factor, -(-held.stop // factor))
+    means = np.zeros((x, y, z), fine.dtype)
+    means[some] = blocks[some].mean(axis=(1, 3, 5))
+    return means
 
 
 def blur_to_grid(fine: Floats, factor: int, transfer: Complexes) -> Floats:
@@ -99,27 +104,64 @@ def blur_to_grid(fine: Floats, factor: int, transfer: Complexes) -> Floats:
     blurred
         Shape (nx, ny, nz), float32.
     """
+    return blur_by_each(fine, factor, [transfer])[0]
+
+
+def blur_by_each(fine: Floats, factor: int, transfers: Sequence[Complexes]) -> list[Floats]:
+    """Return a finely sampled fraction as :func:`blur_to_grid` shows it by each of some kernels.
+
+    Parameters
+    ----------
+    fine
+        Shape (factor nx, factor ny, factor nz).
+    factor
+        Odd.
+    transfers
+        Each of shape (2 nx, 2 ny, nz + 1).
+
+    Returns
+    -------
+    blurred
+        Each of shape (nx, ny, nz), float32.
+    """
     band_limited = _band_limited(fine, factor)
     doubled = tuple(2 * n for n in band_limited.shape)
-    blurred = scipy.fft.irfftn(scipy.fft.rfftn(band_limited, doubled) * transfer, doubled)
-    x, y, z = band_limited.shape
-    return np.asarray(blurred[:x, :y, :z], np.float32)
+    spectrum = scipy.fft.rfftn(band_limited, doubled)
+    within = tuple(slice(n) for n in band_limited.shape)
+    shown = (scipy.fft.irfftn(spectrum * transfer, doubled) for transfer in transfers)
+    return [np.array(blurred[within], np.float32) for blurred in shown]
 
 
 def _band_limited(fine: Floats, factor: int) -> Floats:
     """Sample on the coarse grid what its frequencies hold; the others are dropped axis by axis."""
     coarse = tuple(n // factor for n in fine.shape)
-    spectrum = scipy.fft.rfft(fine.astype(np.float32), axis=2)[..., : coarse[2] // 2 + 1]
+    x, y = (_span(fine != 0, axis) for axis in (0, 1))  # rows that are empty have no spectrum
+    rows = scipy.fft.rfft(fine[x, y].astype(np.float32), axis=2)[..., : coarse[2] // 2 + 1]
     indices = [np.rint(scipy.fft.fftfreq(n, 1 / n)).astype(int) for n in coarse[:2]]
     indices.append(np.arange(coarse[2] // 2 + 1))
-    for axis in (1, 0):
-        spectrum = scipy.fft.fft(spectrum, axis=axis).take(indices[axis], axis=axis)
+    spectrum = _widened(rows, 1, y, fine.shape[1])
+    spectrum = scipy.fft.fft(spectrum, axis=1).take(indices[1], axis=1)
+    spectrum = _widened(spectrum, 0, x, fine.shape[0])
+    spectrum = scipy.fft.fft(spectrum, axis=0).take(indices[0], axis=0)
     for axis, (n, index) in enumerate(zip(coarse, indices, strict=True)):
         # the coarse voxel's centre lies (factor - 1) / 2 fine voxels from its corner voxel's
         phase = np.exp(2j * np.pi * index * (factor - 1) / 2 / (n * factor)).astype(np.complex64)
         phase[2 * np.abs(index) == n] = 0  # its sign is not known on the coarse grid
         spectrum *= np.expand_dims(phase, [a for a in range(3) if a != axis])
     return np.asarray(scipy.fft.irfftn(spectrum, coarse) / factor**3, np.float32)
+
+
+def _span(held: NDArray[np.bool_], axis: int) -> slice:
+    """Return where along an axis something is held."""
+    where = np.flatnonzero(held.any(axis=tuple({0, 1, 2} - {axis})))
+    return slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, 1)
+
+
+def _widened(part: Complexes, axis: int, place: slice, size: int) -> Complexes:
+    """Return an array of a size along an axis that holds ``part`` at its place, else 0."""
+    whole = np.zeros((*part.shape[:axis], size, *part.shape[axis + 1 :]), part.dtype)
+    whole[(slice(None),) * axis + (place,)] = part
+    return whole
 
 
 def carve_lesions(

@@ -850,12 +850,23 @@ def label_vials(vials: Sequence[FoundVial], affine: Floats, shape: tuple[int, ..
     >>> label_vials([vial], np.eye(4), (9, 9, 9))[4, 4].tolist()
     [0, 0, 0, 1, 1, 1, 0, 0, 0]
     """
-    labels = np.zeros(shape, np.uint8)
-    deepest = np.zeros(shape)
-    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
-    positions = index @ affine[:3, :3].T + affine[:3, 3]
+    labels, deepest = np.zeros(shape, np.uint8), np.zeros(shape)
     for n, vial in enumerate(vials, 1):
-        depth = vial.depth(positions)
-        labels[depth > deepest] = n
-        deepest = np.maximum(deepest, depth)
+        start, box = _box_around(vial, affine, shape)
+        index = np.indices([s.stop - s.start for s in box]).reshape(3, -1).T + start
+        depth = vial.depth(index @ affine[:3, :3].T + affine[:3, 3]).reshape(deepest[box].shape)
+        labels[box][depth > deepest[box]] = n
+        deepest[box] = np.maximum(deepest[box], depth)
     return labels
+
+
+def _box_around(
+    vial: FoundVial, affine: Floats, shape: tuple[int, ...]
+) -> tuple[Labels, tuple[slice, ...]]:
+    """Return the first voxel of the part of a grid that can hold a vial, and that part."""
+    back = np.linalg.inv(affine[:3, :3])
+    middle = back @ (vial.centre - affine[:3, 3])
+    reach = np.hypot(vial.radius, vial.length / 2) * np.linalg.norm(back, axis=1)
+    first = np.clip(np.floor(middle - reach).astype(int), 0, shape)
+    last = np.clip(np.ceil(middle + reach).astype(int) + 1, first, shape)
+    return first, tuple(map(slice, first.tolist(), last.tolist()))

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,8 +63,8 @@ class Cohort(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    """Two subjects (control, glioma patient), and a third whose raw file is cut in half."""
+def cohort(tmp_path_factory: pytest.TempPathFactory, coarsen: Callable[..., None]) -> Cohort:
+    """Process a control (T1w of 2 mm), a patient (1 mm), and one whose raw file is cut in half."""
     folder = tmp_path_factory.mktemp("cohort")
     raw, out = folder / "bids", folder / "out"
     simulated = call(
@@ -71,6 +72,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
         "--lesion", "glioma", "--seed", 5,
     )  # fmt: skip
     assert simulated.returncode == 0, simulated.stderr
+    coarsen(raw, "01")
     _add_broken_subject(raw)
     done = participant_level(raw, out, "--nprocs", 2)
     print(done.stdout, done.stderr, sep="\n")

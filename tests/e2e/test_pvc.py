@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,22 +30,8 @@ class Corrected(NamedTuple):
     truth: pd.Series
 
 
-def write_halved(source: Path, target: Path, least: float = 0.0) -> None:
-    """Write an image on a grid of 2 mm, whose maps take an eighth of the time."""
-    image = nib.load(source)
-    values = image.get_fdata(dtype=np.float32)
-    values = values[tuple(slice(n - n % 2) for n in values.shape)]
-    x, y, z = (n // 2 for n in values.shape)
-    values = values.reshape(x, 2, y, 2, z, 2).mean(axis=(1, 3, 5))
-    if least:
-        values = (values > least).astype(np.uint8)
-    affine = image.affine @ np.diag([2, 2, 2, 1.0])
-    affine[:3, 3] = (image.affine @ [0.5, 0.5, 0.5, 1])[:3]
-    nib.save(nib.Nifti1Image(values, affine), target)
-
-
-def true_anatomy(raw: Path) -> Path:
-    """Make the true tissues and position what another pipeline has left."""
+def true_anatomy(raw: Path, write_halved: Callable[[Path, Path], None]) -> Path:
+    """Make the true tissues and position what another pipeline has left, on a grid of 2 mm."""
     ready = raw.with_name("ready")
     anat, truth = ready / "sub-01/anat", raw / "derivatives/truth/sub-01/anat"
     anat.mkdir(parents=True)
@@ -53,7 +40,7 @@ def true_anatomy(raw: Path) -> Path:
         own = f"sub-01_label-{name}"
         write_halved(truth / f"{own}_desc-truth_probseg.nii.gz", anat / f"{own}_probseg.nii.gz")
     mask = truth / "sub-01_label-brain_desc-truth_mask.nii.gz"
-    write_halved(mask, anat / "sub-01_desc-brain_mask.nii.gz", 0.5)
+    write_halved(mask, anat / "sub-01_desc-brain_mask.nii.gz")
     image = raw / "sub-01/anat/sub-01_T1w.nii.gz"
     write_halved(image, anat / "sub-01_desc-preproc_T1w.nii.gz")
     place = f"{STEM}_from-sodium_to-T1w_mode-image"
@@ -62,12 +49,14 @@ def true_anatomy(raw: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def corrected(tmp_path_factory: pytest.TempPathFactory) -> Corrected:
+def corrected(
+    tmp_path_factory: pytest.TempPathFactory, halved: Callable[[Path, Path], None]
+) -> Corrected:
     folder = tmp_path_factory.mktemp("pvc")
     raw, out = folder / "bids", folder / "out"
     smallest = ["--subjects", "1", "--coils", "1", "--spokes", "800", "--voxel-size", "6"]
     assert simulate([str(raw), "--seed", "11", *smallest]) == 0
-    given = [f"ready={true_anatomy(raw)}", f"manual={raw / 'derivatives/manual'}"]
+    given = [f"ready={true_anatomy(raw, halved)}", f"manual={raw / 'derivatives/manual'}"]
     options = ["-w", folder / "work", "--sloppy", "--skip-bids-validation", "--nprocs", 1]
     options += ["-d", *given, "--pvc", *ASKED, "--sensitivity"]
     assert process([str(word) for word in (raw, out, "participant", *options)]) == 0

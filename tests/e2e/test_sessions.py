@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,18 +28,19 @@ class Results(NamedTuple):
 
 def run(raw: Path, out: Path, *options: str) -> None:
     ready = [f"{name}={raw / 'derivatives' / name}" for name in ("manual", "anat")]
-    arguments = [str(raw), str(out), "participant", "-w", str(out.with_name(f"work-{out.name}"))]
+    arguments = [str(raw), str(out), "participant", "-w", str(out.with_name("work"))]
     arguments += ["--subject-anatomical-reference", "first-lex", "--nprocs", "1", "--sloppy"]
     assert process([*arguments, "--skip-bids-validation", "-d", *ready, *options]) == 0
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+def results(tmp_path_factory: pytest.TempPathFactory, coarsen: Callable[..., None]) -> Results:
     folder = tmp_path_factory.mktemp("sessions")
     raw, out, alone = (folder / name for name in ("bids", "out", "alone"))
     options = ["--subjects", "1", "--sessions", "2", "--groups", "patients", "--lesion", "glioma"]
     options += ["--session-change", f"GM={CHANGE / 100}", "--coils", "1", "--seed", "5"]
     assert simulate([str(raw), *options, "--format", "image"]) == 0
+    coarsen(raw)
     run(raw, out)
     run(raw, alone, "--session-label", "2")
     return Results(raw, out, alone)

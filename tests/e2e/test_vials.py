@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def raw(tmp_path_factory: pytest.TempPathFactory, coarsen: Callable[..., None]) -> Path:
     folder = tmp_path_factory.mktemp("vials") / "bids"
     options = ["--subjects", "1", "--coils", "1", "--seed", "11", "--spokes", "3000"]
     assert simulate([str(folder), *options]) == 0
+    coarsen(folder)
     return folder
 
 

@@ -45,8 +45,16 @@ def pose():
     return matrix
 
 
+def positions(shape, affine):
+    """Return where voxels lie, shape (3, *shape) [mm, RAS]."""
+    x, y, z = np.ogrid[tuple(slice(n) for n in shape)]
+    rows = affine[:3].astype(np.float32)
+    return np.stack([a * x + b * y + (c * z + d) for a, b, c, d in rows])
+
+
 def inside(places, centre, radii):
-    return (((places - np.asarray(centre)) / np.asarray(radii)) ** 2).sum(axis=-1) <= 1
+    away = (((p - c) / r) ** 2 for p, c, r in zip(places, np.float32(centre), radii, strict=True))
+    return sum(away) <= 1
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +63,7 @@ def scene(tmp_path_factory, pose):
     folder = tmp_path_factory.mktemp("eyes")
     affine = np.diag([2.5, 2.5, 2.5, 1.0])
     affine[:3, 3] = [-95.0, -125.0, -120.0]
-    index = np.moveaxis(np.indices((77, 96, 90)), 0, -1)
-    places = index @ affine[:3, :3].T + affine[:3, 3]
-    anatomy, parts = paint(places)
+    anatomy, parts = paint(positions((77, 96, 90), affine))
     files = {f"{name}_file": save_image(folder / f"{name}.nii.gz", values, affine)
              for name, values in anatomy.items()}  # fmt: skip
     kernel = gaussian_transfer(SODIUM, np.full(3, FWHM)).astype(np.complex64)
@@ -65,8 +71,7 @@ def scene(tmp_path_factory, pose):
     response = Response(dict.fromkeys(("GM", "WM", "CSF", "muscle"), kernel), spectrum)
     fine = fine_affine(SODIUM.affine, 3)
     there = sodium_to_anatomy(fine, pose)
-    index = np.moveaxis(np.indices((3 * N,) * 3, np.float32), 0, -1)
-    _, parts = paint(index @ there[:3, :3].T.astype(np.float32) + there[:3, 3])
+    _, parts = paint(positions((3 * N,) * 3, there))
     sharp = sum(LEVELS[name] * part for name, part in parts.items()).astype(np.float32)
     noise = np.random.default_rng(3).normal(0, 0.5, (N, N, N))
     image = blur_to_grid(sharp, 3, kernel) + noise

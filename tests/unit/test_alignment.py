@@ -51,6 +51,25 @@ def test_the_same_grid_without_transform_changes_nothing():
     np.testing.assert_allclose(same, image, atol=1e-5)
 
 
+@pytest.mark.parametrize("border", [0, 1, 6])
+def test_only_what_the_image_fills_is_computed_and_nothing_is_lost(border):
+    """A constant that is taken off again makes no place of the grid empty."""
+    inner = np.random.default_rng(1).normal(size=(12, 14, 13))
+    image = np.zeros(tuple(n + 2 * border for n in inner.shape))
+    image[tuple(slice(border, border + n) for n in inner.shape)] = inner
+    turned = index_map(PLAIN, OBLIQUE, rotation_about(CENTRE, 2, 0.4) @ shift(-2.0, 3.0, 1.0))
+    whole = resample(image + 2, turned, (22, 21, 20), 1, -1.0)
+    found = resample(image, turned, (22, 21, 20), 1)
+    np.testing.assert_allclose(found, np.where(whole == -1, 0, whole - 2), atol=1e-5)
+    assert (found != 0).any()
+
+
+def test_an_empty_image_stays_empty():
+    assert not resample(
+        np.zeros((4, 5, 6)), index_map(PLAIN, OBLIQUE, np.eye(4)), (7, 8, 9), 1
+    ).any()
+
+
 def test_outside_the_image_stands_what_was_asked_for():
     far = index_map(PLAIN, PLAIN, shift(1000, 0, 0))
     assert np.isnan(resample(np.ones((4, 4, 4)), far, (4, 4, 4), 1, outside=np.nan)).all()

@@ -36,10 +36,11 @@ Traceback:
 
 """
 SCRIPT = """
-import json, sys
+import json, sys, time
 from pathlib import Path
 from nipype.interfaces.utility import Function
 from nipype.pipeline.engine import Node, Workflow
+from sodiumprep.bids_app import engine
 from sodiumprep.bids_app.engine import execute
 from sodiumprep.bids_app.settings import Settings
 
@@ -69,12 +70,15 @@ def graph(**functions):
     return whole
 
 if __name__ == "__main__":
+    engine.POLL_SECONDS = 20
+    started = time.monotonic()
     root = Path(sys.argv[1])
     settings = Settings(root / "raw", root / "out", root / "work", nprocs=2)
     found = {"plain": execute(graph(a=good, b=wrong, c=strange), settings)}
     found["killed"] = execute(
         graph(d=killed), Settings(root / "raw", root / "out2", root / "work2", nprocs=1)
     )
+    found["seconds"] = time.monotonic() - started
     (root / "found.json").write_text(json.dumps(found))
 """
 
@@ -152,6 +156,10 @@ def test_an_unforeseen_error_names_its_node(finished):
 def test_a_killed_worker_is_a_failure_and_does_not_hang(finished):
     (message,) = finished[0]["killed"].values()
     assert message.startswith("second: BrokenProcessPool")
+
+
+def test_a_node_follows_when_the_one_before_has_ended(finished):
+    assert finished[0]["seconds"] < 20  # of which a look at the graph at times would take 40
 
 
 def test_no_traceback_is_printed(finished):
