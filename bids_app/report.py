@@ -22,8 +22,8 @@ from sodiumprep.bids_app.reconstruction import (
 )
 from sodiumprep.bids_app.results import RunResults, SessionResults, find_sessions
 from sodiumprep.bids_app.wording import doi_links, number, plain_value
-from sodiumprep.interfaces.outputs import PLAUSIBLE
 from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
+from sodiumprep.sodium.quality import PLAUSIBLE
 from sodiumprep.sodium.vials import place as place_text
 
 TEMPLATES = Path(__file__).parent / "templates"

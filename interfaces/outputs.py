@@ -25,6 +25,12 @@ from sodiumprep.interfaces.calibrate import load_lines
 from sodiumprep.interfaces.equation import explained_equation
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.lesions import load_lesion
+from sodiumprep.interfaces.quality import (
+    calibration_figures,
+    concentrations,
+    judged,
+    noise_levels,
+)
 from sodiumprep.sodium.alignment import index_map, resample
 from sodiumprep.sodium.concentration_map import APPARENT_TERMS, TERMS
 from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
@@ -284,11 +290,6 @@ class SaveSodium(SimpleInterface):
     ) -> dict[str, Any]:
         chosen = table[(table.pvc == "gtm") & (table.desc == "corrected")]
         values = chosen.set_index("name")["mean"]
-        implausible = [
-            f"{name} {values[name]:.0f} mmol/L lies outside {low} to {high}"
-            for name, (low, high) in PLAUSIBLE.items()
-            if name in values and not low <= values[name] <= high
-        ]
         warnings = [
             *self.inputs.properties.get("Warnings", []),
             *self.inputs.provenance.get("InputWarnings", []),
@@ -296,18 +297,20 @@ class SaveSodium(SimpleInterface):
             *references.get("ReferenceWarnings", []),
             *references.get("phantom", {}).get("Warnings", []),
             *self.inputs.told.get("Warnings", []),
-            *implausible,
         ]
         signal_noise = chosen.set_index("name")["snr"].to_dict()
-        return {
+        return judged({
             **self.inputs.properties,
+            "Concentrations": concentrations(values),
             "SNR": {name: round(float(s), 2) for name, s in signal_noise.items()},
+            "NoiseSD": noise_levels(values, signal_noise),
             "CalibrationRSquared": lines["corrected"].r_squared,
+            **calibration_figures(references.get("vials", []), lines["corrected"]),
             **told_of_draws(self.inputs.told),
             "CalibrationOutlier": references["outlier"],
             "CalibrationForced": references["forced"],
             "Warnings": warnings,
-        }
+        })  # fmt: skip
 
 
 def told_of_table(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -523,7 +526,7 @@ class SaveNonlinear(SimpleInterface):
             write_json(_sidecar(target), {**head, **used, **terms})
             written.append(target)
         quality = Path(self.inputs.outputs["qc"])
-        write_json(quality, {**self.inputs.properties, **used})
+        write_json(quality, judged({**self.inputs.properties, **used}))
         self._results["out_files"] = [*written, str(quality)]
         return runtime
 
@@ -598,14 +601,15 @@ class SaveSodiumOnly(SimpleInterface):
             *references["CalibrationWarnings"],
             *self.inputs.told.get("Warnings", []),
         ]
-        judged = {
+        calibration = {
             "CalibrationRSquared": lines["apparent"].r_squared,
+            **calibration_figures(references.get("vials", []), lines["apparent"]),
             "CalibrationOutlier": references["outlier"],
             "CalibrationForced": references["forced"],
             "Warnings": warnings,
         }
-        quality = {**known, **told_of_draws(self.inputs.told), **used, **judged}
-        write_json(Path(self.inputs.outputs["qc"]), quality)
+        quality = {**known, **told_of_draws(self.inputs.told), **used, **calibration}
+        write_json(Path(self.inputs.outputs["qc"]), judged(quality))
         self._results["out_files"] = [*written, self.inputs.outputs["qc"]]
         return runtime
 
@@ -658,8 +662,6 @@ def _explained(table: pd.DataFrame) -> dict[str, dict[str, str]]:
     return {name: every[name] for name in table.columns}
 
 
-# Reference values spread widely between groups: a warning, never an error [mmol/L]
-PLAUSIBLE = {"GM": (25, 70), "WM": (20, 70), "CSF": (100, 170)}
 FLAGS = (
     "registration_failed",
     "receive_uncorrected",
