@@ -74,6 +74,7 @@ SODIUM_FILES: dict[str, tuple[str, str]] = {
     "table_file": (TSC, "Regional tissue sodium concentrations"),
     "equation_file": ("", "Numbers that the table is made of"),
 }
+QUALITY_HEAD = {"Description": "Figures of quality; their units and thresholds: docs/quality.md"}
 NOT_SAVED = {  # numbers of the sidecars
     "brain_volume_ml", "brain_warning", "normalization_warning", "ready_warning",
     "calibration_file", "equation_file",
@@ -132,6 +133,12 @@ def _as_stored(values: Any, name: str) -> Any:
     return values.astype(np.int16) if name.endswith(("_mask.nii.gz", "dseg.nii.gz")) else values
 
 
+def _head(target: str, units: str, description: str) -> dict[str, Any]:
+    """Return the first entries of a sidecar; no image of ours is skull-stripped."""
+    head: dict[str, Any] = {"Description": description, "Units": units}
+    return {**head, "SkullStripped": False} if target.endswith(".nii.gz") else head
+
+
 def _sidecar(target: str) -> Path:
     name = Path(target).name
     for extension in (".nii.gz", ".tsv", ".txt", ".h5"):
@@ -183,10 +190,10 @@ class SaveAnatomy(SimpleInterface):
                 continue
             target = self.inputs.outputs[port]
             save_as(source, target)
-            head: dict[str, Any] = {"Description": description, "Units": units}
-            if port == "preproc_file":
-                head["SkullStripped"] = False
-            write_json(_sidecar(target), {**head, **self.inputs.provenance, **known})
+            write_json(
+                _sidecar(target),
+                {**_head(target, units, description), **self.inputs.provenance, **known},
+            )
             written.append(target)
         for name, source in self.inputs.lesion_files.items():
             target = str(self.inputs.outputs[f"lesion_{name}"])
@@ -267,7 +274,7 @@ class SaveSodium(SimpleInterface):
                 continue
             target = self.inputs.outputs[port]
             save_as(getattr(self.inputs, port), target)
-            head = {"Description": description, "Units": units}
+            head = _head(target, units, description)
             columns = _explained(table) if port == "table_file" else {}
             rest = self._beside(table) if port == "table_file" else {}
             terms = _uncertainty_of(port, self.inputs.uncertainty_terms)
@@ -300,6 +307,7 @@ class SaveSodium(SimpleInterface):
         ]
         signal_noise = chosen.set_index("name")["snr"].to_dict()
         return judged({
+            **QUALITY_HEAD,
             **self.inputs.properties,
             "Concentrations": concentrations(values),
             "SNR": {name: round(float(s), 2) for name, s in signal_noise.items()},
@@ -401,7 +409,7 @@ class SaveSpace(SimpleInterface):
             target = self.inputs.outputs[port]
             save_as(getattr(self.inputs, port), target)
             terms = _uncertainty_of(port, self.inputs.uncertainty_terms)
-            head = {"Description": description, "Units": units}
+            head = _head(target, units, description)
             write_json(_sidecar(target), {**head, **used, **terms})
             written.append(target)
         self._results["out_files"] = written
@@ -432,11 +440,8 @@ class SaveCorrected(SimpleInterface):
             target = self.inputs.outputs[key]
             save_as(source, target)
             units, description = SODIUM_FILES[port]
-            head = {
-                "Description": f"{description}; corrected for partial volume: "
-                f"{PVC_METHODS[method]}",
-                "Units": units,
-            }
+            text = f"{description}; corrected for partial volume: {PVC_METHODS[method]}"
+            head = _head(target, units, text)
             own = {
                 **_uncertainty_of(port, self.inputs.uncertainty_terms),
                 "PartialVolumeCorrection": method,
@@ -522,11 +527,11 @@ class SaveNonlinear(SimpleInterface):
             target = self.inputs.outputs[port]
             save_as(getattr(self.inputs, port), target)
             terms = _uncertainty_of(port, self.inputs.uncertainty_terms)
-            head = {"Description": description, "Units": units}
+            head = _head(target, units, description)
             write_json(_sidecar(target), {**head, **used, **terms})
             written.append(target)
         quality = Path(self.inputs.outputs["qc"])
-        write_json(quality, judged({**self.inputs.properties, **used}))
+        write_json(quality, judged({**QUALITY_HEAD, **self.inputs.properties, **used}))
         self._results["out_files"] = [*written, str(quality)]
         return runtime
 
@@ -588,7 +593,7 @@ class SaveSodiumOnly(SimpleInterface):
                 continue
             target = self.inputs.outputs[port]
             save_as(getattr(self.inputs, port), target)
-            head = {"Description": description, "Units": units}
+            head = _head(target, units, description)
             if port == "table_file":
                 head = {**TABLE_COLUMNS, **head, **explained_equation(self.inputs.equation_file)}
                 head |= told_of_table(self.inputs.told)
@@ -608,7 +613,13 @@ class SaveSodiumOnly(SimpleInterface):
             "CalibrationForced": references["forced"],
             "Warnings": warnings,
         }
-        quality = {**known, **told_of_draws(self.inputs.told), **used, **calibration}
+        quality = {
+            **QUALITY_HEAD,
+            **known,
+            **told_of_draws(self.inputs.told),
+            **used,
+            **calibration,
+        }
         write_json(Path(self.inputs.outputs["qc"]), judged(quality))
         self._results["out_files"] = [*written, self.inputs.outputs["qc"]]
         return runtime
