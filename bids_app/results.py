@@ -111,8 +111,9 @@ class RunResults:
     @property
     def flags(self) -> list[tuple[str, str]]:
         """What is wrong with the run by the thresholds: names and reasons in words."""
-        held = [flag for flag in self.metrics.get("Flags") or [] if isinstance(flag, dict)]
-        return [(str(flag.get("Name")), str(flag.get("Reason"))) for flag in held]
+        held = self.metrics.get("Flags")
+        flags = [f for f in held if isinstance(f, dict)] if isinstance(held, list) else []
+        return [(str(flag.get("Name")), str(flag.get("Reason"))) for flag in flags]
 
     def rows(self, pvc: str, desc: str) -> pd.DataFrame:
         """Return the rows of one method and kind, ordered by region.
