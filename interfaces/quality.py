@@ -16,7 +16,13 @@ from nipype.interfaces.base import (
 
 from sodiumprep.interfaces.image import load_image
 from sodiumprep.sodium.acquisition import Acquisition, Floats
-from sodiumprep.sodium.artifacts import brain_dice, find_spikes, ghosting, negative_share
+from sodiumprep.sodium.artifacts import (
+    Ghosting,
+    brain_dice,
+    find_spikes,
+    ghosting,
+    negative_share,
+)
 from sodiumprep.sodium.quality import TISSUES, raise_flags, untold
 
 AIR = "air"  # the region that holds no signal
@@ -78,7 +84,7 @@ class AssessQuality(SimpleInterface):
         bodies = fractions[names != AIR].sum(axis=0) + _found_vials(known, affine, image.shape)
         self._results["properties"] = {
             **known,
-            **_ghosts(image, noise, bodies, brain, fwhm),
+            **_told(ghosting(image, noise, bodies, brain, fwhm, bool(known.get("NoiseBias")))),
             "BrainDice": _rounded(brain_dice(concentration, brain, fwhm), 4),
             "TissueFractions": _shares(dict(zip(names[tissue], fractions[tissue], strict=True))),
             "NegativeShare": _rounded(
@@ -92,10 +98,7 @@ def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
 
 
-def _ghosts(
-    image: Floats, noise: Floats, bodies: Floats, brain: Floats, fwhm: Floats
-) -> dict[str, Any]:
-    found = ghosting(image, noise, bodies, brain, fwhm)
+def _told(found: Ghosting | None) -> dict[str, Any]:
     return {
         "GhostingScore": None if found is None else round(found.score, 3),
         "GhostShare": None if found is None else round(found.share, 4),

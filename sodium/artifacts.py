@@ -138,7 +138,12 @@ class Ghosting:
 
 
 def ghosting(
-    image: Floats, noise_sd: Floats, bodies: Floats, brain: Floats, fwhm: Floats
+    image: Floats,
+    noise_sd: Floats,
+    bodies: Floats,
+    brain: Floats,
+    fwhm: Floats,
+    magnitude: bool = False,
 ) -> Ghosting | None:
     """Return how much structured signal lies outside of the head and of the vials.
 
@@ -147,6 +152,10 @@ def ghosting(
     cubes of correlated noise have) is put in relation to the brain:
     ``share = sqrt(score^2 - 1.5^2) * noise / brain``. That is the ghost-to-signal ratio of
     Giannelli 2010 without a direction, since a non-Cartesian trajectory has none.
+
+    A magnitude image has another noise where there is no signal, and still another one once its
+    bias is taken out: its background is compared with the median of its own cubes, which a ghost
+    over half of the background escapes.
 
     An object outside of the head that is no region (a bottle that is not listed) looks the same; a
     ghost that falls on the head is not seen.
@@ -163,6 +172,8 @@ def ghosting(
         Blurred fraction of the brain, same shape.
     fwhm
         Widths of the kernel, shape (3,) [voxels].
+    magnitude
+        Whether the noise SD holds only where there is signal.
 
     Returns
     -------
@@ -183,9 +194,13 @@ def ghosting(
     ratio = np.where(background, (image / np.where(known, noise_sd, 1)) ** 2, 0)
     filled = uniform_filter(background.astype(np.float32), BLOCK)
     local = uniform_filter(ratio.astype(np.float32), BLOCK) / np.maximum(filled, 1e-6)
-    score = float(np.sqrt(np.percentile(local[background & (filled > HALF)], WORST)))
+    levels = np.sqrt(local[background & (filled > HALF)])
+    usual = float(np.median(levels)) if magnitude else 1.0
+    if not usual > 0:
+        return None
+    score = float(np.percentile(levels, WORST)) / usual
     left = np.sqrt(max(score**2 - NOISE_LEVEL**2, 0.0))
-    noise = float(np.median(noise_sd[background]))
+    noise = float(np.median(noise_sd[background])) * usual
     return Ghosting(score, float(left * noise / np.abs(image[inside].mean())))
 
 
@@ -225,7 +240,7 @@ def brain_dice(concentration: Floats, brain: Floats, fwhm: Floats) -> float | No
     level = HALF * float(np.median(concentration[anatomical]))
     shown = (concentration > level) & _dilated(anatomical, AROUND * fwhm)
     both = np.count_nonzero(shown & anatomical)
-    return 2 * both / (np.count_nonzero(shown) + np.count_nonzero(anatomical))
+    return float(2 * both / (np.count_nonzero(shown) + np.count_nonzero(anatomical)))
 
 
 def negative_share(concentration: Floats, brain: Floats) -> float | None:

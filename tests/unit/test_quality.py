@@ -134,6 +134,17 @@ def test_the_score_of_noise_alone_is_about_one_and_the_share_follows_the_ghost()
     assert 0.1 < weak < 0.3
 
 
+def test_the_background_of_a_magnitude_image_is_compared_with_itself():
+    parts = clean()
+    bias_removed = np.where(HEAD, parts["image"], 2.5 * (parts["image"]))
+    arguments = (parts["noise"], parts["bodies"], parts["brain"], FWHM)
+    assert ghosting(bias_removed, *arguments).share > 0.08
+    assert ghosting(bias_removed, *arguments, magnitude=True).share == 0
+    ghost = np.roll(40 * blurred(BRAIN), 28, axis=1)
+    assert ghosting(bias_removed + ghost, *arguments, magnitude=True).share > 0.08
+    assert ghosting(np.where(HEAD, 1.0, 1e-30), *arguments, magnitude=True) is None
+
+
 def test_without_background_or_noise_there_is_no_ghosting_score():
     parts = clean()
     arguments = {"bodies": parts["bodies"], "brain": parts["brain"], "fwhm": FWHM}
