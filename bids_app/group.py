@@ -49,7 +49,7 @@ QUALITY: dict[str, tuple[str, str, str]] = {
     "kspace_filter": ("KspaceFilter", "1", "Filter applied to k-space"),
     "noise_source": ("NoiseSource", "1", "What the noise was determined from"),
     "condition_number": ("ConditionNumber", "1", "Of the geometric transfer matrix"),
-    "spike_share": ("SpikeShare", "1", "Readouts with a spike, or of unlike energy, over all"),
+    "spike_share": ("SpikeShare", "1", "Readouts with a spike, or of unlike signal, over all"),
     "ghosting_score": ("GhostingScore", "1", "Signal outside of the head over noise, 1 for noise"),
     "ghost_share": ("GhostShare", "1", "What of it is not noise, over the mean of the brain"),
     "brain_dice": ("BrainDice", "1", "Overlap of the brain of the sodium image with the anatomy"),

@@ -84,7 +84,7 @@ class AssessQuality(SimpleInterface):
         bodies = fractions[names != AIR].sum(axis=0) + _found_vials(known, affine, image.shape)
         self._results["properties"] = {
             **known,
-            **_told(ghosting(image, noise, bodies, brain, fwhm, bool(known.get("NoiseBias")))),
+            **_told(ghosting(image, noise, bodies, brain, fwhm, _is_magnitude(known))),
             "BrainDice": _rounded(brain_dice(concentration, brain, fwhm), 4),
             "TissueFractions": _shares(dict(zip(names[tissue], fractions[tissue], strict=True))),
             "NegativeShare": _rounded(
@@ -92,6 +92,10 @@ class AssessQuality(SimpleInterface):
             ),
         }
         return runtime
+
+
+def _is_magnitude(properties: Mapping[str, Any]) -> bool:
+    return bool((properties.get("NoiseBias") or {}).get("Removed"))
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -13,8 +13,9 @@ SHELLS = 128  # of equal thickness in |k|; a sample is compared with those of it
 USUAL = 95  # percentile of a shell that its samples are compared with
 SPIKE = 5.0  # times that percentile; noise alone reaches 2.2 in a million samples
 LEAST_READOUTS = 32  # to tell what is usual
-ENERGY = 4.0  # of a readout over the median, or under it: gain of a receiver that was lost
-CENTRE = 1.0  # cycles per field of view: readouts that all come nearer have much the same energy
+GAIN = 2.0  # of a readout at the centre of k-space over the median, or under it
+CENTRE = 0.25  # cycles per field of view: readouts that all come nearer see the same signal
+ABOVE = 8.0  # times the median magnitude: signal at the centre that noise hardly changes
 LISTED = 20  # readouts that are named
 BLOCK = 5  # voxels, edge of the cube whose mean square is a local level
 WORST = 95  # percentile of the local levels outside of the body
@@ -46,14 +47,14 @@ class Spikes:
 
 
 def find_spikes(samples: Complexes, trajectory: Floats, fov: float) -> Spikes | None:
-    """Find readouts with spikes, or of an energy unlike that of the others.
+    """Find readouts with spikes, or of a signal unlike that of the others.
 
     Each coil is scaled by its median magnitude, and the loudest coil of a sample is compared with
     the 95th percentile of all samples at the same distance from the centre of k-space. Noise alone
     (Rayleigh) reaches 2.2 times that in a million samples, the lobes of a head less than 3 in
-    simulations; five times is a spike. Where all readouts pass the centre, so that they have much
-    the same energy, a readout of less than a quarter or more than four times the median energy
-    stands out too.
+    simulations; five times is a spike. Where all readouts pass the centre, so that they see the
+    same signal there, and this is well above noise, a readout of less than half or more than
+    twice the median signal stands out too.
 
     Not found: spikes under about ten times the noise, spikes in more than one sample of twenty,
     and interference that is the same in all readouts.
@@ -95,8 +96,10 @@ def find_spikes(samples: Complexes, trajectory: Floats, fov: float) -> Spikes | 
     distance = np.sqrt(np.einsum("ijk,ijk->ij", trajectory, trajectory))
     ratio = loudest / _usual(loudest, distance)
     wrong = (ratio > SPIKE).any(axis=1)
-    if bool((distance.min(axis=1) * fov <= CENTRE).all()):
-        wrong |= _odd_energy(samples)
+    nearest = np.argmin(distance, axis=1)
+    centre = loudest[np.arange(len(nearest)), nearest]
+    if (distance.min(axis=1) * fov <= CENTRE).all() and np.median(centre) > ABOVE:
+        wrong |= _odd_gain(samples, nearest)
     found = np.flatnonzero(wrong)
     return Spikes(float(wrong.mean()), found[:LISTED].tolist(), float(ratio.max()))
 
@@ -115,10 +118,12 @@ def _usual(loudest: Floats, distance: Floats) -> Floats:
     return levels[shell].reshape(loudest.shape)
 
 
-def _odd_energy(samples: Complexes) -> Integers:
-    energy = np.sum([np.einsum("ij,ij->i", c, c.conj()).real for c in samples], axis=0)
-    usual = float(np.median(energy))
-    return (energy > ENERGY * usual) | (energy * ENERGY < usual)
+def _odd_gain(samples: Complexes, nearest: Integers) -> Integers:
+    """Tell which readouts have another signal in the sample that is nearest to the centre."""
+    centre = samples[:, np.arange(len(nearest)), nearest]
+    level = np.sqrt(np.sum(np.abs(centre.astype(np.complex128)) ** 2, axis=0))
+    usual = float(np.median(level))
+    return (level > GAIN * usual) | (level * GAIN < usual)
 
 
 @dataclass(frozen=True)

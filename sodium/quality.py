@@ -80,7 +80,7 @@ def _fraction(tissue: str, low: float, high: float) -> Threshold:
 THRESHOLDS: tuple[Threshold, ...] = (
     Threshold(
         "spikes", "SpikeShare", "1", None, 0.0,
-        "{value:.2%} of the readouts hold a spike, or have an energy unlike that of the others",
+        "{value:.2%} of the readouts hold a spike, or have a signal unlike that of the others",
         "none is expected: noise reaches 2.2, simulated heads 2.4 of the 5 that count as a spike",
     ),
     Threshold(

@@ -18,7 +18,7 @@ from sodiumprep.sodium.artifacts import (
 )
 from sodiumprep.sodium.calibrate import Calibration
 from sodiumprep.sodium.quality import THRESHOLDS, Threshold, figures_of, raise_flags, untold
-from sodiumprep.sodium.trajectory import radial
+from sodiumprep.sodium.trajectory import cones, radial
 
 PAGE = Path(__file__).parents[2] / "docs/quality.md"
 FWHM = np.full(3, 1.7)
@@ -98,6 +98,20 @@ def test_a_readout_of_another_gain_stands_out(gain):
     samples, places = readouts()
     samples[:, 7] *= gain
     assert find_spikes(samples, places, FOV).readouts == [7]
+
+
+def test_a_straight_readout_among_wound_ones_does_not_stand_out():
+    places = cones(400, 60, 100.0)
+    squares = np.einsum("ijk,k->ij", places**2, [0.08**2, 0.1**2, 0.07**2])
+    noise = np.random.default_rng(3).normal(size=(2, *squares.shape))
+    samples = (100 * np.exp(-squares) + noise[0] + 1j * noise[1])[None]
+    assert find_spikes(samples, places, FOV).readouts == []
+
+
+def test_readouts_that_begin_outside_of_the_centre_are_not_compared_by_their_signal():
+    samples, places = readouts()
+    samples[:, 7] *= 0.3
+    assert find_spikes(samples[:, :, 3:], places[:, 3:], FOV).readouts == []
 
 
 def test_scale_of_the_samples_and_order_of_the_readouts_change_nothing():
