@@ -99,6 +99,7 @@ def participants_dictionary(table: Path) -> dict[str, Any]:
         columns = lines.readline().rstrip("\r\n").split("\t")
     held = read_json(table.with_suffix(".json"))
     stated = {key: value for key, value in held.items() if isinstance(value, dict)}
-    known = {"participant_id": {"Description": "Label of the participant"}}
-    silent = {"Description": "As in the raw dataset, which does not describe it"}
-    return {**{name: known.get(name, silent) for name in columns if name}, **stated}
+    silent = {"Description": "Not described in the raw dataset"}
+    known = {name: silent for name in columns if name}
+    known |= {"participant_id": {"Description": "Label of the participant"}}
+    return {**stated, **{name: {**text, **stated.get(name, {})} for name, text in known.items()}}

@@ -105,7 +105,7 @@ def sidecar_faults(out_dir: Path) -> list[str]:
         if path.name.endswith("_metrics.json"):
             wanted.remove("Units")
         faults += [f"{path.name}: no {key}" for key in wanted if key not in held]
-        faults += [f"{path.name}: {uri}" for uri in held["Sources"] if not _leads(uri, {
+        faults += [f"{path.name}: {uri}" for uri in held.get("Sources", []) if not _leads(uri, {
             "": out_dir, **roots})]  # fmt: skip
     return faults
 

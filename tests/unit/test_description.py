@@ -77,8 +77,8 @@ def test_every_column_of_the_participants_is_described(tmp_path):
     )
     told = participants_dictionary(table)
     assert set(told) == {"participant_id", "age", "site", "MeasurementToolMetadata"}
-    assert told["age"] == {"Units": "year"}
-    assert told["site"]["Description"]
+    assert told["age"]["Units"] == "year"
+    assert all(told[name]["Description"] for name in ("participant_id", "age", "site"))
 
 
 @pytest.mark.parametrize("columns", ["participant_id\tage", None])

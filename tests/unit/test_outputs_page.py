@@ -1,14 +1,18 @@
 """The page on outputs has a line for every planned file, and no line without one."""
 
+import json
 import runpy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from sodiumprep.bids_app.anatomies import Anatomy
 from sodiumprep.bids_app.names import BIDSIGNORE, DatasetNames, DerivativeNames, with_json
+from sodiumprep.interfaces.image import save_image
 
 page = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "derivatives.py")))
 OUT = Path("/out")
@@ -92,3 +96,60 @@ def test_suffixes_of_our_own_are_told_on_the_page_and_ignored_by_the_validator()
         assert f"`{suffix}`" in text
         assert any(f"_{suffix}." in line for line in BIDSIGNORE.split())
     assert "*_acq-23Na*" not in BIDSIGNORE
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Write an output of one image and one table, with nothing wrong."""
+    anat = tmp_path / "out/sub-01/anat"
+    anat.mkdir(parents=True)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/a.nii.gz").touch()
+    described = {"DatasetLinks": {"raw": "../raw"}}
+    (tmp_path / "out/dataset_description.json").write_text(json.dumps(described))
+    held = {"Description": "a", "Units": "1", "Sources": ["bids:raw:a.nii.gz"],
+            "SoftwareVersion": "1", "RandomSeed": 3}  # fmt: skip
+    save_image(anat / "sub-01_desc-preproc_T1w.nii.gz", np.ones((3, 3, 3)), np.eye(4))
+    (anat / "sub-01_desc-preproc_T1w.json").write_text(json.dumps(held))
+    (tmp_path / "out/participants.tsv").write_text("participant_id\n01\n")
+    columns = {"participant_id": {"Description": "Label"}}
+    (tmp_path / "out/participants.json").write_text(json.dumps(columns))
+    return tmp_path / "out", anat / "sub-01_desc-preproc_T1w.json", held
+
+
+def faults(out):
+    found = [*page.sidecar_faults(out), *page.without_sidecar(out), *page.undescribed_columns(out)]
+    return found + [fault for path in out.rglob("*.nii.gz") for fault in page.header_faults(path)]
+
+
+def test_a_complete_output_has_no_faults(small):
+    assert faults(small[0]) == []
+
+
+@pytest.mark.parametrize("key", ["Units", "Sources", "RandomSeed", "SoftwareVersion"])
+def test_a_key_that_is_missing_is_found(small, key):
+    out, sidecar, held = small
+    sidecar.write_text(json.dumps({k: v for k, v in held.items() if k != key}))
+    assert len(faults(out)) == 1
+
+
+@pytest.mark.parametrize("uri", ["bids:raw:gone.nii.gz", "bids:other:a.nii.gz", "/raw/a.nii.gz"])
+def test_a_source_that_leads_nowhere_is_found(small, uri):
+    out, sidecar, held = small
+    sidecar.write_text(json.dumps({**held, "Sources": [uri]}))
+    assert faults(out) == [f"{sidecar.name}: {uri}"]
+
+
+def test_files_without_sidecars_and_columns_without_words_are_found(small):
+    out, sidecar, _ = small
+    sidecar.unlink()
+    (out / "participants.tsv").write_text("participant_id\tage\n01\t3\n")
+    assert faults(out) == [
+        "sub-01/anat/sub-01_desc-preproc_T1w.nii.gz", "participants.tsv: age",
+    ]  # fmt: skip
+
+
+def test_a_header_of_another_kind_is_found(small):
+    path = small[1].with_suffix(".nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((3, 3, 3)), np.eye(4)), path)
+    assert [text.split(": ")[1] for text in page.header_faults(path)] == ["type", "codes", "unit"]
