@@ -122,8 +122,8 @@ THRESHOLDS: tuple[Threshold, ...] = (
         "brain_dice", "BrainDice", "1", 0.9, None,
         "the brain of the sodium image and that of the anatomy overlap by a Dice coefficient of "
         "{value:.2f} (accepted: at least {bound:g}): brain mask or position may be wrong",
-        "simulated heads 0.93 to 0.95, a real one 0.92; masks that are moved by 16 mm or cut by 4 mm "
-        "stay under 0.89",
+        "simulated heads 0.93 to 0.95, a real one 0.92; masks that are moved by 16 mm or cut by "
+        "4 mm stay under 0.89",
     ),
     Threshold(
         "brain_implausible", "BrainImplausible", YES_OR_NO, None, 0.0,
