@@ -22,4 +22,8 @@ ENV HOME=/home/sodiumprep \
     MPLBACKEND=Agg \
     NIPYPE_NO_ET=1 \
     NO_ET=1
+
+# What dataset_description.json says of the container: --build-arg IMAGE=<name>:<tag>
+ARG IMAGE=sodiumprep:0.1.0
+ENV SODIUMPREP_CONTAINER=$IMAGE
 ENTRYPOINT ["sodiumprep"]

@@ -49,6 +49,11 @@ QUALITY: dict[str, tuple[str, str, str]] = {
     "kspace_filter": ("KspaceFilter", "1", "Filter applied to k-space"),
     "noise_source": ("NoiseSource", "1", "What the noise was determined from"),
     "condition_number": ("ConditionNumber", "1", "Of the geometric transfer matrix"),
+    "spike_share": ("SpikeShare", "1", "Readouts with a spike, or of unlike signal, over all"),
+    "ghosting_score": ("GhostingScore", "1", "Signal outside of the head over noise, 1 for noise"),
+    "ghost_share": ("GhostShare", "1", "What of it is not noise, over the mean of the brain"),
+    "brain_dice": ("BrainDice", "1", "Overlap of the brain of the sodium image with the anatomy"),
+    "negative_share": ("NegativeShare", "1", "Negative voxels of the brain over all of them"),
     "receive_correction": ("ReceiveCorrection", "1", "What the receive profile came from"),
     "receive_uncorrected": ("ReceiveUncorrected", "1", "Several coils without a correction"),
     "anatomical_reference": ("AnatomicalReference", "1", "What sessions of a subject lie on"),
@@ -64,6 +69,11 @@ QUALITY: dict[str, tuple[str, str, str]] = {
     "calibration_outlier": ("CalibrationOutlier", "1", "Vial that is left out of the line"),
     "calibration_forced": ("CalibrationForced", "1", "A poor line calibrates, by --force"),
     "calibration_r_squared": ("CalibrationRSquared", "1", "Of the corrected calibration line"),
+    "calibration_residual_sd": (
+        "CalibrationResidualSD",
+        "mmol/L",
+        "Root mean square distance of the vials from the line",
+    ),
     "centre_step": ("CentreStepTimesTwiceFOV", "1", "Step at the k-space centre x 2 FOV"),
     "echo_time": ("EchoTime", "s", "Echo time"),
     "repetition_time": ("RepetitionTime", "s", "Repetition time"),
@@ -72,6 +82,15 @@ QUALITY: dict[str, tuple[str, str, str]] = {
     "random_seed": ("RandomSeed", "1", "Seed of everything random"),
     "sloppy": ("Sloppy", "1", "Whether registration was coarse"),
     "software_version": ("SoftwareVersion", "1", "Version of the software"),
+}
+# begin of the column of each region -> (key of the quality file, unit, description); vials,
+# lists and other nested entries have no column
+REGIONAL: dict[str, tuple[str, str, str]] = {
+    "snr": ("SNR", "1", "Signal over noise SD of one voxel"),
+    "noise_sd": ("NoiseSD", "mmol/L", "Noise SD of one voxel"),
+    "fraction": ("TissueFractions", "1", "Share of the brain"),
+    "residual": ("ResidualOverNoise", "1", "What uniform regions leave unexplained, over noise"),
+    "psf_fwhm": ("PointSpreadFWHM", "mm", "Geometric mean width of the PSF"),
 }
 DERIVED = {
     "largest_displacement": (
@@ -88,6 +107,8 @@ DERIVED = {
     "calibration_slope": ("1/(mmol/L)", "Slope of the corrected calibration line"),
     "calibration_u_slope": ("1/(mmol/L)", "Its standard uncertainty"),
     "calibration_intercept": ("1", "Intercept of that line, in units of signal"),
+    "n_flags": ("1", "Number of flags"),
+    "flags": ("1", "Names of the flags (docs/quality.md), separated by |"),
     "n_warnings": ("1", "Number of warnings"),
     "warnings": ("1", "The warnings, separated by |"),
 }
@@ -231,10 +252,9 @@ def quality_dictionary(table: pd.DataFrame) -> dict[str, Any]:
     known = {name: ("1", text) for name, text in (KEYS | OPTIONAL_KEYS).items()}
     known |= {name: (unit, text) for name, (_, unit, text) in QUALITY.items()} | DERIVED
     for column in table.columns:
-        if column.startswith("snr_"):
-            known[column] = ("1", f"Signal over noise SD of one voxel: {column[4:]}")
-        if column.startswith("psf_fwhm_"):
-            known[column] = ("mm", f"Geometric mean width of the PSF: {column[9:]}")
+        for begin, (_, unit, text) in REGIONAL.items():
+            if column not in known and column.startswith(f"{begin}_"):
+                known[column] = (unit, f"{text}: {column.removeprefix(f'{begin}_')}")
     return {
         column: {"Description": known[column][1], "Units": known[column][0]}
         for column in table.columns
@@ -308,6 +328,8 @@ def _quality_row(run: RunResults, anatomy: Mapping[str, Any]) -> dict[str, Any]:
         "calibration_slope": line.get("slope"),
         "calibration_u_slope": _u_slope(line),
         "calibration_intercept": line.get("intercept"),
+        "n_flags": len(run.flags) if "Flags" in held else None,
+        "flags": " | ".join(dict.fromkeys(name for name, _ in run.flags)) or None,
         "n_warnings": len(run.warnings),
         "warnings": " | ".join(" ".join(text.split()) for text in run.warnings) or None,
     }
@@ -334,18 +356,22 @@ def _scalar(value: Any) -> Any:
 
 def _regional(held: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     regions = held.get("SNR") or {}
-    for name, value in regions.items():
-        yield f"snr_{name}", value
-    for name, widths in (held.get("PointSpreadFWHM") or {}).items():
-        if name in regions:  # not those of vials
-            yield f"psf_fwhm_{name}", round(float(np.prod(widths) ** (1 / np.size(widths))), 3)
+    for begin, (key, _, _) in REGIONAL.items():
+        for name, value in (held.get(key) or {}).items():
+            if name in regions:  # not those of vials
+                yield f"{begin}_{name}", _mean_width(value)
 
 
-def _region_order(column: str) -> tuple[bool, int, str]:
-    name = column.rsplit("_", 1)[-1]
+def _mean_width(value: Any) -> Any:
+    """Return the geometric mean of the widths along three axes; a single number as it is."""
+    return round(float(np.prod(value) ** (1 / len(value))), 3) if np.ndim(value) else value
+
+
+def _region_order(column: str) -> tuple[int, int, str]:
+    kind = next(k for k, begin in enumerate(REGIONAL) if column.startswith(f"{begin}_"))
+    name = column.removeprefix(f"{list(REGIONAL)[kind]}_")
     tissues = ("GM", "WM", "CSF")
-    place = tissues.index(name) if name in tissues else len(tissues)
-    return (column.startswith("psf_"), place, name)
+    return (kind, tissues.index(name) if name in tissues else len(tissues), name)
 
 
 def _u_slope(line: Mapping[str, Any]) -> float | None:

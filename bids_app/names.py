@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-BIDS_VERSION = "1.10.0"
 SODIUM_LABEL = "23Na"
 BIDSIGNORE = """\
 *.html
-logs/
-figures/
-*/figures/
-group/
+logs
+**/figures
+group
 group_*
-*_TSCmap.nii.gz
-*_TSCmap.json
-*_TSC.tsv
-*_TSC.json
+*_TSCmap.*
+*_TSC.*
 *_metrics.json
 *_xfm.*
 *_stat-*
-*_pvc-*
-*_acq-23Na*
+*_RB1map.*
+*_TB1map.*
 """
 _ENTITY = re.compile(r"(?:^|_)([a-zA-Z]+)-([a-zA-Z0-9+]+)(?=_|$)")
 
@@ -359,27 +352,6 @@ def bids_uri(path: Path, links: Mapping[str, Path]) -> str:
         return str(path)
     name = max(holding, key=lambda candidate: len(links[candidate].parts))
     return f"bids:{name}:{path.relative_to(links[name]).as_posix()}"
-
-
-def dataset_description(out_dir: Path, links: Mapping[str, Path]) -> dict[str, Any]:
-    """Return the content of ``dataset_description.json``.
-
-    Parameters
-    ----------
-    out_dir
-        Root of the derivatives; the links are written relative to it.
-    links
-        Root folder of each input dataset under its name; the raw one is ``raw``.
-    """
-    targets = {name: os.path.relpath(root, out_dir) for name, root in links.items() if name}
-    return {
-        "Name": "sodiumprep: tissue sodium concentration",
-        "BIDSVersion": BIDS_VERSION,
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "sodiumprep", "Version": version("sodiumprep")}],
-        "DatasetLinks": targets,
-        "SourceDatasets": [{"URL": target} for target in targets.values()],
-    }
 
 
 def _joined(**parts: str | None) -> str:

@@ -180,13 +180,17 @@ def _plan_session(
     lesions, spaces, note = _shared_lesions(job, shared, image.session)
     outputs = {f"lesion_{name}": str(names.session_lesion_mask(name)) for name in lesions}
     sources = [image.image, *map(Path, lesions.values())]
+    anatomy = replace(names, shared_anatomy=True).anat_preproc()
     return SessionPlan(
         name=f"ses_{image.session}" if image.session else "subject",
         index=shared.index(image.session),
         lesions=lesions,
         spaces=spaces,
         outputs={"xfm": str(names.session_transform()), **outputs},
-        provenance=_provenance(job, sources, settings, (note,) if note else ()),
+        provenance={
+            **_provenance(job, sources, settings, (note,) if note else ()),
+            "SpatialReference": bids_uri(anatomy, links(settings)),
+        },
     )
 
 

@@ -22,8 +22,8 @@ from sodiumprep.bids_app.reconstruction import (
 )
 from sodiumprep.bids_app.results import RunResults, SessionResults, find_sessions
 from sodiumprep.bids_app.wording import doi_links, number, plain_value
-from sodiumprep.interfaces.outputs import PLAUSIBLE
 from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
+from sodiumprep.sodium.quality import PLAUSIBLE
 from sodiumprep.sodium.vials import place as place_text
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -505,6 +505,7 @@ def _quality(run: RunResults) -> list[tuple[str, str, str]]:
     rows = _measured_quality(run.metrics) + _vial_quality(run.metrics) + _fit_quality(run.metrics)
     if not is_from_kspace(run.metrics):  # else the section on the reconstruction has them
         rows += _settings_quality(run.metrics)
+    rows += _artifact_quality(run)
     return [row for row in rows if not row[1].startswith("n/a")]
 
 
@@ -517,6 +518,25 @@ def _fit_quality(held: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("Eyes", _eyes_text(held.get("Eyes") or {}), "in the sodium image; radius of each"),
         ("Residual over noise", shown, "of the image; 1 where uniform regions explain it"),
         ("The same in k-space", number(fit.get("ReducedChiSquare"), 2), "reduced chi square"),
+    ]
+
+
+def _artifact_quality(run: RunResults) -> list[tuple[str, str, str]]:
+    """Return artefacts, overlap and the flags that thresholds raise (docs/quality.md)."""
+    held = run.metrics
+    raised = ", ".join(dict.fromkeys(name for name, _ in run.flags)) or "none"
+    return [
+        *(
+            (label, number(held.get(key), digits), meaning)
+            for key, label, digits, meaning in (
+                ("SpikeShare", "Readouts with spikes", 4, "share of all"),
+                ("GhostShare", "Ghosts outside the head", 3, "over the mean of the brain"),
+                ("BrainDice", "Overlap of the brains", 3, "Dice, sodium image and anatomy"),
+                ("NegativeShare", "Negative voxels", 4, "share of the brain"),
+                ("CalibrationResidualSD", "Distance of vials from the line", 2, "mmol/L"),
+            )
+        ),
+        ("Flags", raised if "Flags" in held else "n/a", "figures beyond their thresholds"),
     ]
 
 

@@ -108,6 +108,13 @@ class RunResults:
         """What the run wants to be known."""
         return [str(text) for text in self.metrics.get("Warnings") or []]
 
+    @property
+    def flags(self) -> list[tuple[str, str]]:
+        """What is wrong with the run by the thresholds: names and reasons in words."""
+        held = self.metrics.get("Flags")
+        flags = [f for f in held if isinstance(f, dict)] if isinstance(held, list) else []
+        return [(str(flag.get("Name")), str(flag.get("Reason"))) for flag in flags]
+
     def rows(self, pvc: str, desc: str) -> pd.DataFrame:
         """Return the rows of one method and kind, ordered by region.
 

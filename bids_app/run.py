@@ -14,9 +14,10 @@ from nipype.pipeline.engine import Workflow
 from sodiumprep.bids_app.atlases import check_atlases
 from sodiumprep.bids_app.boilerplate import write_boilerplate
 from sodiumprep.bids_app.dataset import SubjectJob, collect, describe
+from sodiumprep.bids_app.description import dataset_description, participants_dictionary
 from sodiumprep.bids_app.engine import execute
 from sodiumprep.bids_app.metadata import UserError
-from sodiumprep.bids_app.names import BIDSIGNORE, DatasetNames, dataset_description
+from sodiumprep.bids_app.names import BIDSIGNORE, DatasetNames, with_json
 from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_name
 from sodiumprep.bids_app.report import write_report
 from sodiumprep.bids_app.settings import Settings
@@ -142,10 +143,10 @@ def write_dataset_files(settings: Settings) -> None:
     settings.out_dir.mkdir(parents=True, exist_ok=True)
     write_json(names.description, dataset_description(settings.out_dir, links(settings)))
     names.bidsignore.write_text(BIDSIGNORE)
-    for suffix in (".tsv", ".json"):
-        source = settings.bids_dir / f"participants{suffix}"
-        if source.is_file():
-            shutil.copyfile(source, names.participants.with_suffix(suffix))
+    source = settings.bids_dir / names.participants.name
+    if source.is_file():
+        shutil.copyfile(source, names.participants)
+        write_json(with_json(names.participants), participants_dictionary(source))
 
 
 def to_compute(job: SubjectJob, settings: Settings) -> list[str]:

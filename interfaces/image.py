@@ -8,8 +8,12 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.openers import Opener
 
 from sodiumprep.sodium.acquisition import Floats
+
+# Of gzip: floats with noise hardly shrink further (level 6 takes 1.4 times as long for 1 % less).
+COMPRESSION = 1
 
 
 def load_image(path: Path | str) -> tuple[Floats, Floats]:
@@ -80,7 +84,7 @@ def load_finite_image(path: Path | str) -> tuple[Floats, Floats]:
 
 
 def save_image(path: Path | str, values: Floats, affine: Floats) -> str:
-    """Write an image.
+    """Write an image; the same image gives the same bytes.
 
     Parameters
     ----------
@@ -103,5 +107,7 @@ def save_image(path: Path | str, values: Floats, affine: Floats) -> str:
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
-    nib.save(image, path)
+    packed = {"compresslevel": COMPRESSION, "mtime": 0} if str(path).endswith(".gz") else {}
+    with Opener(str(path), "wb", **packed) as file:
+        image.to_stream(file)
     return str(path)

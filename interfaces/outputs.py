@@ -25,6 +25,12 @@ from sodiumprep.interfaces.calibrate import load_lines
 from sodiumprep.interfaces.equation import explained_equation
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.lesions import load_lesion
+from sodiumprep.interfaces.quality import (
+    calibration_figures,
+    concentrations,
+    judged,
+    noise_levels,
+)
 from sodiumprep.sodium.alignment import index_map, resample
 from sodiumprep.sodium.concentration_map import APPARENT_TERMS, TERMS
 from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
@@ -68,6 +74,7 @@ SODIUM_FILES: dict[str, tuple[str, str]] = {
     "table_file": (TSC, "Regional tissue sodium concentrations"),
     "equation_file": ("", "Numbers that the table is made of"),
 }
+QUALITY_HEAD = {"Description": "Figures of quality; their units and thresholds: docs/quality.md"}
 NOT_SAVED = {  # numbers of the sidecars
     "brain_volume_ml", "brain_warning", "normalization_warning", "ready_warning",
     "calibration_file", "equation_file",
@@ -126,6 +133,12 @@ def _as_stored(values: Any, name: str) -> Any:
     return values.astype(np.int16) if name.endswith(("_mask.nii.gz", "dseg.nii.gz")) else values
 
 
+def sidecar_head(target: str, units: str, description: str) -> dict[str, Any]:
+    """Return the first entries of a sidecar; no image of ours is skull-stripped."""
+    head: dict[str, Any] = {"Description": description, "Units": units}
+    return {**head, "SkullStripped": False} if target.endswith(".nii.gz") else head
+
+
 def sidecar_path(target: str) -> Path:
     """Return the path of a file's sidecar."""
     name = Path(target).name
@@ -178,10 +191,10 @@ class SaveAnatomy(SimpleInterface):
                 continue
             target = self.inputs.outputs[port]
             save_as(source, target)
-            head: dict[str, Any] = {"Description": description, "Units": units}
-            if port == "preproc_file":
-                head["SkullStripped"] = False
-            write_json(sidecar_path(target), {**head, **self.inputs.provenance, **known})
+            write_json(
+                sidecar_path(target),
+                {**sidecar_head(target, units, description), **self.inputs.provenance, **known},
+            )
             written.append(target)
         for name, source in self.inputs.lesion_files.items():
             target = str(self.inputs.outputs[f"lesion_{name}"])
@@ -262,7 +275,7 @@ class SaveSodium(SimpleInterface):
                 continue
             target = self.inputs.outputs[port]
             save_as(getattr(self.inputs, port), target)
-            head = {"Description": description, "Units": units}
+            head = sidecar_head(target, units, description)
             columns = _explained(table) if port == "table_file" else {}
             rest = self._beside(table) if port == "table_file" else {}
             terms = _uncertainty_of(port, self.inputs.uncertainty_terms)
@@ -285,11 +298,6 @@ class SaveSodium(SimpleInterface):
     ) -> dict[str, Any]:
         chosen = table[(table.pvc == "gtm") & (table.desc == "corrected")]
         values = chosen.set_index("name")["mean"]
-        implausible = [
-            f"{name} {values[name]:.0f} mmol/L lies outside {low} to {high}"
-            for name, (low, high) in PLAUSIBLE.items()
-            if name in values and not low <= values[name] <= high
-        ]
         warnings = [
             *self.inputs.properties.get("Warnings", []),
             *self.inputs.provenance.get("InputWarnings", []),
@@ -297,18 +305,21 @@ class SaveSodium(SimpleInterface):
             *references.get("ReferenceWarnings", []),
             *references.get("phantom", {}).get("Warnings", []),
             *self.inputs.told.get("Warnings", []),
-            *implausible,
         ]
         signal_noise = chosen.set_index("name")["snr"].to_dict()
-        return {
+        return judged({
+            **QUALITY_HEAD,
             **self.inputs.properties,
+            "Concentrations": concentrations(values),
             "SNR": {name: round(float(s), 2) for name, s in signal_noise.items()},
+            "NoiseSD": noise_levels(values, signal_noise),
             "CalibrationRSquared": lines["corrected"].r_squared,
+            **calibration_figures(references.get("vials", []), lines["corrected"]),
             **told_of_draws(self.inputs.told),
             "CalibrationOutlier": references["outlier"],
             "CalibrationForced": references["forced"],
             "Warnings": warnings,
-        }
+        })  # fmt: skip
 
 
 def told_of_table(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -399,7 +410,7 @@ class SaveSpace(SimpleInterface):
             target = self.inputs.outputs[port]
             save_as(getattr(self.inputs, port), target)
             terms = _uncertainty_of(port, self.inputs.uncertainty_terms)
-            head = {"Description": description, "Units": units}
+            head = sidecar_head(target, units, description)
             write_json(sidecar_path(target), {**head, **used, **terms})
             written.append(target)
         self._results["out_files"] = written
@@ -430,11 +441,8 @@ class SaveCorrected(SimpleInterface):
             target = self.inputs.outputs[key]
             save_as(source, target)
             units, description = SODIUM_FILES[port]
-            head = {
-                "Description": f"{description}; corrected for partial volume: "
-                f"{PVC_METHODS[method]}",
-                "Units": units,
-            }
+            text = f"{description}; corrected for partial volume: {PVC_METHODS[method]}"
+            head = sidecar_head(target, units, text)
             own = {
                 **_uncertainty_of(port, self.inputs.uncertainty_terms),
                 "PartialVolumeCorrection": method,
@@ -520,11 +528,11 @@ class SaveNonlinear(SimpleInterface):
             target = self.inputs.outputs[port]
             save_as(getattr(self.inputs, port), target)
             terms = _uncertainty_of(port, self.inputs.uncertainty_terms)
-            head = {"Description": description, "Units": units}
+            head = sidecar_head(target, units, description)
             write_json(sidecar_path(target), {**head, **used, **terms})
             written.append(target)
         quality = Path(self.inputs.outputs["qc"])
-        write_json(quality, {**self.inputs.properties, **used})
+        write_json(quality, judged({**QUALITY_HEAD, **self.inputs.properties, **used}))
         self._results["out_files"] = [*written, str(quality)]
         return runtime
 
@@ -586,7 +594,7 @@ class SaveSodiumOnly(SimpleInterface):
                 continue
             target = self.inputs.outputs[port]
             save_as(getattr(self.inputs, port), target)
-            head = {"Description": description, "Units": units}
+            head = sidecar_head(target, units, description)
             if port == "table_file":
                 head = {**TABLE_COLUMNS, **head, **explained_equation(self.inputs.equation_file)}
                 head |= told_of_table(self.inputs.told)
@@ -599,14 +607,21 @@ class SaveSodiumOnly(SimpleInterface):
             *references["CalibrationWarnings"],
             *self.inputs.told.get("Warnings", []),
         ]
-        judged = {
+        calibration = {
             "CalibrationRSquared": lines["apparent"].r_squared,
+            **calibration_figures(references.get("vials", []), lines["apparent"]),
             "CalibrationOutlier": references["outlier"],
             "CalibrationForced": references["forced"],
             "Warnings": warnings,
         }
-        quality = {**known, **told_of_draws(self.inputs.told), **used, **judged}
-        write_json(Path(self.inputs.outputs["qc"]), quality)
+        quality = {
+            **QUALITY_HEAD,
+            **known,
+            **told_of_draws(self.inputs.told),
+            **used,
+            **calibration,
+        }
+        write_json(Path(self.inputs.outputs["qc"]), judged(quality))
         self._results["out_files"] = [*written, self.inputs.outputs["qc"]]
         return runtime
 
@@ -659,8 +674,6 @@ def _explained(table: pd.DataFrame) -> dict[str, dict[str, str]]:
     return {name: every[name] for name in table.columns}
 
 
-# Reference values spread widely between groups: a warning, never an error [mmol/L]
-PLAUSIBLE = {"GM": (25, 70), "WM": (20, 70), "CSF": (100, 170)}
 FLAGS = (
     "registration_failed",
     "receive_uncorrected",

@@ -18,6 +18,7 @@ from nipype.interfaces.base import (
 
 from sodiumprep.interfaces.image import load_finite_image, save_image
 from sodiumprep.interfaces.kspace import read_kspace
+from sodiumprep.interfaces.quality import spike_figures
 from sodiumprep.sodium.acquisition import Acquisition, Floats, Geometry
 from sodiumprep.sodium.alignment import index_map, resample
 from sodiumprep.sodium.delays import GradientDelays, estimate_delays
@@ -243,6 +244,7 @@ class ReconstructKspace(SimpleInterface):
             "KspaceFilter": self.inputs.kspace_filter,
             **measurement.describe(),
             **told,
+            **spike_figures(acquisition),
         }
         saved = (acquisition, properties, _given(self.inputs.psf_fwhm))
         results = save_reconstruction(folder, done, *saved)

@@ -285,7 +285,7 @@ def init_sodium_wf(plan: SodiumPlan, sloppy: bool) -> Workflow:
             (f"outputnode.{p}", f"inputnode.{p}")
             for p in ("regions_file", "signals_file", *transmit_port(plan))
         ]),
-        (pvc, save, properties),
+        (pvc, save, [*properties, ("outputnode.regions_file", "inputnode.regions_file")]),
         (concentration, save, [
             (f"outputnode.{p}", f"inputnode.{p}") for p in (
                 "apparent_file", "corrected_file", "uncertainty_file", "anat_apparent_file",

@@ -6,6 +6,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from sodiumprep.interfaces.outputs import ANATOMY_FILES, SODIUM_FILES, SaveAnatomy, SaveSodium
+from sodiumprep.interfaces.quality import AssessQuality
 from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan
 
 
@@ -52,13 +53,14 @@ def init_sodium_outputs_wf(plan: SodiumPlan, name: str = "sodium_outputs_wf") ->
     Returns
     -------
     workflow
-        ``inputnode``: the files named in ``SODIUM_FILES``, ``properties``,
+        ``inputnode``: the files named in ``SODIUM_FILES``, ``properties``, ``regions_file``,
         ``uncertainty_terms`` (of maps) and ``table_told`` (of the table's uncertainty).
     """
     workflow = Workflow(name=name)
     files = [p for p in SODIUM_FILES if p != "flip_file" or plan.transmit]
-    ports = [*files, "properties", "uncertainty_terms", "table_told"]
-    source = Node(IdentityInterface(ports), name="inputnode")
+    saved = [*files, "uncertainty_terms", "table_told"]
+    source = Node(IdentityInterface([*saved, "properties", "regions_file"]), name="inputnode")
+    quality = Node(AssessQuality(), name="quality")
     save = Node(
         SaveSodium(
             outputs=dict(plan.outputs),
@@ -68,5 +70,10 @@ def init_sodium_outputs_wf(plan: SodiumPlan, name: str = "sodium_outputs_wf") ->
         name="save",
     )
     named = {"table_told": "told"}
-    workflow.connect([(source, save, [(port, named.get(port, port)) for port in ports])])
+    judged = ("image_file", "noise_file", "corrected_file", "regions_file", "properties")
+    workflow.connect([
+        (source, quality, [(port, port) for port in judged]),
+        (source, save, [(port, named.get(port, port)) for port in saved]),
+        (quality, save, [("properties", "properties")]),
+    ])  # fmt: skip
     return workflow

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import nibabel as nib
@@ -22,6 +24,7 @@ from sodiumprep.bids_app.templates import EMBEDDED
 from sodiumprep.interfaces.templates import embedded_template, template_brain
 
 pytestmark = pytest.mark.slow
+derivatives = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "derivatives.py")))
 
 
 def call(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -180,6 +183,30 @@ def test_group_level_needs_the_output_only(cohort: Cohort) -> None:
     assert set(table.group) == {"controls", "patients"}
     assert (cohort.out / "group.html").stat().st_size > 10_000
     assert (cohort.out / "group_qc.tsv").is_file()
+
+
+def test_every_file_has_a_purpose_and_every_purpose_a_file(cohort: Cohort) -> None:
+    names = derivatives.written(cohort.out)
+    conditions = ["the raw dataset has one", "group level", "lesions are given"]
+    assert derivatives.unexplained(names) == []
+    assert derivatives.missing(names, *conditions, "normalized, or ready-made", "with it") == []
+
+
+def test_the_derivatives_are_valid_and_no_sidecar_lacks_anything(cohort: Cohort) -> None:
+    assert derivatives.sidecar_faults(cohort.out) == []
+    assert derivatives.without_sidecar(cohort.out) == []
+    assert derivatives.undescribed_columns(cohort.out) == []
+    images = sorted(cohort.out.rglob("*.nii.gz"))
+    assert [fault for path in images for fault in derivatives.header_faults(path)] == []
+    assert derivatives.validator_errors(cohort.out) == []
+
+
+def test_no_flag_is_raised_by_faultless_data(cohort: Cohort) -> None:
+    for path in sorted(cohort.out.rglob("*_desc-qc_metrics.json")):
+        held = json.loads(path.read_text())
+        print(path.name, {key: held[key] for key in ("SpikeShare", "LargestSpike", "GhostShare",
+              "GhostingScore", "BrainDice", "NegativeShare", "TissueFractions")})  # fmt: skip
+        assert held["Flags"] == []
 
 
 def test_reports_open_offline(cohort: Cohort) -> None:

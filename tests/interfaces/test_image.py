@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from sodiumprep.interfaces import image as image_room
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
 
 VALUES = np.random.default_rng(0).normal(size=(12, 13, 14))
@@ -100,3 +101,25 @@ def test_an_image_of_zeros_is_refused(tmp_path):
 def test_a_series_is_refused_where_one_image_is_needed(tmp_path):
     path = save_image(tmp_path / "series.nii.gz", np.ones((3, 3, 3, 5)), np.eye(4))
     refused(path, "4 dimensions; a 3D image is needed")
+
+
+def test_the_same_image_gives_the_same_bytes_whatever_its_name_and_the_time(tmp_path, monkeypatch):
+    first = Path(save_image(tmp_path / "a.nii.gz", VALUES, np.eye(4))).read_bytes()
+    monkeypatch.setattr("time.time", lambda: 1e9)
+    assert Path(save_image(tmp_path / "other.nii.gz", VALUES, np.eye(4))).read_bytes() == first
+    assert first[3:8] == bytes(5)  # no name, no time
+
+
+def test_an_image_is_compressed_at_the_level_that_is_chosen(tmp_path, monkeypatch):
+    smooth = np.indices((40, 40, 40)).sum(axis=0).astype(np.float32)
+    sizes = []
+    for level in (0, image_room.COMPRESSION):
+        monkeypatch.setattr(image_room, "COMPRESSION", level)
+        sizes.append(Path(save_image(tmp_path / "a.nii.gz", smooth, np.eye(4))).stat().st_size)
+    assert sizes[0] > smooth.nbytes > 4 * sizes[1]
+
+
+def test_an_image_that_is_not_compressed_is_written_too(tmp_path):
+    path = save_image(tmp_path / "a.nii", VALUES, np.eye(4))
+    assert Path(path).stat().st_size == 352 + 4 * VALUES.size
+    np.testing.assert_allclose(load_image(path)[0], VALUES, rtol=1e-6)

@@ -72,6 +72,13 @@ def test_poses_are_saved_as_nipreps_does():
     ]
 
 
+def test_what_lies_on_the_shared_anatomy_says_so_by_its_uri():
+    anatomy, _ = plans()
+    told = {plan.provenance["SpatialReference"] for plan in anatomy.reference.sessions}
+    assert told == {"bids::sub-01/anat/sub-01_desc-preproc_T1w.nii.gz"}
+    assert anatomy.outputs["preproc_file"].endswith(next(iter(told)).removeprefix("bids::"))
+
+
 def test_sodium_moves_along_with_its_session_but_not_that_of_the_reference():
     _, (first, second) = plans()
     assert (first.moved, second.moved) == ({}, {"sodium": 1})

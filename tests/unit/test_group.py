@@ -285,3 +285,32 @@ def test_the_shared_reference_of_sessions_stands_in_the_quality_table(tmp_path):
     quality = gather_quality(tmp_path)
     row = quality.loc[0, ["session", "anatomical_reference", "session_score", "brain_volume_ml"]]
     assert row.tolist() == ["2", "first-lex", 0.95, 1400.0]
+
+
+def test_figures_of_quality_have_columns_and_what_is_nested_deeper_has_none(tmp_path):
+    flags = [{"Name": "ghosting", "Reason": "a"}, {"Name": "tissue_fractions", "Reason": "b"},
+             {"Name": "tissue_fractions", "Reason": "c"}]  # fmt: skip
+    write_results(
+        tmp_path, "01", 40.0, SpikeShare=0.002, BrainDice=0.91, Flags=flags,
+        SpikeReadouts=[3, 4], CalibrationResiduals={"1 agar": 0.01}, NoiseSD={"GM": 2.5},
+        TissueFractions={"GM": 0.5, "WM": 0.3}, ResidualOverNoise={"GM": 1.9},
+    )  # fmt: skip
+    _, quality = gather(tmp_path)
+    row = quality.iloc[0]
+    known = {"spike_share": "0.002", "brain_dice": "0.91", "noise_sd_GM": "2.5", "n_flags": "3",
+             "fraction_GM": "0.5", "residual_GM": "1.9", "flags": "ghosting | tissue_fractions",
+             "ghost_share": "n/a", "psf_fwhm_GM": "5.04"}  # fmt: skip
+    assert {name: row[name] for name in known} == known
+    assert not [name for name in quality if "agar" in name or "readouts_" in name]
+    dictionary = json.loads((tmp_path / "group_qc.json").read_text())
+    assert set(dictionary) == set(quality.columns)
+    assert dictionary["noise_sd_GM"] == {
+        "Description": "Noise SD of one voxel: GM",
+        "Units": "mmol/L",
+    }
+
+
+def test_a_quality_file_without_flags_has_an_unknown_number_of_them(tmp_path):
+    write_results(tmp_path, "01", 40.0)
+    _, quality = gather(tmp_path)
+    assert quality.n_flags.tolist() == ["n/a"]

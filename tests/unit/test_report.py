@@ -779,3 +779,15 @@ def test_calibration_by_a_phantom_tells_its_terms(names):
     assert "Loading 2.00 Concentration 1.00" in text
     assert "relative to an assumption" not in text.lower()
     assert "phantom scanned by itself 7000 ± 350 1 calibrates CSF 7100 ± 355 1.014" in text
+
+
+def test_flags_stand_in_the_quality_table_and_their_reasons_among_the_warnings(
+    names, empty_pictures
+):
+    flags = [{"Name": "ghosting", "Reason": "signal <b>outside</b>"}]
+    write_sodium(names, Flags=flags, Warnings=["signal <b>outside</b>"], BrainDice=0.912)
+    page = page_of(names.out_dir)
+    assert page.count("signal &lt;b&gt;outside") >= 1
+    assert "<b>outside" not in page
+    assert "0.912" in page
+    assert re.search(r"Flags</t[hd]>\s*<td[^>]*>ghosting<", page)
