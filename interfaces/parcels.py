@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, traits
+from scipy import sparse
 
 from sodiumprep.interfaces.calibrate import load_lines
 from sodiumprep.interfaces.coil_fields import load_field
@@ -18,10 +19,10 @@ from sodiumprep.interfaces.image import load_finite_image, load_image
 from sodiumprep.interfaces.pvc import FEED, border_uncertainty
 from sodiumprep.interfaces.reconstruct import load_response
 from sodiumprep.interfaces.regions import (
-    SampledAnatomy,
+    FineRegions,
     count_bordered,
     kernel_names,
-    sample_all,
+    load_fine,
 )
 from sodiumprep.sodium.acquisition import Floats, Integers
 from sodiumprep.sodium.alignment import index_map, resample
@@ -36,9 +37,16 @@ from sodiumprep.sodium.concentration import (
 from sodiumprep.sodium.concentration_map import Concentrations, map_concentration
 from sodiumprep.sodium.noise import ImageNoise
 from sodiumprep.sodium.pvc.assessment import SEGMENTATION_ERROR, UNCORRECTED
-from sodiumprep.sodium.pvc.parcels import Division, Others, ParcelModel, parcel_model
+from sodiumprep.sodium.pvc.parcels import (
+    Division,
+    Layer,
+    Others,
+    ParcelModel,
+    ShownLayer,
+    parcel_model,
+)
 from sodiumprep.sodium.pvc.regional import entangled
-from sodiumprep.sodium.pvc.sensitivity import moved_borders, moving_together
+from sodiumprep.sodium.pvc.sensitivity import moving_together
 from sodiumprep.sodium.reciprocity import with_correlation
 from sodiumprep.sodium.regions import TISSUES
 from sodiumprep.sodium.relaxation import DECAYING, moved_name
@@ -106,7 +114,7 @@ def atlas_rows(names: Mapping[int, str], tissues: Mapping[int, str]) -> list[Atl
 
 
 class _TabulateParcelsInput(QuantifyInput):
-    sampling = traits.Dict(mandatory=True, desc="what the regions were sampled from")
+    fine_file = File(exists=True, mandatory=True, desc="tissues and moved borders (npz)")
     response_file = File(exists=True, mandatory=True, desc="transfer functions (npz)")
     labels_file = File(exists=True, mandatory=True, desc="label image in the anatomy's space")
     names = traits.Dict(mandatory=True, desc="name of each label of the atlas")
@@ -170,8 +178,8 @@ class _Signals:
 class _Case:
     """One image with one atlas."""
 
-    def __init__(self, inputs: Any, sampled: SampledAnatomy, rows: Sequence[AtlasRow]) -> None:
-        self.inputs, self.sampled, self.rows = inputs, sampled, rows
+    def __init__(self, inputs: Any, fine: FineRegions, rows: Sequence[AtlasRow]) -> None:
+        self.inputs, self.fine, self.rows = inputs, fine, rows
         self.image, self.affine = load_finite_image(inputs.image_file)
         self.noise_sd, _ = load_image(inputs.noise_file)
         self.regions = Regions.load(inputs)
@@ -192,7 +200,8 @@ class _Case:
         self.tissue_of = [tissue for _, tissue in self.division.keys]
         self.source = np.array([self.regions.names.index(t) for t in self.tissue_of])
         self.members = self._row_members()
-        self.weights = self._weights()
+        self.weights, self.shares = self._weights(), self._row_shares()
+        self.receive, self.transmit = self._receive(), self._transmit()
         self.volumes_ml = self._volumes_ml()
         self.coverage = self._coverage()
         self.flags = self._flags()
@@ -201,20 +210,20 @@ class _Case:
     def load(cls, inputs: Any) -> _Case:
         names = {int(label): str(name) for label, name in inputs.names.items()}
         tissues = {int(label): str(tissue) for label, tissue in inputs.label_tissues.items()}
-        return cls(inputs, sample_all(inputs.sampling), atlas_rows(names, tissues))
+        return cls(inputs, load_fine(inputs.fine_file), atlas_rows(names, tissues))
 
     def _divide(self) -> Division:
         values, own = load_image(self.inputs.labels_file)
-        grid, transform = self.sampled.grid, self.sampled.transform
-        labels = np.rint(grid.sample(values, own, transform, order=0)).astype(np.int32)
+        sampled = self.fine.grid.sample(values, own, self.fine.transform, order=0)
+        labels = np.rint(sampled).astype(np.int32)
         wanted = [(row.label, tissue) for row in self.rows for tissue in row.tissues]
         labels[~np.isin(labels, [row.label for row in self.rows])] = 0
-        tissues = {tissue: self.sampled.regions[tissue] for tissue in TISSUES}
-        return Division(labels, tissues, wanted, self.sampled.factor)
+        return Division(labels, self.fine.tissues, wanted, self.fine.factor)
 
     def _others(self) -> Others:
         with np.load(self.inputs.regions_file) as stored:
             fractions, blurred = stored["fractions"], stored["blurred"]
+            self.kinds: list[str] = stored["kinds"].tolist()
         known = self.regions.all_signals[FEED]
         return Others(self.regions.all_names, fractions, blurred, known.covariance)
 
@@ -260,26 +269,19 @@ class _Case:
 
     def _border_changes(self, values: Floats, corrected: bool) -> Floats:
         """Return what borders change, in the rows in which the tissues have them."""
-        fine, kinds = self.sampled.regions, list(self.sampled.kinds.values())
-        names, n_bordered = list(fine), count_bordered(kinds)
-        shift = SEGMENTATION_ERROR / float(np.mean(self.sampled.grid.spacing))
-        rows = moving_together(
-            list(moved_borders(list(fine.values()), n_bordered, shift)), n_bordered
-        )
+        names, kinds = self.regions.all_names, self.kinds
+        rows = moving_together(self.fine.layers, count_bordered(kinds))
         kernels = kernel_names(names, self.response.transfers)
         transfers = [self.response.transfers[kernel] for kernel in kernels]
+
+        def shown(layer: Layer) -> ShownLayer:
+            one, other = layer.grown, layer.shrunk
+            ends = ((names[one], transfers[one], 1), (names[other], transfers[other], -1))
+            return ShownLayer(layer.where, layer.share, ends)
+
+        layers = [[shown(layer) for layer in row] for row in rows]
         scale = border_uncertainty(rows, names, kinds) / SEGMENTATION_ERROR
-        changes = [
-            self.model.bordered(
-                self.image,
-                values,
-                [(border, transfers[border.grown], transfers[border.shrunk]) for border in row],
-                names,
-                corrected,
-            )
-            for row in rows
-        ]
-        return np.reshape(changes, (len(rows), len(values))) * scale[:, None]
+        return self.model.bordered(self.image, values, layers, corrected) * scale[:, None]
 
     def _decay_changes(self, values: Floats, corrected: bool) -> Floats:
         """Return what moved constants of tissues and lesions change, by region and constant."""
@@ -309,15 +311,12 @@ class _Case:
             factors = self._mixed_factors()
         else:
             factors = regions.brain.factors(regions.protocol)[self.source]
-        receive, transmit = self._receive(), self._transmit()
-        if regions.one_field:
-            receive = with_correlation(receive, transmit)
         covariance = signals.covariance[: self.n, : self.n]
-        parts = Parts(signals.parcels, covariance, self.weights, receive, transmit)
+        parts = Parts(signals.parcels, covariance, self.weights, self.receive, self.transmit)
         constants = regions.constants if corrected else None
         table = combined_table(parts, factors, constants, regions.protocol, self.lines[desc])
         own = self.weights @ signals.values[: self.n]
-        return {**table, "snr": own / self._mean_over_rows(self.noise_sd)}
+        return {**table, "snr": own / self._means(self.noise_sd.ravel().astype(np.float64))}
 
     def _mixed_factors(self) -> Floats:
         signal, factor = self.maps.signal, self.maps.factor
@@ -331,9 +330,11 @@ class _Case:
         model = load_field(str(self.regions.model_file))
         grid = (self.image.shape, self.affine)
         reference = self.regions.receive_basis(grid)[1]
-        basis = model.basis(grid_positions(*grid))
-        means = np.stack([self._mean_of(k, basis) for k in range(len(self.rows))])
-        return relative_uncertainty(model, means, reference)
+        held = np.unique(self.shares.indices)
+        basis = np.zeros((self.image.size, len(reference)))
+        basis[held] = model.basis(grid_positions(*grid)[held])
+        alone = relative_uncertainty(model, self._means(basis), reference)
+        return with_correlation(alone, self._transmit()) if self.regions.one_field else alone
 
     def _transmit(self) -> Floats:
         """Return the uncertainty by the flip angle: that of the tissue, wherever it lies."""
@@ -356,22 +357,23 @@ class _Case:
             row[members] = sizes / sizes.sum() if members else 0.0
         return weights
 
+    def _row_shares(self) -> sparse.csr_array:
+        """Return the share of each row in each voxel, shape (rows, voxels)."""
+        chosen = np.zeros((len(self.rows), self.n))
+        for row, members in zip(chosen, self.members, strict=True):
+            row[members] = 1.0
+        return sparse.csr_array(sparse.csr_array(chosen) @ self.model.members[: self.n])
+
     def _fraction(self, row: int) -> tuple[Integers, Floats]:
         """Return the voxels of a row and their shares."""
-        own = self.model.members[self.members[row]].sum(axis=0)
-        where = np.flatnonzero(own)
-        return where, own[where]
+        part = slice(*self.shares.indptr[row : row + 2])
+        return self.shares.indices[part], self.shares.data[part]
 
-    def _mean_of(self, row: int, values: Floats) -> Floats:
-        """Return the mean over a row of values by voxel, shape (voxels, …)."""
-        where, share = self._fraction(row)
-        if not len(where):
-            return np.full(values.shape[1:], np.nan)
-        return np.asarray(share @ values[where] / share.sum())
-
-    def _mean_over_rows(self, image: Floats) -> Floats:
-        flat = image.ravel().astype(np.float64)
-        return np.array([self._mean_of(k, flat) for k in range(len(self.rows))])
+    def _means(self, values: Floats) -> Floats:
+        """Return the mean over each row of values by voxel, shape (rows, …); nan over nothing."""
+        totals = np.asarray(self.shares.sum(axis=1)).ravel()
+        sums = self.shares @ values
+        return np.asarray((sums.T / np.where(totals > 0, totals, np.nan)).T)
 
     def spread(self, desc: str) -> dict[str, Floats]:
         """Return how the voxels of each row are spread, shape (rows,)."""
@@ -400,7 +402,7 @@ class _Case:
     def _volumes_ml(self) -> Floats:
         """Return the volume of each row in the anatomy [ml]."""
         values, own = load_image(self.inputs.labels_file)
-        carved, affine = self.sampled.carved, self.sampled.anatomy
+        carved, affine = self.fine.carved, self.fine.anatomy
         shape = carved["GM"].shape
         if values.shape != shape or not np.allclose(own, affine, atol=1e-4):
             values = resample(values, index_map(affine, own, np.eye(4)), shape, 0)

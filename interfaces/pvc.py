@@ -34,9 +34,9 @@ from sodiumprep.sodium.pvc.assessment import (
 from sodiumprep.sodium.pvc.local import MOST_LOCAL
 from sodiumprep.sodium.pvc.methods import FEEDS, Correction, Setup
 from sodiumprep.sodium.pvc.sensitivity import (
-    Border,
     MovedBorder,
     MovedDecay,
+    TwoSides,
     moving_together,
 )
 from sodiumprep.sodium.pvc.shown import SampledRegions
@@ -224,7 +224,7 @@ def _save_map(
 
 
 def border_uncertainty(
-    borders: Sequence[Sequence[Border]], names: Sequence[str], kinds: Sequence[str]
+    borders: Sequence[Sequence[TwoSides]], names: Sequence[str], kinds: Sequence[str]
 ) -> Floats:
     """Return how uncertain the place of borders is that err together.
 

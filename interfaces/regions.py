@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import index_map, resample
 from sodiumprep.sodium.eyes import ORBIT, eye_regions
 from sodiumprep.sodium.lesions import lesion_remarks
+from sodiumprep.sodium.pvc.parcels import Layer
 from sodiumprep.sodium.pvc.sensitivity import moved_borders
 from sodiumprep.sodium.regions import (
     TISSUES,
@@ -111,9 +112,11 @@ class SampleRegions(SimpleInterface):
         n_bordered = count_bordered(sampled.kinds.values())
         transfers = [response.transfers[k] for k in kernel_names(everything, response.transfers)]
         shift = self.inputs.border_shift / float(np.mean(grid.spacing))
+        layers: list[Layer] | None = [] if self.inputs.keep_fine else None
+        fine = list(everything.values())
         np.savez(
             Path(runtime.cwd) / "regions.npz",
-            **_shown_borders(list(everything.values()), n_bordered, shift, factor, transfers),
+            **_shown_borders(fine, n_bordered, shift, factor, transfers, layers),
             static_blurred=_static_blurred(self.inputs, vials, factor),
             names=list(everything),
             kinds=list(sampled.kinds.values()),
@@ -128,6 +131,10 @@ class SampleRegions(SimpleInterface):
             ]),
         )  # fmt: skip
         self._results["regions_file"] = str(Path(runtime.cwd) / "regions.npz")
+        self._results["fine_file"] = None
+        if layers is not None:
+            path = Path(runtime.cwd) / "fine.npz"
+            self._results["fine_file"] = save_fine(path, sampled, layers)
         return runtime
 
     def _kept(self, carved: dict[str, Floats], folder: Path) -> str | None:
@@ -165,16 +172,118 @@ def kernel_names(regions: Iterable[str], known: Container[str]) -> list[str]:
     return kernels
 
 
+@dataclass(frozen=True)
+class FineRegions:
+    """What atlases divide: tissues before they are blurred.
+
+    Parameters
+    ----------
+    tissues
+        Fraction of GM, WM and CSF by name on the fine sodium grid.
+    carved
+        The same on the grid of the anatomy.
+    anatomy
+        Affine of that grid.
+    grid
+        The fine grid.
+    factor
+        Fine voxels along the edge of a sodium voxel.
+    transform
+        Maps points of the anatomy to points of sodium, shape (4, 4) [mm, LPS].
+    layers
+        What regions take from their neighbours where borders are moved.
+    """
+
+    tissues: dict[str, Floats]
+    carved: dict[str, Floats]
+    anatomy: Floats
+    grid: FineGrid
+    factor: int
+    transform: Floats
+    layers: list[Layer]
+
+
+def save_fine(path: Path, sampled: SampledAnatomy, borders: Sequence[Layer]) -> str:
+    """Write what :func:`load_fine` reads.
+
+    Parameters
+    ----------
+    path
+        ``.npz`` file.
+    sampled
+        All regions on the fine grid.
+    borders
+        Moved ones.
+    """
+    ends = np.cumsum([len(layer.where) for layer in borders], dtype=np.int64)
+    places = [layer.where for layer in borders] or [np.zeros(0, np.int32)]
+    shares = [layer.share for layer in borders] or [np.zeros(0, np.float32)]
+    np.savez(
+        path,
+        tissues=np.stack([sampled.regions[name] for name in TISSUES]),
+        carved=np.stack([sampled.carved[name] for name in TISSUES]),
+        anatomy=sampled.anatomy,
+        affine=sampled.grid.affine,
+        factor=sampled.factor,
+        transform=sampled.transform,
+        grown=[layer.grown for layer in borders],
+        shrunk=[layer.shrunk for layer in borders],
+        ends=ends,
+        where=np.concatenate(places),
+        share=np.concatenate(shares),
+    )
+    return str(path)
+
+
+def load_fine(path: Path | str) -> FineRegions:
+    """Read the tissues and moved borders that atlases divide.
+
+    Parameters
+    ----------
+    path
+        What :class:`SampleRegions` wrote with ``keep_fine``.
+    """
+    with np.load(path) as stored:
+        tissues, carved = stored["tissues"], stored["carved"]
+        parts = (np.split(stored[name], stored["ends"][:-1]) for name in ("where", "share"))
+        ends = zip(stored["grown"].tolist(), stored["shrunk"].tolist(), strict=True)
+        layers = [
+            Layer(grown, shrunk, where, share)
+            for (grown, shrunk), where, share in zip(ends, *parts, strict=False)
+        ]
+        return FineRegions(
+            dict(zip(TISSUES, tissues, strict=True)),
+            dict(zip(TISSUES, carved, strict=True)),
+            stored["anatomy"],
+            FineGrid(stored["affine"], tissues.shape[1:]),
+            int(stored["factor"]),
+            stored["transform"],
+            layers,
+        )
+
+
 def _shown_borders(
-    fine: list[Floats], n_bordered: int, shift: float, factor: int, transfers: list[Floats]
+    fine: list[Floats],
+    n_bordered: int,
+    shift: float,
+    factor: int,
+    transfers: list[Floats],
+    layers: list[Layer] | None,
 ) -> dict[str, Any]:
-    """Return what bordered regions would take from their neighbours, as arrays to store."""
-    moved = [
-        (border.grown, border.shrunk, voxel_means(border.taken, factor),
-         *blur_by_each(border.taken, factor,
-                       [transfers[k] for k in (border.grown, border.shrunk)]))
-        for border in moved_borders(fine, n_bordered, shift)
-    ]  # fmt: skip
+    """Return what bordered regions would take from their neighbours, as arrays to store.
+
+    The layers themselves are added to ``layers``, unless it is None.
+    """
+    moved = []
+    for border in moved_borders(fine, n_bordered, shift):
+        kernels = [transfers[k] for k in (border.grown, border.shrunk)]
+        coarse, shown = (
+            voxel_means(border.taken, factor),
+            blur_by_each(border.taken, factor, kernels),
+        )
+        moved.append((border.grown, border.shrunk, coarse, *shown))
+        if layers is not None:
+            layers.append(Layer.of(border))
     fields = ("grown", "shrunk", "taken", "shown_grown", "shown_shrunk")
     columns = zip(*moved, strict=True) if moved else [[] for _ in fields]
     return {f"border_{name}": list(column) for name, column in zip(fields, columns, strict=True)}

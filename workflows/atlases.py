@@ -14,7 +14,7 @@ from sodiumprep.workflows.templates import backward_port
 
 TABULATED = [
     "image_file", "noise_file", "response_file", "model_file", "regions_file", "signals_file",
-    "sampling", "calibration_file", "properties",
+    "fine_file", "calibration_file", "properties",
 ]  # fmt: skip
 DESCRIPTION = (
     "Labels of atlases were brought to the anatomy (nearest neighbour); they divided each tissue, "
@@ -103,8 +103,8 @@ def init_atlas_wf(plan: SodiumPlan, atlas: AtlasPlan) -> Workflow:
     -------
     workflow
         ``inputnode``: ``labels_file``, and what :data:`TABULATED` names: receive-corrected image
-        and noise [signal], kernels, fitted receive field, regions with what they were sampled
-        from, their signals, the calibration, ``properties``; ``transmit_file`` with a transmit
+        and noise [signal], kernels, fitted receive field, regions before and after they were
+        blurred, their signals, the calibration, ``properties``; ``transmit_file`` with a transmit
         field.
     """
     workflow = Workflow(name=f"atlas_{atlas.name}_wf")

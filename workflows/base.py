@@ -446,7 +446,7 @@ def _add_atlases(
     """Let the regions of each atlas have a table."""
     taken = {
         "image": ("image_file", "noise_file", "response_file", "model_file"),
-        "pvc": ("regions_file", "signals_file", "sampling", "properties", *transmit_port(plan)),
+        "pvc": ("regions_file", "signals_file", "fine_file", "properties", *transmit_port(plan)),
         "concentration": ("calibration_file",),
     }
     for atlas in plan.atlases:

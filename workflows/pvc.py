@@ -19,7 +19,7 @@ FRACTIONS = ["gm_file", "wm_file", "csf_file"]
 ANATOMY = [*FRACTIONS, "inner_mask", "head_mask", "brain_warning"]
 INPUTS = ["image_file", "noise_file", "response_file", "static_response_file", "xfm_file",
           "anat_file", *ANATOMY, "properties"]  # fmt: skip
-OUTPUTS = ["regions_file", "anatomy_file", "sampling", "signals_file", "map_files", "properties"]
+OUTPUTS = ["regions_file", "anatomy_file", "fine_file", "signals_file", "map_files", "properties"]
 CITED = {
     "gtm": "the geometric transfer matrix (Rousset 1998)",
     "labbe": "weighted least squares on the blurred fractions (Labbé 1999)",
@@ -60,8 +60,8 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
         ``anat_file``, the fractions and masks of the anatomy, ``properties``. ``outputnode``:
         ``regions_file``, ``signals_file`` (corrected regional signals with covariance),
         ``map_files`` (corrected images by method), ``anatomy_file`` (where there are any:
-        fractions on the grid of the anatomy), ``sampling`` (what the regions were sampled from),
-        ``transmit_file`` (with a transmit field), ``properties``.
+        fractions on the grid of the anatomy), ``fine_file`` (with atlases: tissues before they
+        were blurred), ``transmit_file`` (with a transmit field), ``properties``.
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = DESCRIPTION.format(
@@ -79,6 +79,7 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
             **plan.regions,
             border_shift=SEGMENTATION_ERROR,
             keep_anatomy=bool(plan.map_outputs),
+            keep_fine=bool(plan.atlases),
         ),
         name="regions",
         mem_gb=2.5,
@@ -110,7 +111,7 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
             )
         ]),
         (regions, correct, [("regions_file", "regions_file")]),
-        (regions, result, [(p, p) for p in ("regions_file", "anatomy_file", "sampling")]),
+        (regions, result, [(p, p) for p in ("regions_file", "anatomy_file", "fine_file")]),
         (correct, result, [(port, port) for port in ("signals_file", "map_files", "properties")]),
     ])  # fmt: skip
     if plan.transmit:

@@ -167,6 +167,50 @@ def _sampling(n: int, factor: int) -> Floats:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """A border that lies elsewhere, by the fine voxels that it has.
+
+    Parameters
+    ----------
+    grown, shrunk
+        Index of both regions.
+    where
+        Flat index of fine voxels, shape (n,).
+    share
+        That changes hands, shape (n,).
+    """
+
+    grown: int
+    shrunk: int
+    where: Integers
+    share: Floats
+
+    @classmethod
+    def of(cls, border: Border) -> Layer:
+        """Return the layer of a border on a fine grid."""
+        flat = border.taken.ravel()
+        where = np.flatnonzero(flat).astype(np.int32)
+        return cls(border.grown, border.shrunk, where, flat[where].astype(np.float32))
+
+
+@dataclass(frozen=True)
+class ShownLayer:
+    """A layer with the regions on both its sides.
+
+    Parameters
+    ----------
+    where, share
+        As in :class:`Layer`.
+    ends
+        Name and transfer function of the region that takes it, 1; and of the one that gives, -1.
+    """
+
+    where: Integers
+    share: Floats
+    ends: tuple[tuple[str, Complexes, int], tuple[str, Complexes, int]]
+
+
+@dataclass(frozen=True)
 class ParcelModel:
     """An image made of parcels and of other regions, by the geometric transfer matrix.
 
@@ -256,11 +300,9 @@ class ParcelModel:
             total += self._shown_of(tissue, values, self.transfers[tissue])
         return np.asarray(total, np.float32)
 
-    def _shown_of(
-        self, tissue: str, values: Floats, transfer: Complexes, layer: Floats | None = None
-    ) -> Floats:
-        """Return what the image shows of a tissue, or of a layer of it, by signals of parcels."""
-        fine = self.division.tissues[tissue] if layer is None else layer
+    def _shown_of(self, tissue: str, values: Floats, transfer: Complexes) -> Floats:
+        """Return what the image shows of a tissue by signals of its parcels."""
+        fine = self.division.tissues[tissue]
         signal = values[self.division.numbers(tissue)].astype(np.float32)[self.division.labels]
         return blur_to_grid(signal * fine, self.division.factor, transfer)
 
@@ -298,10 +340,9 @@ class ParcelModel:
         return self._answer(values[self.n_parcels + k] * (shown - self.others_shown[k]))
 
     def bordered(
-        self, image: Floats, values: Floats, borders: Sequence[tuple[Border, Floats, Floats]],
-        names: Sequence[str], corrected: bool,
-    ) -> Floats:  # fmt: skip
-        """Return what borders change that lie elsewhere together, to first order.
+        self, image: Floats, values: Floats, rows: Sequence[Sequence[ShownLayer]], corrected: bool
+    ) -> Floats:
+        """Return what borders change that lie elsewhere, to first order.
 
         Parameters
         ----------
@@ -309,57 +350,56 @@ class ParcelModel:
             Shape (nx, ny, nz).
         values
             Signals by the same method, shape (regions,).
-        borders
-            Of tissues and other regions, with fine layers, and the transfers of both their
-            kernels.
-        names
-            Of the regions that the borders count.
+        rows
+            Layers that change hands; those of each row move together.
         corrected
             Whether signals are corrected for partial volume.
+
+        Returns
+        -------
+        changes
+            Shape (rows, regions).
         """
-        regions = len(values)
         left = image - self.shown(values) if corrected else image
-        moved, sizes = np.zeros(regions), np.zeros(regions)
-        shown = np.zeros(self.shape, np.float32)
-        for border, grown, shrunk in borders:
-            ends = ((border.grown, 1.0, grown), (border.shrunk, -1.0, shrunk))
-            for index, sign, transfer in ends:
-                number = self._numbers_of(names[index])
-                moved += sign * self._layer_totals(border.taken, number, left, regions)
-                sizes += sign * self._layer_totals(border.taken, number, None, regions)
-                if corrected:
-                    signal = (sign * values[number]).astype(np.float32)
-                    fine = border.taken * (signal if number.ndim == 0 else signal[self._labels])
-                    shown += blur_to_grid(fine, self.division.factor, transfer)
-        if corrected:
-            return self._unmixing @ moved + self._answer(shown)
-        return np.asarray((moved - sizes * values) / self.sizes)
+        return np.reshape(
+            [self._moved(left, values, row, corrected) for row in rows], (len(rows), len(values))
+        )
 
-    @property
-    def _labels(self) -> Integers:
-        return self.division.labels
-
-    def _numbers_of(self, name: str) -> Integers:
-        """Return the regions of a name: one for each label of a tissue, or a single one."""
-        if name in self.division.tissues:
-            return self.division.numbers(name)
-        return np.asarray(self.n_parcels + list(self.others).index(name))
-
-    def _layer_totals(
-        self, taken: Floats, number: Integers, image: Floats | None, regions: int
+    def _moved(
+        self, left: Floats, values: Floats, row: Sequence[ShownLayer], corrected: bool
     ) -> Floats:
-        """Return the sums over a fine layer of an image, or of 1, by region."""
+        moved, sizes = np.zeros(len(values)), np.zeros(len(values))
+        shown: dict[int, tuple[Complexes, Floats]] = {}  # a fine layer for each kernel
+        for layer in row:
+            weights = layer.share.astype(np.float64) / self.division.factor**3
+            seen = weights * self._at(left, layer.where)
+            for name, transfer, sign in layer.ends:
+                number = self._numbers_of(name, layer.where)
+                moved += sign * np.bincount(number, seen, len(values))
+                sizes += sign * np.bincount(number, weights, len(values))
+                if corrected:
+                    _, fine = shown.setdefault(
+                        id(transfer),
+                        (transfer, np.zeros(self.division.labels.size, np.float32)),
+                    )
+                    fine[layer.where] += sign * values[number].astype(np.float32) * layer.share
+        if not corrected:
+            return np.asarray((moved - sizes * values) / self.sizes)
+        shape, factor = self.division.labels.shape, self.division.factor
+        more = sum(blur_to_grid(fine.reshape(shape), factor, t) for t, fine in shown.values())
+        return self._unmixing @ moved + self._answer(np.asarray(more))
+
+    def _at(self, image: Floats, where: Integers) -> Floats:
+        """Return the values of an image at fine voxels."""
         f = self.division.factor
-        where = np.flatnonzero(taken.ravel())
-        weights = taken.ravel()[where].astype(np.float64) / f**3
-        if image is not None:
-            place = np.unravel_index(where, taken.shape)
-            weights *= image[place[0] // f, place[1] // f, place[2] // f]
-        if number.ndim == 0:
-            found = np.zeros(regions)
-            found[int(number)] = weights.sum()
-            return found
-        return np.bincount(number[self._labels.ravel()[where]], weights, regions)
+        x, y, z = np.unravel_index(where, self.division.labels.shape)
+        return np.asarray(image[x // f, y // f, z // f], np.float64)
+
+    def _numbers_of(self, name: str, where: Integers) -> Integers:
+        """Return the region of a name at fine voxels: by its label, where it is a tissue."""
+        if name in self.division.tissues:
+            return self.division.numbers(name)[self.division.labels.ravel()[where]]
+        return np.full(len(where), self.n_parcels + list(self.others).index(name))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from scipy.ndimage import fourier_shift
@@ -145,7 +145,19 @@ class MovedBorder(Border):
         return SampledRegions(fractions, blurred, regions.names)
 
 
-AnyBorder = TypeVar("AnyBorder", bound=Border)
+class TwoSides(Protocol):
+    """What lies between two regions."""
+
+    @property
+    def grown(self) -> int:
+        """Index of the region that grows."""
+
+    @property
+    def shrunk(self) -> int:
+        """Index of the region that shrinks."""
+
+
+AnyBorder = TypeVar("AnyBorder", bound=TwoSides)
 
 
 def moved_borders(fractions: Sequence[Floats], n_inside: int, shift: float) -> Iterator[Border]:

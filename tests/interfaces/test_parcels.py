@@ -9,17 +9,20 @@ import pytest
 from sodiumprep.interfaces.concentration import COLUMNS, TabulateRegions
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.parcels import TabulateParcels, atlas_rows
+from sodiumprep.interfaces.regions import SampleRegions
 
 SAMPLED = ("gm_file", "wm_file", "csf_file", "brain_mask", "head_mask", "xfm_file", "vial_labels")
 TERMS = [c for c in COLUMNS if c.startswith("u_")]
 
 
 @pytest.fixture(scope="module")
-def sampling(head: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "sodium_file": head["grid_file"], "vial_names": ["1 low", "2 high"],
-        **{name: head[name] for name in SAMPLED},
-    }  # fmt: skip
+def fine_file(head: dict[str, Any], run_in: Any, tmp_path_factory: Any) -> str:
+    files = {name: head[name] for name in SAMPLED}
+    sample = SampleRegions(
+        sodium_file=head["grid_file"], vial_names=["1 low", "2 high"], border_shift=0.5,
+        keep_fine=True, response_file=head["response_file"], **files,
+    )  # fmt: skip
+    return run_in(sample, tmp_path_factory.mktemp("fine")).fine_file
 
 
 @pytest.fixture
@@ -30,11 +33,11 @@ def known(head, measured, calibration_files, protocol):
 
 
 @pytest.fixture
-def tabulate(known, head, sampling, run_in, tmp_path):
+def tabulate(known, head, fine_file, run_in, tmp_path):
     def tabulated(labels: Any, names: dict[int, str], **changes: Any) -> pd.DataFrame:
         _, affine = load_image(head["gm_file"])
         path = save_image(tmp_path / "labels.nii.gz", labels, affine)
-        told = {"sampling": sampling, "response_file": head["response_file"], "names": names}
+        told = {"fine_file": fine_file, "response_file": head["response_file"], "names": names}
         table = TabulateParcels(labels_file=path, **{**known, **told, **changes})
         outputs = run_in(table, tmp_path / "table")
         return pd.read_csv(outputs.table_file, sep="\t", na_values="n/a")

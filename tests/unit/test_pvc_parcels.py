@@ -14,9 +14,11 @@ from sodiumprep.sodium.noise import ImageNoise, normalized_spectrum
 from sodiumprep.sodium.pvc.parcels import (
     REST,
     Division,
+    Layer,
     LocalKernel,
     Others,
     ParcelModel,
+    ShownLayer,
     parcel_model,
 )
 from sodiumprep.sodium.pvc.regional import IndistinctRegionsError, gtm, uncorrected
@@ -150,9 +152,10 @@ def test_a_border_moves_the_parcels_on_both_its_sides(both, case, corrected):
     border = Border(names.index("GM"), names.index("WM"), taken)
     transfers = case["transfers"]
     values = model.values(image, corrected)
-    found = model.bordered(
-        image, values, [(border, transfers["GM"], transfers["WM"])], names, corrected
-    )
+    layer = Layer.of(border)
+    ends = (("GM", transfers["GM"], 1), ("WM", transfers["WM"], -1))
+    shown = ShownLayer(layer.where, layer.share, ends)
+    (found,) = model.bordered(image, values, [[shown]], corrected)
     rows = []
     for label in (REST, 1, 2, 3, 4):
         own = taken * (division.labels == label)
