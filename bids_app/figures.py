@@ -361,6 +361,34 @@ def concentration_figure(run: RunResults, contours: Contours) -> Figure:
     return figure
 
 
+def pvc_figure(run: RunResults, files: Mapping[str, Path], contours: Contours) -> Figure:
+    """Draw the map before and after partial-volume correction, one row per method.
+
+    Parameters
+    ----------
+    run
+        With the map in anatomical space.
+    files
+        Corrected maps by method.
+    contours
+        Of the session.
+    """
+    before = {"uncorrected": run.names.tsc_map("corrected", space="T1w")}
+    loaded = {name: load_volume(path).cut(contours.box) for name, path in (before | files).items()}
+    cuts = [*spread_cuts(contours.mask, 2, 4), *_orthogonal(contours.mask)[:2]]
+    outlines = contours.only("WM", "CSF")
+    figure, grid = _mosaic(loaded["uncorrected"], [cuts] * len(loaded), bars=True)
+    for (title, volume), panels in zip(loaded.items(), grid, strict=True):
+        for axes, cut in zip(panels, cuts, strict=False):
+            shown = _show(axes, volume, cut, "inferno", TSC_RANGE)
+            outlines.draw(axes, cut, 0.5)
+        _label_row(panels[0], title)
+        _bar(figure, panels[-1], shown, "mmol/L")
+    _mark_sides(grid[0][0])
+    _legend(figure, outlines)
+    return figure
+
+
 def sodium_lesions(run: RunResults, session: SessionResults) -> Contours | None:
     """Load the lesions of a session on the grid of a sodium image.
 
