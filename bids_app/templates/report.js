@@ -3,7 +3,7 @@
   // A number is what a cell begins with; what is no number (n/a, a dash) goes last in both orders.
   const text = cell => (cell ? cell.textContent.trim() : "");
   const number = shown => parseFloat(shown.replace("\u2212", "-"));
-  const unknown = shown => shown === "" || shown === "n/a" || shown === "\u2013";
+  const unknown = shown => shown === "" || shown === "\u2013" || shown.startsWith("n/a");
 
   function compare(one, other, numeric, sign) {
     if (unknown(one) || unknown(other)) return unknown(one) - unknown(other);

@@ -451,7 +451,7 @@ def test_above_a_number_of_sessions_each_has_a_page_of_its_own(patient):
         assert f'<a href="sub-01_ses-{n}.html">' in index
         assert f'<section id="ses-{n}">' in index
     assert index.count('<div class="big">41.4') == 4
-    assert "ses-2: only 2" in index
+    assert "ses-2 acq-23Na: only 2" in index
     assert "Sodium of ses-5 is missing" in index
     assert 'href="sub-01.html"' in pages["sub-01_ses-2.html"]
     assert "only 2" in pages["sub-01_ses-2.html"]
