@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from sodiumprep.bids_app import figures
+from sodiumprep.bids_app import charts, figures
 from sodiumprep.bids_app.boilerplate import name_density
 from sodiumprep.bids_app.budget import MAIN_PVC, TERMS, budget_section, term_rows
 from sodiumprep.bids_app.history import history_section, known_errors
@@ -303,13 +303,13 @@ def _run_figures(
         drawn |= _corrected_maps(run, contours)
     if calibration.get("reference") == "vials":
         path = names.sodium_figure("calibration")
-        drawn["calibration"] = _saved(lambda: figures.calibration_figure(calibration), path)
+        drawn["calibration"] = _saved(lambda: charts.calibration_figure(calibration), path)
     if len(run.table):
         path = names.sodium_figure("regions")
-        drawn["regions"] = _saved(lambda: figures.regions_figure(run, PLAUSIBLE), path)
+        drawn["regions"] = _saved(lambda: charts.regions_figure(run, PLAUSIBLE), path)
     if run.scan_time:
         path = names.sodium_figure("scantime")
-        drawn["scan_time"] = _saved(lambda: figures.scan_time_figure(run.scan_time), path)
+        drawn["scan_time"] = _saved(lambda: charts.scan_time_figure(run.scan_time), path)
     return drawn
 
 
@@ -318,7 +318,7 @@ def _convergence(run: RunResults) -> dict[str, Cell]:
     if not course:
         return {}
     path = run.names.sodium_figure("convergence")
-    return {"convergence": _saved(lambda: figures.convergence_figure(course), path)}
+    return {"convergence": _saved(lambda: charts.convergence_figure(course), path)}
 
 
 def _corrected_maps(run: RunResults, contours: figures.Contours) -> dict[str, Cell]:

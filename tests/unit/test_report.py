@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from sodiumprep.bids_app import figures, report
+from sodiumprep.bids_app import charts, figures, report
 from sodiumprep.bids_app.budget import TERMS, dominating_term
 from sodiumprep.bids_app.names import DatasetNames, DerivativeNames, with_json
 from sodiumprep.bids_app.reconstruction import (
@@ -179,9 +179,9 @@ def coarse_pictures(monkeypatch):
 @pytest.fixture
 def empty_pictures(monkeypatch):
     """Where words are tested, drawing would only take time."""
-    drawn = ("anatomy", "receive", "concentration", "calibration", "regions")
-    for name in drawn:
-        monkeypatch.setattr(figures, f"{name}_figure", lambda *_: Figure(figsize=(1, 1)))
+    drawn = {figures: ("anatomy", "receive", "concentration"), charts: ("calibration", "regions")}
+    for module, name in ((module, name) for module, names in drawn.items() for name in names):
+        monkeypatch.setattr(module, f"{name}_figure", lambda *_: Figure(figsize=(1, 1)))
     pair = Figure(figsize=(1, 1)), Figure(figsize=(1, 1))
     monkeypatch.setattr(figures, "registration_figures", lambda *_: pair)
 
@@ -342,10 +342,10 @@ def test_an_outlier_and_a_forced_line_are_told_in_the_calibration(names):
 def test_the_calibration_figure_marks_an_outlier_by_name():
     held = fake_metrics()["Calibration"]
     vials = [{**vial, "used": vial["name"] != "2 agar"} for vial in held["vials"]]
-    drawn = figures.calibration_figure({**held, "vials": vials})
+    drawn = charts.calibration_figure({**held, "vials": vials})
     notes = [text.get_text() for axes in drawn.axes for text in axes.texts]
     assert notes == ["2 agar: outlier, left out"] * 2
-    plain = figures.calibration_figure(held)
+    plain = charts.calibration_figure(held)
     assert not [text for axes in plain.axes for text in axes.texts]
 
 
@@ -662,11 +662,11 @@ def test_the_methods_of_a_report_name_the_weights_that_were_used(names):
 
 
 def test_the_course_of_iterations_is_drawn_with_gaps_where_it_is_not_known():
-    left, right = figures.convergence_figure(COURSE).axes
+    left, right = charts.convergence_figure(COURSE).axes
     assert left.lines[0].get_ydata()[-1] == 1.0
     assert right.get_yscale() == "log"
     assert np.isnan(right.lines[1].get_ydata()[-1])
-    assert figures.convergence_figure({}).axes
+    assert charts.convergence_figure({}).axes
 
 
 def test_the_noise_level_is_relative_to_the_image(names):
@@ -842,7 +842,7 @@ SCAN_TIME = {
 
 
 def test_each_region_has_a_line_of_theory_and_circles_of_what_was_seen():
-    axes = figures.scan_time_figure(SCAN_TIME).axes[0]
+    axes = charts.scan_time_figure(SCAN_TIME).axes[0]
     lines = [line for line in axes.lines if line.get_linestyle() == "-"]
     circles = [line for line in axes.lines if line.get_marker() == "o"]
     assert [line.get_label() for line in lines] == ["GM", "WM"]
