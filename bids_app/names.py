@@ -222,8 +222,8 @@ class DerivativeNames:
         return self._sodium("metrics", ".json", desc="qc")
 
     def report(self) -> Path:
-        """Path of the subject's report."""
-        return self.out_dir / f"sub-{self.subject}.html"
+        """Path of the report of the subject, or of the session."""
+        return self.out_dir / f"{self.prefix}.html"
 
     def figures_dir(self) -> Path:
         """Folder of the report's figures."""
@@ -269,7 +269,7 @@ class DatasetNames:
 
     @property
     def logs(self) -> Path:
-        """Folder of citations, crash files and the graph."""
+        """Folder of citations, records of runs, crash files and the graph."""
         return self.out_dir / "logs"
 
     @property

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from sodiumprep.bids_app import budget, figures
+from sodiumprep.bids_app import budget, charts, figures
 from sodiumprep.bids_app.names import DerivativeNames
 from sodiumprep.bids_app.report import write_report
 from sodiumprep.interfaces.calibrate import Calibrate
@@ -205,8 +205,9 @@ def written(head, measured, vials, protocol, transmit_file, run_in, tmp_path_fac
                           **sources)  # fmt: skip
         run_in(save, folder / "save")
         with pytest.MonkeyPatch.context() as patch:
-            for name in ("calibration", "regions", "receive"):
-                patch.setattr(figures, f"{name}_figure", lambda *_: Figure(figsize=(1, 1)))
+            drawn = ((charts, "calibration"), (charts, "regions"), (figures, "receive"))
+            for module, name in drawn:
+                patch.setattr(module, f"{name}_figure", lambda *_: Figure(figsize=(1, 1)))
             page = write_report(folder / "out", "01", []).read_text()
         return page, pd.read_csv(names.tsc_table(), sep="\t", na_values="n/a")
 
@@ -292,13 +293,13 @@ VALUE = r"C = \(S − b\).*?<span>= "
     r"· exp\(−", r"· exp\(−[\d.]+ / ", r"\+ ", r"\+ [\d.]+ · exp\(−[\d.]+ / ",
     VALUE + r"\(", VALUE + r"\(.*? / \(", VALUE + r"\(.*? / \([\d.]+ · ",
     VALUE + r"\(.*? / \([\d.]+ · [\d.]+ · ", VALUE + ".*?<b>",
-    r"u_pvc</td><td>", r"combined</td><td class=\"key\">",
-    r"95 % interval</td><td class=\"key\">", r"largest term: \w+ \(", r"as reported</td><td>",
+    r"u_pvc</th><td>", r"combined</th><td class=\"key\">",
+    r"95 % interval</th><td class=\"key\">", r"largest term: \w+ \(", r"as reported</th><td>",
 ])  # fmt: skip
 def test_any_other_number_on_the_page_is_noticed(written, pattern):
     page, table = written["vials", True]
     check(page, table)
-    start = page.index("<h4>Regions</h4>")
+    start = page.index("<h3>Regions</h3>")
     with pytest.raises(AssertionError):
         check(page[:start] + changed(page[start:], pattern), table)
 
