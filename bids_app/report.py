@@ -21,6 +21,7 @@ from sodiumprep.bids_app.reconstruction import (
     reconstruction_section,
 )
 from sodiumprep.bids_app.results import RunResults, SessionResults, find_sessions
+from sodiumprep.bids_app.viewer import ROOM, session_view
 from sodiumprep.bids_app.wording import doi_links, number, plain_value
 from sodiumprep.interfaces.outputs import PLAUSIBLE
 from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
@@ -47,7 +48,9 @@ FLUID_NAMES = {"csf": "CSF", "vitreous": "vitreous humour"}
 Cell = dict[str, Any]
 
 
-def write_report(out_dir: Path, subject: str, errors: list[str]) -> Path:
+def write_report(
+    out_dir: Path, subject: str, errors: list[str], interactive: bool = True
+) -> Path:
     """Write the report of one subject from the files of the output alone.
 
     Parameters
@@ -58,6 +61,8 @@ def write_report(out_dir: Path, subject: str, errors: list[str]) -> Path:
         Label without its key.
     errors
         What failed in the run that just ended.
+    interactive
+        Whether the maps are put into the page as well, to be looked at voxel by voxel.
 
     Returns
     -------
@@ -73,6 +78,8 @@ def write_report(out_dir: Path, subject: str, errors: list[str]) -> Path:
     sessions = find_sessions(out_dir, subject)
     with figures.drawing_style():
         sections = [_session_section(session, errors) for session in sessions]
+    if interactive:
+        _add_views(sections, sessions)
     template = environment().get_template("subject.html")
     runs = [run for session in sessions for run in session.runs]
     page = template.render(
@@ -84,11 +91,21 @@ def write_report(out_dir: Path, subject: str, errors: list[str]) -> Path:
         terms=TERMS,
         pvc_names=PVC_METHODS,
         version=version("sodiumprep"),
+        has_viewer=any(run["viewer"] for section in sections for run in section["runs"]),
         sloppy=any(_sloppy(session) for session in sessions),
         receive_uncorrected=[r.title for r in runs if r.metrics.get("ReceiveUncorrected")],
     )
     path.write_text(page)
     return path
+
+
+def _add_views(sections: list[dict[str, Any]], sessions: list[SessionResults]) -> None:
+    room = ROOM / max(1, len(sessions))
+    for section, session in zip(sections, sessions, strict=True):
+        view = session_view(session, room)
+        section["viewer"] = view["anatomy"]
+        for held, run in zip(section["runs"], session.runs, strict=True):
+            held["viewer"] = view["runs"][run.title]
 
 
 def environment() -> Environment:
@@ -164,6 +181,7 @@ def _session_section(session: SessionResults, errors: list[str]) -> dict[str, An
         "metadata": session.metadata,
         "lesions": list(session.lesion_files()),
         "anatomy": _anatomy_figure(session, contours, problem),
+        "viewer": None,
         "runs": [_run_section(run, session, contours) for run in session.runs],
         "why_no_run": _reason("No sodium run has results in", session.names.folder, errors),
     }
@@ -230,6 +248,7 @@ def _run_section(
         "provenance": _provenance(run),
         "figures": _run_figures(run, session, contours),
         "table_problem": _table_problem(run),
+        "viewer": None,
     }
 
 

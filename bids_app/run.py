@@ -220,10 +220,10 @@ def _write_graph(workflow: Workflow, settings: Settings) -> None:
     print(f"graph: {logs / 'graph.dot'}")
 
 
-def _report(out_dir: Path, subject: str, errors: list[str]) -> str:
+def _report(out_dir: Path, subject: str, errors: list[str], interactive: bool) -> str:
     """Write one report; return what went wrong, or nothing."""
     try:
-        print(f"report: {write_report(out_dir, subject, errors)}", flush=True)
+        print(f"report: {write_report(out_dir, subject, errors, interactive)}", flush=True)
     except (ValueError, OSError, KeyError) as error:
         return f"{out_dir}: the report cannot be written ({error!r})"
     return ""
@@ -232,9 +232,12 @@ def _report(out_dir: Path, subject: str, errors: list[str]) -> str:
 def _reports(
     settings: Settings, subjects: list[str], errors: dict[str, list[str]]
 ) -> list[Failure]:
-    wanted = sorted(set(subjects))
+    wanted, interactive = sorted(set(subjects)), not settings.no_viewer
     with ProcessPoolExecutor(max_workers=min(settings.nprocs, max(1, len(wanted)))) as pool:
-        tasks = {s: pool.submit(_report, settings.out_dir, s, errors.get(s, [])) for s in wanted}
+        tasks = {
+            s: pool.submit(_report, settings.out_dir, s, errors.get(s, []), interactive)
+            for s in wanted
+        }
         problems = {subject: task.result() for subject, task in tasks.items()}
     return [(subject, text) for subject, text in problems.items() if text]
 
