@@ -48,9 +48,7 @@ FLUID_NAMES = {"csf": "CSF", "vitreous": "vitreous humour"}
 Cell = dict[str, Any]
 
 
-def write_report(
-    out_dir: Path, subject: str, errors: list[str], interactive: bool = True
-) -> Path:
+def write_report(out_dir: Path, subject: str, errors: list[str], interactive: bool = True) -> Path:
     """Write the report of one subject from the files of the output alone.
 
     Parameters

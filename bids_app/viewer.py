@@ -29,6 +29,7 @@ MARGIN_MM = 15.0  # around the brain
 # edges to which the anatomy is averaged until it fits [mm]; below 0.9 mm nothing more is seen
 EDGES = (0.9, 1.4, 2.0, 3.0, 4.0)
 GREY_LEVELS = 64
+OUTLINED = ("WM", "CSF", "GM")  # the outline between two regions has the colour of the first
 View = dict[str, Any]
 
 
@@ -117,7 +118,7 @@ class Anatomy:
     image
         Shape (nx, ny, nz), window 0 to 1.
     regions
-        Fractions by name, same shape; lesions first.
+        Fractions by name, same shape: lesions, then tissues.
     affine
         Voxel index to position, shape (4, 4) [mm, RAS].
     box
@@ -251,7 +252,7 @@ def load_anatomy(session: SessionResults) -> Anatomy:
         If a file cannot be read, or is on another grid.
     """
     values, affine = load_image(session.names.anat_preproc())
-    paths = {**session.lesion_files(), **{t: session.names.probseg(t) for t in TISSUES}}
+    paths = {**session.lesion_files(), **{name: session.names.probseg(name) for name in OUTLINED}}
     regions = {name: _like(path, values) for name, path in paths.items() if path.is_file()}
     mask_file = session.names.brain_mask()
     mask = _like(mask_file, values) > 0.5 if mask_file.is_file() else np.zeros(values.shape, bool)

@@ -274,7 +274,7 @@
           const own = label[at] || 0;
           const other = own === (label[at + 1] || 0) ? label[at + width] || 0 : label[at + 1] || 0;
           if (own === other) continue;
-          // of two regions the one that comes first in the list: lesions before tissues
+          // the one that comes first in the list: a lesion before a tissue
           const shown = own && other ? Math.min(own, other) : own + other;
           for (let c = 0; c < 3; c++) pixels[4 * at + c] = this.colors[shown - 1][c];
         }
