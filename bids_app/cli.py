@@ -15,7 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sodiumprep.bids_app.arguments import draws, memory, positive, seed
 from sodiumprep.bids_app.metadata import UserError, load_vials, read_json
+from sodiumprep.bids_app.record import TABLE as RECORD
+from sodiumprep.bids_app.record import given_options
 from sodiumprep.bids_app.relaxation import load_relaxation
 from sodiumprep.bids_app.settings import (
     DEFAULT_PVC,
@@ -25,6 +28,7 @@ from sodiumprep.bids_app.settings import (
     FLUID_REFERENCES,
     PHANTOM,
     RECIPROCITY,
+    SESSIONS_PER_REPORT,
     SESSIONWISE,
     Settings,
     available_processors,
@@ -37,7 +41,6 @@ FLUID_RANGE = (50.0, 250.0)  # mmol/L; a fluid of the body beyond it is a mistak
 LARGEST_DELAY = 50e-6  # s; a longer one is a mistake of unit
 VALIDATOR = "bids-validator-deno"
 FILTER_GROUPS = ("sodium", "anat", "fmap")
-MEMORY_UNITS = {"K": 1e-6, "M": 1e-3, "G": 1.0, "T": 1e3}  # in GB
 
 
 class _Parser(argparse.ArgumentParser):
@@ -81,9 +84,12 @@ def parse_settings(argv: Sequence[str]) -> Settings:
         If an option, a path or a file that an option names is not acceptable.
     """
     tokens = [_dashed(argument) for argument in argv]
+    configured = _config_tokens(tokens)
     parser = build_parser()
-    defaults = _config_defaults(parser, tokens)
-    return _to_settings(parser.parse_args(tokens, defaults))
+    defaults = _config_defaults(parser, *configured) if configured else None
+    options = parser.parse_args(tokens, defaults)
+    options.given = given_options(build_parser(), tokens, configured[0] if configured else ())
+    return _to_settings(options)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -169,6 +175,14 @@ def _add_choices(query: argparse._ArgumentGroup) -> None:
         help="leave the interactive view of the maps out of the reports: smaller pages",
     )
     query.add_argument(
+        "--aggregate-session-reports",
+        type=positive,
+        default=SESSIONS_PER_REPORT,
+        metavar="N",
+        help="a subject with more sessions has a report for each, and one that leads to them "
+        f"(default: {SESSIONS_PER_REPORT})",
+    )
+    query.add_argument(
         "--boilerplate-only", action="store_true", help="write the methods text only"
     )
     query.add_argument(
@@ -248,7 +262,7 @@ def _add_regional(science: argparse._ArgumentGroup) -> None:
     )
     science.add_argument(
         "--monte-carlo",
-        type=_draws,
+        type=draws,
         default=0,
         metavar="N",
         help="take uncertainty and 95 %% interval of regional values from N seeded draws of all "
@@ -329,21 +343,21 @@ def _add_engine(engine: argparse._ArgumentGroup) -> None:
     """Add the options that change how things run, not what comes out."""
     engine.add_argument(
         "--nprocs",
-        type=_positive,
+        type=positive,
         default=available_processors(),
         metavar="N",
         help="processes at a time (default: all processors)",
     )
     engine.add_argument(
         "--omp-nthreads",
-        type=_positive,
+        type=positive,
         default=1,
         metavar="N",
         help="threads of one process (default: 1, which makes results bit-reproducible)",
     )
     engine.add_argument(
         "--mem",
-        type=_memory,
+        type=memory,
         metavar="SIZE",
         help="upper bound of the memory, as 8GB; a plain number counts MB",
     )
@@ -357,7 +371,7 @@ def _add_engine(engine: argparse._ArgumentGroup) -> None:
     engine.add_argument("--clean-workdir", action="store_true", help="empty the work folder first")
     engine.add_argument(
         "--random-seed",
-        type=_seed,
+        type=seed,
         default=DEFAULT_SEED,
         metavar="N",
         help=f"seed of everything random (default: {DEFAULT_SEED})",
@@ -440,9 +454,8 @@ def _validator_errors(answer: str) -> list[str] | None:
     ]
 
 
-def _config_defaults(
-    parser: argparse.ArgumentParser, tokens: Sequence[str]
-) -> argparse.Namespace | None:
+def _config_tokens(tokens: Sequence[str]) -> tuple[list[str], Path] | None:
+    """Return what a configuration file asks, as arguments, and its path."""
     finder = _Parser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config-file", type=Path)
     path = finder.parse_known_args(tokens)[0].config_file
@@ -452,8 +465,16 @@ def _config_defaults(
         options = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as TOML: {error}") from error
+    options.pop(RECORD, None)
+    return [
+        part for name, value in options.items() for part in _as_tokens(path, name, value)
+    ], path
+
+
+def _config_defaults(
+    parser: argparse.ArgumentParser, given: Sequence[str], path: Path
+) -> argparse.Namespace:
     # A namespace that already holds a value keeps it: the command line alone overrides it.
-    given = [part for name, value in options.items() for part in _as_tokens(path, name, value)]
     try:
         return parser.parse_args(["BIDS_DIR", "OUT_DIR", "participant", *given])
     except UserError as error:
@@ -478,9 +499,9 @@ def _to_settings(options: argparse.Namespace) -> Settings:
     )
     _check_folders(bids_dir, out_dir, work_dir, options.level)
     if options.vials is not None:
-        load_vials(options.vials)
+        load_vials(options.vials.expanduser())
     if options.relaxation is not None:
-        load_relaxation(options.relaxation)
+        load_relaxation(options.relaxation.expanduser())
     return Settings(
         bids_dir=bids_dir,
         out_dir=out_dir,
@@ -488,7 +509,7 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         level=options.level,
         participants=_labels(options.participant_label, "sub-"),
         sessions=_labels(options.session_label, "ses-"),
-        bids_filters=_read_filters(options.bids_filter_file),
+        bids_filters=_read_filters(_absolute(options.bids_filter_file)),
         bids_database_dir=_absolute(options.bids_database_dir),
         skip_bids_validation=options.skip_bids_validation,
         derivatives=_read_derivatives(options.derivatives),
@@ -528,7 +549,9 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         output_spaces=read_spaces(options.output_spaces),
         na2anat_init=options.na2anat_init,
         na2anat_dof=options.na2anat_dof,
-        nipype_plugin=_read_plugin(options.nipype_plugin_file),
+        nipype_plugin=_read_plugin(_absolute(options.nipype_plugin_file)),
+        aggregate_session_reports=options.aggregate_session_reports,
+        options=options.given,
     )
 
 
@@ -675,31 +698,3 @@ def _read_plugin(path: Path | None) -> Mapping[str, Any] | None:
     if not isinstance(content.setdefault("plugin_args", {}), dict):
         raise UserError(f"{path}: plugin_args is not an object")
     return content
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
-
-
-def _draws(text: str) -> int:
-    if not text.isdecimal() or 0 < int(text) < FEWEST_DRAWS:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} draws; accepted: 0, or a whole number from {FEWEST_DRAWS} on (fewer do "
-            "not tell a 95 % interval)"
-        )
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2147483647")
-    return int(text)
-
-
-def _memory(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([KMGT]?)B?", text.strip(), flags=re.IGNORECASE)
-    if match is None or float(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; accepted: as in 8GB or 8000 (MB)")
-    return float(match[1]) * MEMORY_UNITS[match[2].upper() or "M"]

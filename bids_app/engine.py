@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,31 @@ def execute(workflow: Workflow, settings: Settings) -> dict[str, str]:
     return failures
 
 
+@dataclass(frozen=True)
+class Crash:
+    """A node that failed.
+
+    Parameters
+    ----------
+    path
+        Nipype's file.
+    owner
+        Name of the workflow of the subject.
+    node
+        Where it lies in there.
+    message
+        In one line.
+    unforeseen
+        Whether the message is not one of ours.
+    """
+
+    path: Path
+    owner: str
+    node: str
+    message: str
+    unforeseen: bool = True
+
+
 def read_crashes(folder: Path) -> dict[str, str]:
     """Return the first message of each failed subject.
 
@@ -121,19 +147,40 @@ def read_crashes(folder: Path) -> dict[str, str]:
     """
     failures: dict[str, str] = {}
     for path in sorted(folder.glob("crash-*.txt"), key=lambda p: p.stat().st_mtime):
-        text = path.read_text(errors="replace")
-        node = _NODE.search(text)
-        parts = node.group(1).split(".") if node else ["", "unknown"]
-        failures.setdefault(parts[1] if len(parts) > 1 else parts[0], _message(text, parts, path))
+        crash = read_crash(path)
+        failures.setdefault(crash.owner, _told(crash))
     return failures
 
 
-def _message(text: str, parts: list[str], path: Path) -> str:
+def read_crash(path: Path) -> Crash:
+    """Read a crash file of Nipype.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
+    text = path.read_text(errors="replace")
+    node = _NODE.search(text)
+    parts = node.group(1).split(".") if node else ["", "unknown"]
     found = _ERROR.findall(text)
-    if found and found[-1][0] in PLAIN_ERRORS:
-        return str(found[-1][1])
-    last = f"{found[-1][0]}: {found[-1][1]}" if found else "stopped without a message"
-    return f"{'.'.join(parts[2:])}: {last} (details: {path})"
+    name, said = found[-1] if found else ("", "stopped without a message")
+    ours = name in PLAIN_ERRORS
+    message = said if ours or not name else f"{name}: {said}"
+    owner = parts[1] if len(parts) > 1 else parts[0]
+    return Crash(path, owner, ".".join(parts[2:]), message, not ours)
+
+
+def _told(crash: Crash) -> str:
+    """Return the message of a crash; with its node and file where it is not made for users."""
+    if not crash.unforeseen:
+        return crash.message
+    return f"{crash.node}: {crash.message} (details: {crash.path})"
 
 
 def _configure(settings: Settings, crashes: Path) -> None:

@@ -225,8 +225,8 @@ class DerivativeNames:
         return self._sodium("metrics", ".json", desc="qc")
 
     def report(self) -> Path:
-        """Path of the subject's report."""
-        return self.out_dir / f"sub-{self.subject}.html"
+        """Path of the report of the subject, or of the session."""
+        return self.out_dir / f"{self.prefix}.html"
 
     def figures_dir(self) -> Path:
         """Folder of the report's figures."""

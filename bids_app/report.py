@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from sodiumprep.bids_app import figures
+from sodiumprep.bids_app import charts, figures
 from sodiumprep.bids_app.boilerplate import name_density
 from sodiumprep.bids_app.budget import MAIN_PVC, TERMS, budget_section, term_rows
+from sodiumprep.bids_app.history import history_section, known_errors
 from sodiumprep.bids_app.names import DatasetNames, DerivativeNames
 from sodiumprep.bids_app.reconstruction import (
     course_of,
@@ -21,34 +23,23 @@ from sodiumprep.bids_app.reconstruction import (
     reconstruction_section,
 )
 from sodiumprep.bids_app.results import RunResults, SessionResults, find_sessions
+from sodiumprep.bids_app.settings import SESSIONS_PER_REPORT
+from sodiumprep.bids_app.summary import FLUID_NAMES, PHANTOM, Cell, value_cards, what_was_chosen
 from sodiumprep.bids_app.viewer import ROOM, session_view
 from sodiumprep.bids_app.wording import doi_links, number, plain_value
 from sodiumprep.interfaces.outputs import PLAUSIBLE
 from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
-from sodiumprep.sodium.vials import place as place_text
 
 TEMPLATES = Path(__file__).parent / "templates"
-RECEIVE = {
-    "RB1COR": "array and volume-coil images (RB1COR)",
-    "RB1map": "receive map (RB1map)",
-    "reciprocity": "flip angle of the coil, which transmits and receives (reciprocity)",
-    "none": "none",
-}
-TRANSMIT = {
-    "TB1map": "corrected by a map (TB1map)",
-    "TB1DAM": "corrected by two flip angles (TB1DAM)",
-    "none": "taken for the nominal one: u_b1 is n/a",
-}
-REFERENCES = {
-    "first-lex": "that of the first session, for all sessions (first-lex)",
-    "unbiased": "the mean of all sessions, halfway between them (unbiased)",
-}
-PHANTOM = "phantom scanned by itself"
-FLUID_NAMES = {"csf": "CSF", "vitreous": "vitreous humour"}
-Cell = dict[str, Any]
 
 
-def write_report(out_dir: Path, subject: str, errors: list[str], interactive: bool = True) -> Path:
+def write_report(
+    out_dir: Path,
+    subject: str,
+    errors: Sequence[str] = (),
+    sessions_at_most: int = SESSIONS_PER_REPORT,
+    interactive: bool = True,
+) -> Path:
     """Write the report of one subject from the files of the output alone.
 
     Parameters
@@ -58,7 +49,9 @@ def write_report(out_dir: Path, subject: str, errors: list[str], interactive: bo
     subject
         Label without its key.
     errors
-        What failed in the run that just ended.
+        What failed, beside what the record of the subject's last run tells.
+    sessions_at_most
+        With more sessions each has a page of its own, and that of the subject leads to them.
     interactive
         Whether the maps are put into the page as well, to be looked at voxel by voxel.
 
@@ -72,29 +65,93 @@ def write_report(out_dir: Path, subject: str, errors: list[str], interactive: bo
     OSError
         If the report cannot be written.
     """
-    path = DerivativeNames(out_dir, subject).report()
+    names = DerivativeNames(out_dir, subject)
+    told = known_errors(out_dir, subject, errors)
     sessions = find_sessions(out_dir, subject)
+    groups = [sessions] if len(sessions) <= sessions_at_most else [[s] for s in sessions]
+    own_pages = len(groups) > 1
+    pages = {
+        _page_path(group, names, own_pages): _subject_page(
+            names, group, told, own_pages, interactive
+        )
+        for group in groups
+    }
+    if own_pages:
+        pages[names.report()] = _index_page(names, sessions, told)
+    for stale in set(out_dir.glob(f"sub-{subject}_ses-*.html")) - set(pages):
+        stale.unlink()
+    for path, page in pages.items():
+        path.write_text(page, encoding="utf-8")
+    return names.report()
+
+
+def _page_path(group: list[SessionResults], names: DerivativeNames, own_page: bool) -> Path:
+    """Return where the page of some sessions lies; that of the subject leads to its own ones."""
+    if not own_page:
+        return names.report()
+    (session,) = group
+    label = session.names.session or "none"  # results beside those of sessions
+    return replace(names, session=label).report()
+
+
+def _subject_page(
+    names: DerivativeNames,
+    sessions: list[SessionResults],
+    errors: list[str],
+    own_page: bool,
+    interactive: bool,
+) -> str:
     with figures.drawing_style():
         sections = [_session_section(session, errors) for session in sessions]
     if interactive:
         _add_views(sections, sessions)
-    template = environment().get_template("subject.html")
     runs = [run for session in sessions for run in session.runs]
-    page = template.render(
-        subject=subject,
-        errors=errors,
-        warnings=_all_warnings(sessions),
+    return environment().get_template("subject.html").render(
+        **_common(names, sessions, errors),
+        title=" ".join([f"sub-{names.subject}", *(s.title for s in sessions if own_page)]),
+        index=names.report().name if own_page else "",
         sessions=sections,
-        methods=methods_blocks(DatasetNames(out_dir).citation_md, _weightings(runs)),
+        methods=methods_blocks(DatasetNames(names.out_dir).citation_md, _weightings(runs)),
         terms=TERMS,
         pvc_names=PVC_METHODS,
-        version=version("sodiumprep"),
-        has_viewer=any(run["viewer"] for section in sections for run in section["runs"]),
-        sloppy=any(_sloppy(session) for session in sessions),
-        receive_uncorrected=[r.title for r in runs if r.metrics.get("ReceiveUncorrected")],
-    )
-    path.write_text(page)
-    return path
+        has_viewer=any(_has_view(section) for section in sections),
+    )  # fmt: skip
+
+
+def _index_page(names: DerivativeNames, sessions: list[SessionResults], errors: list[str]) -> str:
+    """Return the page that leads to those of the sessions, with the values of each."""
+    listed = [
+        {
+            "title": session.title or "without session",
+            "page": _page_path([session], names, True).name,
+            "warnings": len(_all_warnings([session])),
+            "runs": [
+                {"title": run.title, "cards": value_cards(run), "problem": _table_problem(run),
+                 "for_looking": is_for_looking(run.metrics)}
+                for run in session.runs
+            ],
+            "why_no_run": _reason("No sodium run has results in", session.names.folder, errors),
+        }
+        for session in sessions
+    ]  # fmt: skip
+    return environment().get_template("sessions.html").render(
+        **_common(names, sessions, errors), title=f"sub-{names.subject}", sessions=listed
+    )  # fmt: skip
+
+
+def _common(
+    names: DerivativeNames, sessions: list[SessionResults], errors: list[str]
+) -> dict[str, Any]:
+    """Return what the page of a subject and those of its sessions have in common."""
+    runs = [run for session in sessions for run in session.runs]
+    return {
+        "errors": errors,
+        "warnings": _all_warnings(sessions),
+        "sloppy": any(_sloppy(session) for session in sessions),
+        "receive_uncorrected": [r.title for r in runs if r.metrics.get("ReceiveUncorrected")],
+        "history": history_section(names.out_dir, names.subject, errors),
+        "version": version("sodiumprep"),
+    }
 
 
 def _add_views(sections: list[dict[str, Any]], sessions: list[SessionResults]) -> None:
@@ -104,6 +161,10 @@ def _add_views(sections: list[dict[str, Any]], sessions: list[SessionResults]) -
         section["viewer"] = view["anatomy"]
         for held, run in zip(section["runs"], session.runs, strict=True):
             held["viewer"] = view["runs"][run.title]
+
+
+def _has_view(section: dict[str, Any]) -> bool:
+    return any(run["viewer"] and not run["viewer"]["problem"] for run in section["runs"])
 
 
 def environment() -> Environment:
@@ -228,8 +289,8 @@ def _run_section(
         "title": run.title,
         "metrics": run.metrics,
         "warnings": run.warnings,
-        "cards": _cards(run),
-        "chosen": _chosen(run, session),
+        "cards": value_cards(run),
+        "chosen": what_was_chosen(run, session),
         "calibration": calibration,
         "lines": _lines(calibration),
         "phantom": calibration.get("reference") == "phantom" and calibration.get("phantom"),
@@ -267,15 +328,16 @@ def _run_figures(
         drawn |= _registration(run, session, contours)
         path = names.sodium_figure("concentration", ".png")
         drawn["concentration"] = _saved(lambda: figures.concentration_figure(run, contours), path)
+        drawn |= _corrected_maps(run, contours)
     if calibration.get("reference") == "vials":
         path = names.sodium_figure("calibration")
-        drawn["calibration"] = _saved(lambda: figures.calibration_figure(calibration), path)
+        drawn["calibration"] = _saved(lambda: charts.calibration_figure(calibration), path)
     if len(run.table):
         path = names.sodium_figure("regions")
-        drawn["regions"] = _saved(lambda: figures.regions_figure(run, PLAUSIBLE), path)
+        drawn["regions"] = _saved(lambda: charts.regions_figure(run, PLAUSIBLE), path)
     if run.scan_time:
         path = names.sodium_figure("scantime")
-        drawn["scan_time"] = _saved(lambda: figures.scan_time_figure(run.scan_time), path)
+        drawn["scan_time"] = _saved(lambda: charts.scan_time_figure(run.scan_time), path)
     return drawn
 
 
@@ -284,7 +346,15 @@ def _convergence(run: RunResults) -> dict[str, Cell]:
     if not course:
         return {}
     path = run.names.sodium_figure("convergence")
-    return {"convergence": _saved(lambda: figures.convergence_figure(course), path)}
+    return {"convergence": _saved(lambda: charts.convergence_figure(course), path)}
+
+
+def _corrected_maps(run: RunResults, contours: figures.Contours) -> dict[str, Cell]:
+    files = run.corrected_maps()
+    if not files:
+        return {}
+    path = run.names.sodium_figure("pvc", ".png")
+    return {"pvc": _saved(lambda: figures.pvc_figure(run, files, contours), path)}
 
 
 def _registration(
@@ -310,137 +380,6 @@ def _table_problem(run: RunResults) -> str:
 
 def _present(run: RunResults, column: str) -> list[str]:
     return list(dict.fromkeys(run.table[column])) if len(run.table) else []
-
-
-def _cards(run: RunResults) -> list[Cell]:
-    """Return the corrected values of the summary, one entry per region."""
-    plain = {row["name"]: row for row in run.rows("none", "corrected").to_dict("records")}
-    by_csf = (run.metrics.get("Calibration") or {}).get("reference") == "csf"
-    return [
-        {
-            **row,
-            "uncorrected": plain.get(row["name"], {}).get("mean"),
-            "assumed": by_csf and row["name"] == "CSF",
-        }
-        for row in run.rows(MAIN_PVC, "corrected").to_dict("records")
-    ]
-
-
-def _chosen(run: RunResults, session: SessionResults) -> list[tuple[str, str]]:
-    """Return what came in and what was chosen, as pairs of label and text."""
-    held = run.metrics
-    sources = [str(source) for source in held.get("Sources") or []]
-    coils = held.get("Coils")
-    known = f", {coils} coil{'s' if coils != 1 else ''}" if coils else ""
-    spread = held.get("RegistrationSpread")
-    source = ("Sodium input", ", ".join(map(_short, sources)) or "n/a")
-    method = ("Reconstruction", plain_value(held.get("Reconstruction")) + known)
-    if is_for_looking(held):
-        return [source, method]
-    return [
-        source,
-        ("Anatomy", _anatomy_text(session)),
-        *_reference_rows(held),
-        method,
-        ("Receive correction", _receive_text(held)),
-        ("Flip angle", TRANSMIT[str(held.get("TransmitCorrection", "none"))]),
-        ("Registration", f"“{plain_value(held.get('RegistrationChosen'))}”, standard error "
-                         f"{number(spread, 2)} mm"),
-        ("Partial volume", plain_value(held.get("PartialVolumeCorrection"))),
-        ("Calibration", _calibration_text(held.get("Calibration") or {}, held)),
-        *_found_vials(held),
-        ("Protocol", _protocol_text(held)),
-    ]  # fmt: skip
-
-
-def _short(uri: str) -> str:
-    return uri.rsplit("/", 1)[-1]
-
-
-def _anatomy_text(session: SessionResults) -> str:
-    if not session.has_anatomy:
-        return "none written"
-    held = session.metadata.get("AnatomyFrom") or []
-    if held:
-        return f"{session.names.anat_suffix}, {'; '.join(map(str, held))}{_lesion_text(session)}"
-    sources = [str(source) for source in session.metadata.get("Sources") or []]
-    named = ", ".join(map(_short, sources)) or "n/a"
-    return f"{session.names.anat_suffix} ({named}){_lesion_text(session)}"
-
-
-def _lesion_text(session: SessionResults) -> str:
-    lesions = ", ".join(session.lesion_files())
-    return f"; lesions: {lesions}" if lesions else ""
-
-
-def _reference_rows(held: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what the sessions of the subject share, and where this one lies from it."""
-    shared = REFERENCES.get(str(held.get("AnatomicalReference")))
-    if shared is None:
-        return []
-    pose = held.get("SessionToReference") or {}
-    moved = (
-        f"; this session is turned by {number(pose.get('Rotation'), 1)}° and shifted by "
-        f"{number(pose.get('Displacement'), 1)} mm, correlation {number(pose.get('Score'), 2)}"
-    )
-    return [("Anatomical reference", shared + (moved if pose else ""))]
-
-
-def _receive_text(held: Mapping[str, Any]) -> str:
-    source = str(held.get("ReceiveCorrection", "n/a"))
-    flagged = " (values are flagged receive_uncorrected)" if held.get("ReceiveUncorrected") else ""
-    return RECEIVE.get(source, source) + flagged
-
-
-def _calibration_text(calibration: Mapping[str, Any], held: Mapping[str, Any]) -> str:
-    if calibration.get("reference") == "phantom":
-        return _phantom_text(calibration.get("phantom") or {})
-    if calibration.get("reference") in FLUID_NAMES:
-        fluid = FLUID_NAMES[calibration["reference"]]
-        return f"{fluid}, an assumed concentration: all values are relative to it"
-    vials = calibration.get("vials") or []
-    basis = held.get("VialsIdentifiedBy")
-    found = f", found in the image and told apart by {basis}" if basis else ""
-    used = [vial for vial in vials if vial.get("used", True)]
-    left = f", of {len(vials)}: {calibration.get('outlier')} is left out" if used != vials else ""
-    forced = "; a poor line, by --force" if calibration.get("forced") else ""
-    many = "vial" if len(used) == 1 else "vials"
-    text = f"{len(used)} {many} of known concentration{left}{found}{forced}"
-    return text if vials else "n/a"
-
-
-def _phantom_text(phantom: Mapping[str, Any]) -> str:
-    terms = phantom.get("RelativeUncertainty") or {}
-    total = 100 * float(np.linalg.norm(list(terms.values())))
-    largest = f", most of it {max(terms, key=terms.get).lower()}" if terms else ""
-    return (
-        f"{PHANTOM}, {number(phantom.get('Concentration'))} mmol/L, loading factor "
-        f"{number(phantom.get('LoadingFactor'), 3)}: the slope is known to {number(total)} %"
-        f"{largest}"
-    )
-
-
-def _found_vials(held: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what was found outside the head, where vials were searched."""
-    if "VialsFound" not in held:
-        return []
-    told = [
-        f"{vial.get('Name') or 'unknown'} at {place_text(vial['Centre'])}, "
-        f"{number(vial['Diameter'], 0)} x {number(vial['Length'], 0)} mm"
-        for vial in held["VialsFound"]
-    ]
-    return [("Vials found", "; ".join(told) or "none")]
-
-
-def _protocol_text(held: Mapping[str, Any]) -> str:
-    def scaled(key: str, factor: float, digits: int) -> str:
-        value = held.get(key)
-        return number(value * factor if isinstance(value, (int, float)) else None, digits)
-
-    return (
-        f"TE {scaled('EchoTime', 1e3, 2)} ms, TR {scaled('RepetitionTime', 1e3, 1)} ms, flip "
-        f"angle {scaled('FlipAngle', 1, 1)}°, {scaled('MagneticFieldStrength', 1, 1)} T"
-    )
 
 
 def _lines(calibration: Mapping[str, Any]) -> list[Cell]:

@@ -108,6 +108,12 @@ class RunResults:
         """What the run wants to be known."""
         return [str(text) for text in self.metrics.get("Warnings") or []]
 
+    def corrected_maps(self) -> dict[str, Path]:
+        """Return the maps that are corrected for partial volume, by method; on the anatomy."""
+        pattern = f"{self.names.sodium_prefix}_space-T1w_pvc-*_desc-corrected_TSCmap.nii.gz"
+        found = [(entities(path), path) for path in sorted(self.names.folder.glob(pattern))]
+        return {parts["pvc"]: path for parts, path in found if "stat" not in parts}
+
     def rows(self, pvc: str, desc: str) -> pd.DataFrame:
         """Return the rows of one method and kind, ordered by region.
 
@@ -218,7 +224,7 @@ def find_subjects(out_dir: Path) -> list[str]:
         Root of the derivatives.
     """
     found = [p for p in out_dir.glob("sub-*") if p.is_dir() or p.suffix == ".html"]
-    return sorted({p.name.removeprefix("sub-").removesuffix(".html") for p in found})
+    return sorted({entities(p)["sub"] for p in found if "sub" in entities(p)})
 
 
 def find_tables(out_dir: Path) -> Iterator[Path]:

@@ -17,6 +17,7 @@ from sodiumprep.bids_app.engine import execute
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import BIDSIGNORE, DatasetNames, dataset_description
 from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_name
+from sodiumprep.bids_app.record import add_failures, write_record
 from sodiumprep.bids_app.report import write_report
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.bids_app.templates import check_spaces
@@ -59,7 +60,7 @@ def run_participant(settings: Settings) -> int:
         return _end([*failures, *_foresee(jobs, settings)])
     write_dataset_files(settings)
     if settings.reports_only:
-        failures += _reports(settings, [job.subject for job in jobs], {})
+        failures += _reports(settings, [job.subject for job in jobs])
         return _end(failures)
     workflow, by_name, refused = build(jobs, settings)
     failures += refused
@@ -67,13 +68,13 @@ def run_participant(settings: Settings) -> int:
     if settings.write_graph:
         _write_graph(workflow, settings)
     if by_name and not settings.boilerplate_only:
+        tried = [job.subject for job in by_name.values()]
+        record = write_record(settings, tried, failures)
         crashed = execute(workflow, settings)
         failures += [(_label(by_name[name]), text) for name, text in crashed.items()]
         failures += _misplaced(by_name, set(crashed), settings)
-        errors: dict[str, list[str]] = {}
-        for label, text in failures:
-            errors.setdefault(label.split()[0], []).append(text)
-        failures += _reports(settings, [job.subject for job in by_name.values()], errors)
+        add_failures(record, failures)
+        failures += _reports(settings, tried)
     return _end(failures)
 
 
@@ -220,24 +221,21 @@ def _write_graph(workflow: Workflow, settings: Settings) -> None:
     print(f"graph: {logs / 'graph.dot'}")
 
 
-def _report(out_dir: Path, subject: str, errors: list[str], interactive: bool) -> str:
-    """Write one report; return what went wrong, or nothing."""
+def _report(out_dir: Path, subject: str, sessions_at_most: int, interactive: bool) -> str:
+    """Write the report of a subject; return what went wrong, or nothing."""
     try:
-        print(f"report: {write_report(out_dir, subject, errors, interactive)}", flush=True)
+        path = write_report(out_dir, subject, (), sessions_at_most, interactive)
+        print(f"report: {path}", flush=True)
     except (ValueError, OSError, KeyError) as error:
         return f"{out_dir}: the report cannot be written ({error!r})"
     return ""
 
 
-def _reports(
-    settings: Settings, subjects: list[str], errors: dict[str, list[str]]
-) -> list[Failure]:
-    wanted, interactive = sorted(set(subjects)), not settings.no_viewer
+def _reports(settings: Settings, subjects: list[str]) -> list[Failure]:
+    wanted = sorted(set(subjects))
+    chosen = settings.aggregate_session_reports, not settings.no_viewer
     with ProcessPoolExecutor(max_workers=min(settings.nprocs, max(1, len(wanted)))) as pool:
-        tasks = {
-            s: pool.submit(_report, settings.out_dir, s, errors.get(s, []), interactive)
-            for s in wanted
-        }
+        tasks = {s: pool.submit(_report, settings.out_dir, s, *chosen) for s in wanted}
         problems = {subject: task.result() for subject, task in tasks.items()}
     return [(subject, text) for subject, text in problems.items() if text]
 

@@ -17,6 +17,7 @@ FLUID_REFERENCES = ("csf", "vitreous")  # of the body: their concentrations are 
 PHANTOM = "phantom"  # the reference that was scanned by itself
 RECIPROCITY = "reciprocity"  # the receive profile is that of the flip angle
 DEFAULT_RECON = "gridding"  # results of another method carry its name
+SESSIONS_PER_REPORT = 4  # as in fMRIPrep
 FEWEST_DRAWS = 100  # of --monte-carlo; the science has the same bound
 THREAD_VARIABLES = (
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
@@ -115,6 +116,10 @@ class Settings:
         6 (rigid) or 12 (affine).
     nipype_plugin
         Keys ``plugin`` and ``plugin_args`` for Nipype, None for its local pool.
+    aggregate_session_reports
+        Sessions that one report of a subject holds at most.
+    options
+        What was given, as text under the names of the options: told in the record of the run.
     """
 
     bids_dir: Path
@@ -163,6 +168,8 @@ class Settings:
     na2anat_init: str = "auto"
     na2anat_dof: int = 6
     nipype_plugin: Mapping[str, Any] | None = None
+    aggregate_session_reports: int = SESSIONS_PER_REPORT
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables that must be set before numpy, ITK or Nipype load.

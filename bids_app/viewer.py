@@ -78,8 +78,8 @@ class Box:
 def session_view(session: SessionResults, room: float) -> View:
     """Return the packed images of a session.
 
-    Maps come first, for they carry the numbers: what does not fit is named. The anatomy is averaged
-    to larger voxels until it fits what they leave.
+    Maps come first, for they carry the numbers: what does not fit is named. The anatomy is
+    averaged to larger voxels until it fits what they leave.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ class Anatomy:
     start: Floats
 
     def pack(self, room: float) -> View | None:
-        """Return image and regions in at most so many bytes, None if even coarse ones do not fit."""
+        """Return image and regions in at most so many bytes, None if even coarse ones do not."""
         for edge in EDGES:
             factors = np.maximum(1, np.round(edge / _zooms(self.affine))).astype(int)
             grey = np.clip(averaged(self.image, factors), 0, 1) * (GREY_LEVELS - 1)

@@ -13,6 +13,7 @@ from sodiumprep.bids_app.names import DerivativeNames
 from sodiumprep.bids_app.report import write_report
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.slow
 VIEW = "#view-acq-23Na"
 UNPACKED = f"""new Promise((done, fail) => {{
     const end = Date.now() + 20000;
@@ -42,7 +43,7 @@ def page(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
-    """Return a head on an oblique left-handed grid with a sodium image on another, and its page."""
+    """Return a head on an oblique left-handed grid with sodium on another, and its page."""
     folder = tmp_path_factory.mktemp("view")
     made = cases.write_case(folder, "oblique and left-handed", "oblique and left-handed")
     with pytest.MonkeyPatch.context() as patch:

@@ -292,13 +292,13 @@ VALUE = r"C = \(S − b\).*?<span>= "
     r"· exp\(−", r"· exp\(−[\d.]+ / ", r"\+ ", r"\+ [\d.]+ · exp\(−[\d.]+ / ",
     VALUE + r"\(", VALUE + r"\(.*? / \(", VALUE + r"\(.*? / \([\d.]+ · ",
     VALUE + r"\(.*? / \([\d.]+ · [\d.]+ · ", VALUE + ".*?<b>",
-    r"u_pvc</td><td>", r"combined</td><td class=\"key\">",
-    r"95 % interval</td><td class=\"key\">", r"largest term: \w+ \(", r"as reported</td><td>",
+    r"u_pvc</th><td>", r"combined</th><td class=\"key\">",
+    r"95 % interval</th><td class=\"key\">", r"largest term: \w+ \(", r"as reported</th><td>",
 ])  # fmt: skip
 def test_any_other_number_on_the_page_is_noticed(written, pattern):
     page, table = written["vials", True]
     check(page, table)
-    start = page.index("<h4>Regions</h4>")
+    start = page.index("<h3>Regions</h3>")
     with pytest.raises(AssertionError):
         check(page[:start] + changed(page[start:], pattern), table)
 

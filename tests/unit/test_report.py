@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 import matplotlib as mpl
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from sodiumprep.bids_app import figures, report
+from sodiumprep.bids_app import charts, figures, report
 from sodiumprep.bids_app.budget import TERMS, dominating_term
 from sodiumprep.bids_app.names import DatasetNames, DerivativeNames, with_json
 from sodiumprep.bids_app.reconstruction import (
@@ -19,17 +20,19 @@ from sodiumprep.bids_app.reconstruction import (
     largest_displacement,
     noise_level,
 )
+from sodiumprep.bids_app.record import Record, as_toml
 from sodiumprep.bids_app.report import (
     methods_blocks,
     plain_value,
     write_report,
 )
-from sodiumprep.bids_app.results import find_sessions
+from sodiumprep.bids_app.results import find_sessions, find_subjects
 from sodiumprep.interfaces.image import save_image
 from sodiumprep.interfaces.outputs import write_json
 from sodiumprep.workflows.reconstruct import DENSITY
 
 HOSTILE = "<script>alert(1)</script> $\\frac{1"
+OWN_SCRIPT = (report.TEMPLATES / "report.js").read_text().strip()
 IDENTITY = "Parameters: 1 0 0 0 1 0 0 0 1 0 0 0\nFixedParameters: 0 0 0\n"
 SIZE = 20
 MEANS = {"GM": 41.4, "WM": 37.7, "CSF": 147.7, "core": 90.0}  # mmol/L
@@ -148,8 +151,24 @@ def write_table(names, table, metrics):
     write_json(names.tsc_dictionary(), fake_dictionary(table, metrics))
 
 
+def write_history(out_dir, text, stamp="20260101-120000", subject="01"):
+    """Write the record of a run that failed, and a crash file of it."""
+    logs = DatasetNames(out_dir).logs
+    (logs / f"crash-{stamp}").mkdir(parents=True)
+    crash = f"Node: sodiumprep_wf.sub_{subject}_wf.sodium_wf.source\n\nKeyError: {text}\n"
+    (logs / f"crash-{stamp}" / "crash-a-source.txt").write_text(crash)
+    held = {"command": f"sodiumprep a b {text}", "version": "0.1.0", "started": text, "seed": 23,
+            "subjects": [subject], "software": {"numpy": text}}  # fmt: skip
+    record = Record(logs / f"run-{stamp}-aaaaaa.toml", {"pvc": [text]}, held, {subject: [text]})
+    record.path.write_text(as_toml(record))
+
+
+def scripts_of(page):
+    return [text.strip() for text in re.findall(r"<script[^>]*>(.*?)</script>", page, re.S)]
+
+
 def page_of(out_dir, errors=()):
-    return write_report(out_dir, "01", list(errors)).read_text()
+    return write_report(out_dir, "01", list(errors), interactive=False).read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -160,9 +179,9 @@ def coarse_pictures(monkeypatch):
 @pytest.fixture
 def empty_pictures(monkeypatch):
     """Where words are tested, drawing would only take time."""
-    drawn = ("anatomy", "receive", "concentration", "calibration", "regions")
-    for name in drawn:
-        monkeypatch.setattr(figures, f"{name}_figure", lambda *_: Figure(figsize=(1, 1)))
+    drawn = {figures: ("anatomy", "receive", "concentration"), charts: ("calibration", "regions")}
+    for module, name in ((module, name) for module, names in drawn.items() for name in names):
+        monkeypatch.setattr(module, f"{name}_figure", lambda *_: Figure(figsize=(1, 1)))
     pair = Figure(figsize=(1, 1)), Figure(figsize=(1, 1))
     monkeypatch.setattr(figures, "registration_figures", lambda *_: pair)
 
@@ -197,7 +216,7 @@ def test_a_report_opens_offline(whole):
     assert all(source.startswith("data:image/") for source in sources)
     links = [link for link in re.findall(r'<a href="([^"]*)"', page) if not link.startswith("#")]
     assert all(link.startswith("https://doi.org/10.") for link in links)
-    assert "<script" not in page
+    assert scripts_of(page) == [OWN_SCRIPT]
     assert "@import" not in page
     assert "url(" not in page
 
@@ -216,9 +235,10 @@ def test_hostile_text_of_a_sidecar_is_escaped(names):
                            "RelaxationConstants": {HOSTILE: {"source": HOSTILE}}})  # fmt: skip
     table = fake_table().replace({"name": {"core": HOSTILE}})
     write_table(names, table, metrics)
+    write_history(names.out_dir, HOSTILE)
     page = page_of(names.out_dir, [HOSTILE])
-    assert "<script" not in page
-    assert page.count("&lt;script&gt;") >= 7
+    assert scripts_of(page) == [OWN_SCRIPT]
+    assert page.count("&lt;script&gt;") >= 14
     assert page.count("<img ") == 7
 
 
@@ -322,10 +342,10 @@ def test_an_outlier_and_a_forced_line_are_told_in_the_calibration(names):
 def test_the_calibration_figure_marks_an_outlier_by_name():
     held = fake_metrics()["Calibration"]
     vials = [{**vial, "used": vial["name"] != "2 agar"} for vial in held["vials"]]
-    drawn = figures.calibration_figure({**held, "vials": vials})
+    drawn = charts.calibration_figure({**held, "vials": vials})
     notes = [text.get_text() for axes in drawn.axes for text in axes.texts]
     assert notes == ["2 agar: outlier, left out"] * 2
-    plain = figures.calibration_figure(held)
+    plain = charts.calibration_figure(held)
     assert not [text for axes in plain.axes for text in axes.texts]
 
 
@@ -408,6 +428,77 @@ def test_sessions_and_runs_have_a_section_each(tmp_path):
     assert page.count("<h2>Concentration maps</h2>") == 3
     assert "ses-2 acq-23Na run-1: only 21" in page
     assert len(set(re.findall(r'id="([^"]*)"', page))) == len(re.findall(r'id="([^"]*)"', page))
+
+
+@pytest.fixture
+def patient(tmp_path):
+    """Write five sessions of a subject, one of them without sodium."""
+    for session in "12345":
+        names = DerivativeNames(tmp_path, "01", session=session)
+        write_anatomy(names)
+        if session != "5":
+            write_sodium(names, Warnings=[f"only {session}"])
+    return tmp_path
+
+
+@pytest.mark.usefixtures("empty_pictures")
+def test_above_a_number_of_sessions_each_has_a_page_of_its_own(patient):
+    write_report(patient, "01", [], 4)
+    pages = {path.name: path.read_text() for path in patient.glob("*.html")}
+    assert set(pages) == {"sub-01.html", *(f"sub-01_ses-{n}.html" for n in "12345")}
+    index = pages["sub-01.html"]
+    for n in "12345":
+        assert f'<a href="sub-01_ses-{n}.html">' in index
+        assert f'<section id="ses-{n}">' in index
+    assert index.count('<div class="big">41.4') == 4
+    assert "ses-2 acq-23Na: only 2" in index
+    assert "Sodium of ses-5 is missing" in index
+    assert 'href="sub-01.html"' in pages["sub-01_ses-2.html"]
+    assert "only 2" in pages["sub-01_ses-2.html"]
+    assert "only 3" not in pages["sub-01_ses-2.html"]
+
+
+@pytest.mark.usefixtures("empty_pictures")
+def test_pages_of_sessions_that_are_on_one_page_now_are_gone(patient):
+    (patient / "sub-01_ses-9.html").write_text("of an earlier run")
+    (patient / "sub-012_ses-9.html").write_text("of another subject")
+    write_report(patient, "01", [], 5)
+    assert {p.name for p in patient.glob("*.html")} == {"sub-01.html", "sub-012_ses-9.html"}
+    assert find_subjects(patient) == ["01", "012"]
+
+
+@pytest.mark.usefixtures("empty_pictures")
+def test_more_than_three_warnings_leave_room_for_the_values(names):
+    write_sodium(names, Warnings=[f"warning {n}" for n in range(9)])
+    page = page_of(names.out_dir)
+    assert "<strong>9 warnings</strong>" in page
+    folded = page[page.index("<details>") : page.index("</details>")]
+    assert "and 6 more" in folded
+    assert re.findall(r"warning (\d)", folded) == list("345678")
+
+
+@pytest.mark.usefixtures("empty_pictures")
+def test_headings_are_in_order_and_every_head_of_a_table_has_a_scope(whole):
+    levels = [int(level) for level in re.findall(r"<h(\d)", whole[1])]
+    assert levels[0] == 1
+    assert all(later - level <= 1 for level, later in pairwise(levels))
+    assert re.findall(r"<th(?![^>]*scope=)[\s>]", whole[1]) == []
+
+
+@pytest.mark.usefixtures("empty_pictures")
+def test_maps_before_and_after_partial_volume_correction_stand_side_by_side(names):
+    write_sodium(names)
+    assert "No map corrected for partial volume was made" in page_of(names.out_dir)
+    for kind in ({}, {"stat": "uncertainty"}):
+        path = names.tsc_map("corrected", "T1w", pvc="rbv", **kind)
+        save_image(path, ball(8) * 50, np.diag([2.0, 2, 2, 1]))
+    (session,) = find_sessions(names.out_dir, "01")
+    (run,) = session.runs
+    assert list(run.corrected_maps()) == ["rbv"]
+    figure = figures.pvc_figure(run, run.corrected_maps(), figures.load_contours(session))
+    words = {text.get_text() for axes in figure.axes for text in axes.texts}
+    assert {"uncorrected", "rbv"} <= words
+    assert "No map corrected" not in page_of(names.out_dir)
 
 
 @pytest.mark.slow
@@ -571,11 +662,11 @@ def test_the_methods_of_a_report_name_the_weights_that_were_used(names):
 
 
 def test_the_course_of_iterations_is_drawn_with_gaps_where_it_is_not_known():
-    left, right = figures.convergence_figure(COURSE).axes
+    left, right = charts.convergence_figure(COURSE).axes
     assert left.lines[0].get_ydata()[-1] == 1.0
     assert right.get_yscale() == "log"
     assert np.isnan(right.lines[1].get_ydata()[-1])
-    assert figures.convergence_figure({}).axes
+    assert charts.convergence_figure({}).axes
 
 
 def test_the_noise_level_is_relative_to_the_image(names):
@@ -598,7 +689,7 @@ def test_the_report_shows_every_candidate_of_the_registration(tmp_path):
     names = DerivativeNames(tmp_path, "01")
     write_sodium(names)
     page = page_of(tmp_path)
-    row = re.search(r"<tr[^>]*><td>mi, from header</td>.*?</tr>", page)
+    row = re.search(r"<tr[^>]*><th[^>]*>mi, from header</th>.*?</tr>", page)
     assert row is not None
     assert ">0.9000<" in row[0]
     assert ">1.47<" in row[0]
@@ -751,7 +842,7 @@ SCAN_TIME = {
 
 
 def test_each_region_has_a_line_of_theory_and_circles_of_what_was_seen():
-    axes = figures.scan_time_figure(SCAN_TIME).axes[0]
+    axes = charts.scan_time_figure(SCAN_TIME).axes[0]
     lines = [line for line in axes.lines if line.get_linestyle() == "-"]
     circles = [line for line in axes.lines if line.get_marker() == "o"]
     assert [line.get_label() for line in lines] == ["GM", "WM"]
