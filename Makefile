@@ -20,12 +20,13 @@ export NO_ET := 1
 export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv bench demo test test-fast test-slow lint lock clean
+.PHONY: help venv bench demo screenshots test test-fast test-slow lint lock clean
 
 help:
 	@echo 'make demo       simulate a cohort and process it (results in $(DEMO)/)'
 	echo 'make test       what CI runs: lint, then all tests'
 	echo 'make bench      speed and accuracy against other tools'
+	echo 'make screenshots  of the report of the demo, into docs/ (needs Chromium and make demo)'
 	echo 'make test-fast  unit, interface and graph tests'
 	echo 'make lint       ruff, mypy, codespell'
 	echo 'make lock       write requirements.lock anew'
@@ -64,6 +65,9 @@ $(VENV)/.installed: $(VENV)/.locked pyproject.toml README.md LICENSE $(SOURCES)
 
 demo: venv
 	@$(BIN)/python -m sodiumprep.bids_app.demo $(DEMO)
+
+screenshots: venv
+	@REPORT=$(DEMO)/derivatives/sub-04.html SCREENSHOTS=docs $(BIN)/pytest tests/browser
 
 bench: venv
 	@for case in operators iterative noise pvc; do
