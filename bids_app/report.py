@@ -126,8 +126,8 @@ def _index_page(names: DerivativeNames, sessions: list[SessionResults], errors: 
             "page": _page_path([session], names, True).name,
             "warnings": len(_all_warnings([session])),
             "runs": [
-                {"title": run.title, "cards": value_cards(run), "problem": _table_problem(run),
-                 "for_looking": is_for_looking(run.metrics)}
+                {"title": run.title, "cards": value_cards(run),
+                 "table_problem": _table_problem(run), "for_looking": is_for_looking(run.metrics)}
                 for run in session.runs
             ],
             "why_no_run": _reason("No sodium run has results in", session.names.folder, errors),

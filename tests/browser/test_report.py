@@ -230,7 +230,7 @@ def test_pages_of_sessions_lead_to_each_other(browser, tmp_path):
         names = DerivativeNames(tmp_path, "01", session=session)
         names.folder.mkdir(parents=True)
         small.write_table(names, small.fake_table(), small.fake_metrics())
-    browser.open(write_report(tmp_path, "01", (), 1))
+    browser.open(write_report(tmp_path, "01", sessions_at_most=1))
     browser.click("section#ses-2 a")
     browser._until("Page.loadEventFired")
     time.sleep(0.3)

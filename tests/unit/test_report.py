@@ -280,6 +280,20 @@ def test_a_subject_without_anything_still_has_a_report(tmp_path):
     assert "EchoTime is missing" in page
 
 
+@pytest.mark.usefixtures("empty_pictures")
+def test_a_missing_table_is_explained_on_every_page(names):
+    write_sodium(names)
+    names.tsc_table().unlink()
+    other = replace(names, session="2")
+    other.folder.mkdir(parents=True)
+    write_json(other.qc(), fake_metrics())
+    for at_most, files in ((1, ["sub-01.html", "sub-01_ses-2.html"]), (2, ["sub-01.html"])):
+        write_report(names.out_dir, "01", sessions_at_most=at_most)
+        for file in files:
+            page = (names.out_dir / file).read_text()
+            assert "seg-tissue_TSC.tsv (this stage failed; see logs/)" in page
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "said"),
@@ -443,7 +457,7 @@ def patient(tmp_path):
 
 @pytest.mark.usefixtures("empty_pictures")
 def test_above_a_number_of_sessions_each_has_a_page_of_its_own(patient):
-    write_report(patient, "01", [], 4)
+    write_report(patient, "01", sessions_at_most=4)
     pages = {path.name: path.read_text() for path in patient.glob("*.html")}
     assert set(pages) == {"sub-01.html", *(f"sub-01_ses-{n}.html" for n in "12345")}
     index = pages["sub-01.html"]
@@ -462,7 +476,7 @@ def test_above_a_number_of_sessions_each_has_a_page_of_its_own(patient):
 def test_pages_of_sessions_that_are_on_one_page_now_are_gone(patient):
     (patient / "sub-01_ses-9.html").write_text("of an earlier run")
     (patient / "sub-012_ses-9.html").write_text("of another subject")
-    write_report(patient, "01", [], 5)
+    write_report(patient, "01", sessions_at_most=5)
     assert {p.name for p in patient.glob("*.html")} == {"sub-01.html", "sub-012_ses-9.html"}
     assert find_subjects(patient) == ["01", "012"]
 
