@@ -1,5 +1,6 @@
 """The interactive view in a real browser: it tells what the files hold and works by keyboard."""
 
+import os
 import re
 import runpy
 from pathlib import Path
@@ -13,6 +14,7 @@ from sodiumprep.bids_app.names import DerivativeNames
 from sodiumprep.bids_app.report import write_report
 
 HERE = Path(__file__).parent
+REPORT, SCREENSHOTS = os.environ.get("REPORT"), os.environ.get("SCREENSHOTS")
 pytestmark = pytest.mark.slow
 VIEW = "#view-acq-23Na"
 UNPACKED = f"""new Promise((done, fail) => {{
@@ -206,4 +208,17 @@ def test_sodium_alone_is_shown_without_an_anatomy(page, tmp_path, monkeypatch):
     go(page, point)
     truth = np.asarray(cases.nib.load(names.tsc_map("corrected")).dataobj)[2, 9, 11]
     assert abs(float(rows(page)[0][0]) - truth) <= 0.1
+    assert page.complaints == []
+
+
+@pytest.mark.skipif(not (REPORT and SCREENSHOTS), reason="written on request: SCREENSHOTS=folder")
+def test_the_screenshot_of_the_view_is_small(page):
+    page.open(REPORT, 860, 560)
+    page.run(UNPACKED)
+    page.run(f"document.querySelector('{VIEW}').scrollIntoView({{behavior: 'instant'}})")
+    page.run("window.scrollBy(0, -50)")
+    choose(page, "opacity", 0.65)
+    path = Path(SCREENSHOTS) / "report_viewer.png"
+    page.screenshot(path)
+    assert path.stat().st_size < 300e3
     assert page.complaints == []
