@@ -272,7 +272,7 @@ class DatasetNames:
 
     @property
     def logs(self) -> Path:
-        """Folder of citations, crash files and the graph."""
+        """Folder of citations, records of runs, crash files and the graph."""
         return self.out_dir / "logs"
 
     @property

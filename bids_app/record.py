@@ -195,7 +195,10 @@ def last_record(out_dir: Path, subject: str) -> Record | None:
     subject
         Label without its key.
     """
+    named = json.dumps(subject).encode()
     for path in sorted(DatasetNames(out_dir).logs.glob("run-*.toml"), reverse=True):
+        if named not in path.read_bytes():
+            continue  # of an array of jobs each has one: most are of other subjects
         record = read_record(path)
         if record is not None and subject in record.told.get("subjects", ()):
             return record
