@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from sodiumprep.bids_app import budget, figures
+from sodiumprep.bids_app import budget, charts, figures
 from sodiumprep.bids_app.names import DerivativeNames
 from sodiumprep.bids_app.report import write_report
 from sodiumprep.interfaces.calibrate import Calibrate
@@ -205,8 +205,12 @@ def written(head, measured, vials, protocol, transmit_file, run_in, tmp_path_fac
                           **sources)  # fmt: skip
         run_in(save, folder / "save")
         with pytest.MonkeyPatch.context() as patch:
-            for name in ("calibration", "regions", "receive"):
-                patch.setattr(figures, f"{name}_figure", lambda *_: Figure(figsize=(1, 1)))
+            for module, name in (
+                (charts, "calibration"),
+                (charts, "regions"),
+                (figures, "receive"),
+            ):
+                patch.setattr(module, f"{name}_figure", lambda *_: Figure(figsize=(1, 1)))
             page = write_report(folder / "out", "01", []).read_text()
         return page, pd.read_csv(names.tsc_table(), sep="\t", na_values="n/a")
 
