@@ -17,7 +17,7 @@ import numpy as np
 from sodiumprep.bids_app.figures import COLORS, LESION_LOOKS, TSC_RANGE, read_linear_text
 from sodiumprep.bids_app.names import DerivativeNames, entities
 from sodiumprep.bids_app.results import TISSUES, RunResults, SessionResults
-from sodiumprep.interfaces.image import load_image
+from sodiumprep.interfaces.image import load_finite_image, load_image
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import index_map
 
@@ -249,9 +249,9 @@ def load_anatomy(session: SessionResults) -> Anatomy:
     Raises
     ------
     ValueError
-        If a file cannot be read, or is on another grid.
+        If a file cannot be read, is on another grid, or the image is not finite or 3D.
     """
-    values, affine = load_image(session.names.anat_preproc())
+    values, affine = load_finite_image(session.names.anat_preproc())
     paths = {**session.lesion_files(), **{name: session.names.probseg(name) for name in OUTLINED}}
     regions = {name: _like(path, values) for name, path in paths.items() if path.is_file()}
     mask_file = session.names.brain_mask()
@@ -260,8 +260,8 @@ def load_anatomy(session: SessionResults) -> Anatomy:
     where = box.within(np.linalg.inv(affine), values.shape)
     shifted = affine @ _translation([s.start for s in where])
     inside = values[mask] if mask.any() else values
-    low, high = np.percentile(inside[np.isfinite(inside)], [0.5, 99.7])
-    window = np.nan_to_num((values[where] - low) / max(high - low, 1e-9)) * 0.85
+    low, high = np.percentile(inside, [0.5, 99.7])
+    window = 0.85 * (values[where] - low) / max(high - low, 1e-9)
     lesions = [regions[name] > 0.5 for name in regions if name not in TISSUES]
     start = _middle(next((lesion for lesion in lesions if lesion.any()), mask), affine, box)
     return Anatomy(window, {n: r[where] for n, r in regions.items()}, shifted, box, start)

@@ -263,6 +263,10 @@ def another_grid(names):
     save_image(names.probseg("GM"), np.ones((3, 3, 3), np.float32), np.eye(4))
 
 
+def hollow(names):
+    save_image(names.anat_preproc(), np.full(ANAT, np.nan, np.float32), np.eye(4))
+
+
 def far_away(names):
     save_image(names.tsc_map("corrected"), np.ones(SODIUM, np.float32), np.diag([1, 1, 1, 1.0])
                + np.array([[0, 0, 0, 900.0]] + [[0] * 4] * 3))  # fmt: skip
@@ -275,6 +279,7 @@ def far_away(names):
         (no_maps, "no concentration map of this run is there"),
         (lambda names: names.sodium_transform().unlink(), "_xfm.txt"),
         (another_grid, "label-GM_probseg.nii.gz: shape (3, 3, 3)"),
+        (hollow, "voxels hold NaN or infinity"),
         (far_away, "the sodium image lies outside the anatomy"),
     ],
 )
