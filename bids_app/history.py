@@ -57,7 +57,8 @@ def history_section(out_dir: Path, subject: str, errors: Sequence[str]) -> dict[
         {
             "node": crash.node or "n/a",
             "message": without_home(crash.message),
-            "file": crash.path.relative_to(out_dir).as_posix(),
+            # the name of the file holds that of the user
+            "folder": crash.path.parent.relative_to(out_dir).as_posix(),
         }
         for crash in find_crashes(out_dir, subject, record.stamp if record else "")
     ]

@@ -206,6 +206,36 @@ def test_language_and_headings_lead_a_screen_reader(page):
     assert all(later - level <= 1 for level, later in pairwise(levels))
 
 
+CONTRASTS = """(() => {
+    const rgb = text => (text.match(/[\\d.]+/g) || []).map(Number);
+    const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+        .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    function ground(shown) {
+        for (; shown; shown = shown.parentElement) {
+            const color = rgb(getComputedStyle(shown).backgroundColor);
+            if (color.length === 3 || color[3] === 1) return color;
+        }
+        return [255, 255, 255];
+    }
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = {};
+    while (texts.nextNode()) {
+        const shown = texts.currentNode.parentElement;
+        if (!texts.currentNode.data.trim() || !shown.getClientRects().length) continue;
+        const [one, two] = [rgb(getComputedStyle(shown).color), ground(shown)].map(light);
+        const ratio = (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
+        if (ratio < 4.5) found[shown.tagName + "." + shown.className] = ratio;
+    }
+    return found;
+})()"""
+
+
+def test_every_text_stands_out_from_its_ground(page):
+    assert page.run(CONTRASTS) == {}
+    page.run("document.querySelector('.note').style.color = '#aaaaaa'")
+    assert list(page.run(CONTRASTS)) == ["P.note"]
+
+
 @pytest.mark.parametrize(("wish", "behaviour"), [("reduce", "auto"), ("no-preference", "smooth")])
 def test_nothing_moves_for_whom_motion_disturbs(page, wish, behaviour):
     page.emulate(prefers_reduced_motion=wish)

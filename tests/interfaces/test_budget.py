@@ -205,11 +205,8 @@ def written(head, measured, vials, protocol, transmit_file, run_in, tmp_path_fac
                           **sources)  # fmt: skip
         run_in(save, folder / "save")
         with pytest.MonkeyPatch.context() as patch:
-            for module, name in (
-                (charts, "calibration"),
-                (charts, "regions"),
-                (figures, "receive"),
-            ):
+            drawn = ((charts, "calibration"), (charts, "regions"), (figures, "receive"))
+            for module, name in drawn:
                 patch.setattr(module, f"{name}_figure", lambda *_: Figure(figsize=(1, 1)))
             page = write_report(folder / "out", "01", []).read_text()
         return page, pd.read_csv(names.tsc_table(), sep="\t", na_values="n/a")

@@ -108,7 +108,7 @@ def test_crashes_are_those_of_the_subject_in_its_last_run(study):
     crash(out, "20990101-000000", "sub_012_wf")
     (told,) = history_section(out, "01", [])["crashes"]
     assert told == {"node": "sodium_wf.source", "message": "KeyError: 'a'",
-                    "file": "logs/crash-20990101-000000/crash-sub_01_ses_2_wf.txt"}  # fmt: skip
+                    "folder": "logs/crash-20990101-000000"}  # fmt: skip
     assert [c.owner for c in find_crashes(out, "01")] == ["sub_01_wf", "sub_01_ses_2_wf"]
 
 
