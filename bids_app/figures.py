@@ -530,7 +530,7 @@ def _fewer_colors(buffer: io.BytesIO) -> bytes:
     # this method keeps rare colours, which are those of the outlines
     method = Image.Quantize.MAXCOVERAGE
     reduced = image.quantize(256, method=method, dither=Image.Dither.NONE)
-    reduced.save(out, "PNG", optimize=True)
+    reduced.save(out, "PNG")
     return out.getvalue()
 
 
