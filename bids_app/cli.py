@@ -172,6 +172,11 @@ def _add_choices(query: argparse._ArgumentGroup) -> None:
         "--reports-only", action="store_true", help="write the reports of existing results anew"
     )
     query.add_argument(
+        "--no-viewer",
+        action="store_true",
+        help="leave the interactive view of the maps out of the reports: smaller pages",
+    )
+    query.add_argument(
         "--aggregate-session-reports",
         type=positive,
         default=SESSIONS_PER_REPORT,
@@ -539,6 +544,7 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         random_seed=options.random_seed,
         anat_only=options.anat_only,
         reports_only=options.reports_only,
+        no_viewer=options.no_viewer,
         boilerplate_only=options.boilerplate_only,
         dry_run=options.dry_run,
         write_graph=options.write_graph,

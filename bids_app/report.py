@@ -25,6 +25,7 @@ from sodiumprep.bids_app.reconstruction import (
 from sodiumprep.bids_app.results import RunResults, SessionResults, find_sessions
 from sodiumprep.bids_app.settings import SESSIONS_PER_REPORT
 from sodiumprep.bids_app.summary import FLUID_NAMES, PHANTOM, Cell, value_cards, what_was_chosen
+from sodiumprep.bids_app.viewer import ROOM, session_view
 from sodiumprep.bids_app.wording import doi_links, number, plain_value
 from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
 from sodiumprep.sodium.quality import PLAUSIBLE
@@ -37,6 +38,7 @@ def write_report(
     subject: str,
     errors: Sequence[str] = (),
     sessions_at_most: int = SESSIONS_PER_REPORT,
+    interactive: bool = True,
 ) -> Path:
     """Write the report of one subject from the files of the output alone.
 
@@ -50,6 +52,8 @@ def write_report(
         What failed, beside what the record of the subject's last run tells.
     sessions_at_most
         With more sessions each has a page of its own, and that of the subject leads to them.
+    interactive
+        Whether the maps are put into the page as well, to be looked at voxel by voxel.
 
     Returns
     -------
@@ -67,7 +71,9 @@ def write_report(
     groups = [sessions] if len(sessions) <= sessions_at_most else [[s] for s in sessions]
     own_pages = len(groups) > 1
     pages = {
-        _page_path(group, names, own_pages): _subject_page(names, group, told, own_pages)
+        _page_path(group, names, own_pages): _subject_page(
+            names, group, told, own_pages, interactive
+        )
         for group in groups
     }
     if own_pages:
@@ -89,10 +95,16 @@ def _page_path(group: list[SessionResults], names: DerivativeNames, own_page: bo
 
 
 def _subject_page(
-    names: DerivativeNames, sessions: list[SessionResults], errors: list[str], own_page: bool
+    names: DerivativeNames,
+    sessions: list[SessionResults],
+    errors: list[str],
+    own_page: bool,
+    interactive: bool,
 ) -> str:
     with figures.drawing_style():
         sections = [_session_section(session, errors) for session in sessions]
+    if interactive:
+        _add_views(sections, sessions)
     runs = [run for session in sessions for run in session.runs]
     return environment().get_template("subject.html").render(
         **_common(names, sessions, errors),
@@ -102,6 +114,7 @@ def _subject_page(
         methods=methods_blocks(DatasetNames(names.out_dir).citation_md, _weightings(runs)),
         terms=TERMS,
         pvc_names=PVC_METHODS,
+        has_viewer=any(_has_view(section) for section in sections),
     )  # fmt: skip
 
 
@@ -139,6 +152,19 @@ def _common(
         "history": history_section(names.out_dir, names.subject, errors),
         "version": version("sodiumprep"),
     }
+
+
+def _add_views(sections: list[dict[str, Any]], sessions: list[SessionResults]) -> None:
+    room = ROOM / max(1, len(sessions))
+    for section, session in zip(sections, sessions, strict=True):
+        view = session_view(session, room)
+        section["viewer"] = view["anatomy"]
+        for held, run in zip(section["runs"], session.runs, strict=True):
+            held["viewer"] = view["runs"][run.title]
+
+
+def _has_view(section: dict[str, Any]) -> bool:
+    return any(run["viewer"] and not run["viewer"]["problem"] for run in section["runs"])
 
 
 def environment() -> Environment:
@@ -214,6 +240,7 @@ def _session_section(session: SessionResults, errors: list[str]) -> dict[str, An
         "metadata": session.metadata,
         "lesions": list(session.lesion_files()),
         "anatomy": _anatomy_figure(session, contours, problem),
+        "viewer": None,
         "runs": [_run_section(run, session, contours) for run in session.runs],
         "why_no_run": _reason("No sodium run has results in", session.names.folder, errors),
     }
@@ -280,6 +307,7 @@ def _run_section(
         "provenance": _provenance(run),
         "figures": _run_figures(run, session, contours),
         "table_problem": _table_problem(run),
+        "viewer": None,
     }
 
 

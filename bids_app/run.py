@@ -224,19 +224,21 @@ def _write_graph(workflow: Workflow, settings: Settings) -> None:
     print(f"graph: {logs / 'graph.dot'}")
 
 
-def _report(out_dir: Path, subject: str, sessions_at_most: int) -> str:
+def _report(out_dir: Path, subject: str, sessions_at_most: int, interactive: bool) -> str:
     """Write the report of a subject; return what went wrong, or nothing."""
     try:
-        print(f"report: {write_report(out_dir, subject, (), sessions_at_most)}", flush=True)
+        path = write_report(out_dir, subject, (), sessions_at_most, interactive)
+        print(f"report: {path}", flush=True)
     except (ValueError, OSError, KeyError) as error:
         return f"{out_dir}: the report cannot be written ({error!r})"
     return ""
 
 
 def _reports(settings: Settings, subjects: list[str]) -> list[Failure]:
-    wanted, at_most = sorted(set(subjects)), settings.aggregate_session_reports
+    wanted = sorted(set(subjects))
+    chosen = settings.aggregate_session_reports, not settings.no_viewer
     with ProcessPoolExecutor(max_workers=min(settings.nprocs, max(1, len(wanted)))) as pool:
-        tasks = {s: pool.submit(_report, settings.out_dir, s, at_most) for s in wanted}
+        tasks = {s: pool.submit(_report, settings.out_dir, s, *chosen) for s in wanted}
         problems = {subject: task.result() for subject, task in tasks.items()}
     return [(subject, text) for subject, text in problems.items() if text]
 

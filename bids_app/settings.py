@@ -61,6 +61,8 @@ class Settings:
         Seed of everything random.
     anat_only, reports_only, boilerplate_only, dry_run, write_graph
         Do this part, or this as well.
+    no_viewer
+        Leave the interactive view, and with it the maps, out of the reports.
     stop_on_first_crash
         Start nothing more after a failure.
     sloppy
@@ -145,6 +147,7 @@ class Settings:
     boilerplate_only: bool = False
     dry_run: bool = False
     write_graph: bool = False
+    no_viewer: bool = False
     stop_on_first_crash: bool = False
     sloppy: bool = False
     verbose: int = 0

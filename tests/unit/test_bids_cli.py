@@ -67,6 +67,7 @@ def written(tmp_path):
         (["--random-seed", "5"], "random_seed", 5),
         (["--anat-only"], "anat_only", True),
         (["--reports-only"], "reports_only", True),
+        (["--no-viewer"], "no_viewer", True),
         (["--boilerplate-only"], "boilerplate_only", True),
         (["--dry-run"], "dry_run", True),
         (["--write-graph"], "write_graph", True),

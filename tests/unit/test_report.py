@@ -168,7 +168,7 @@ def scripts_of(page):
 
 
 def page_of(out_dir, errors=()):
-    return write_report(out_dir, "01", list(errors)).read_text()
+    return write_report(out_dir, "01", list(errors), interactive=False).read_text()
 
 
 @pytest.fixture(autouse=True)
