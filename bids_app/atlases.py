@@ -21,6 +21,7 @@ from sodiumprep.bids_app.ready import (
     read_label_names,
     ready_files,
 )
+from sodiumprep.bids_app.results import OWN_TABLES
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.bids_app.templates import (
     ANATOMY,
@@ -90,7 +91,7 @@ def read_atlases(settings: Settings) -> tuple[Atlas, ...]:
     roots = tuple(settings.derivatives.values())
     found = [_read(text, roots) for text in dict.fromkeys(settings.atlases)]
     names = [atlas.name for atlas in found]
-    twice = sorted({name for name in names if names.count(name) > 1 or name == "tissue"})
+    twice = sorted({name for name in names if names.count(name) > 1 or name in OWN_TABLES})
     if twice:
         raise UserError(f"--atlases: more than one would be called seg-{twice[0]} in the output")
     return tuple(found)

@@ -16,6 +16,7 @@ from sodiumprep.bids_app.boilerplate import name_density
 from sodiumprep.bids_app.budget import MAIN_PVC, TERMS, budget_section, term_rows
 from sodiumprep.bids_app.history import history_section, known_errors
 from sodiumprep.bids_app.names import DatasetNames, DerivativeNames
+from sodiumprep.bids_app.parcellations import parcellation_sections
 from sodiumprep.bids_app.reconstruction import (
     course_of,
     is_for_looking,
@@ -297,6 +298,7 @@ def _run_section(
         "fluid": FLUID_NAMES.get(str(calibration.get("reference")), ""),
         "references": _references(calibration),
         "methods": _present(run, "pvc"),
+        "parcellations": parcellation_sections(run),
         "values": _values(run),
         "terms": term_rows(run),
         "budget": budget_section(run),

@@ -15,6 +15,7 @@ from sodiumprep.bids_app.names import SODIUM_LABEL, DerivativeNames, entities, s
 
 TISSUES = ("GM", "WM", "CSF")
 PREPROC = "_desc-preproc_"
+OWN_TABLES = ("tissue", "drawn")  # what every run has in its own section
 SHARED = ("first-lex", "unbiased")  # anatomical references that a subject's sessions share
 
 
@@ -91,6 +92,13 @@ class RunResults:
         """The table of tissues and lesions, else of drawn regions; empty where there is none."""
         table = read_table(self.names.tsc_table())
         return read_table(self.names.tsc_table("drawn")) if table.empty else table
+
+    @cached_property
+    def parcellations(self) -> dict[str, pd.DataFrame]:
+        """The tables of all other segmentations by name; those that cannot be read are empty."""
+        pattern = f"{self.names.sodium_prefix}_seg-*_TSC.tsv"
+        paths = {entities(path)["seg"]: path for path in sorted(self.names.folder.glob(pattern))}
+        return {name: read_table(path) for name, path in paths.items() if name not in OWN_TABLES}
 
     @cached_property
     def dictionary(self) -> dict[str, Any]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, uniform_filter
 
 from sodiumprep.sodium.acquisition import Complexes, Floats, Integers
+
+Mask = NDArray[np.bool_]
 
 SHELLS = 128  # of equal thickness in |k|; a sample is compared with those of its own shell
 USUAL = 95  # percentile of a shell that its samples are compared with
@@ -118,7 +121,7 @@ def _usual(loudest: Floats, distance: Floats) -> Floats:
     return levels[shell].reshape(loudest.shape)
 
 
-def _odd_gain(samples: Complexes, nearest: Integers) -> Integers:
+def _odd_gain(samples: Complexes, nearest: Integers) -> Mask:
     """Tell which readouts have another signal in the sample that is nearest to the centre."""
     centre = samples[:, np.arange(len(nearest)), nearest]
     level = np.sqrt(np.sum(np.abs(centre.astype(np.complex128)) ** 2, axis=0))
@@ -209,12 +212,12 @@ def ghosting(
     return Ghosting(score, float(left * noise / np.abs(image[inside].mean())))
 
 
-def _dilated(mask: Integers, radius: Floats) -> Integers:
+def _dilated(mask: Mask, radius: Floats) -> Mask:
     """Return a mask grown by an ellipsoid of given radii [voxels]."""
     reach = np.maximum(np.ceil(radius).astype(int), 1)
     axes = np.meshgrid(*[np.arange(-r, r + 1) for r in reach], indexing="ij")
     ball = sum((a / max(r, 1.0)) ** 2 for a, r in zip(axes, radius, strict=True)) <= 1
-    return binary_dilation(mask, ball)
+    return np.asarray(binary_dilation(mask, ball), bool)
 
 
 def brain_dice(concentration: Floats, brain: Floats, fwhm: Floats) -> float | None:

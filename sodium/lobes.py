@@ -7,8 +7,11 @@ millimetres of the MNI152 space: good for means over lobes, not for anatomy.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sodiumprep.sodium.acquisition import Floats, Integers
+
+Mask = NDArray[np.bool_]
 
 _PARTS = (
     "frontal lobe", "parietal lobe", "temporal lobe", "occipital lobe", "cerebellum", "thalamus",
@@ -83,12 +86,12 @@ def _cerebrum(x: Floats, y: Floats, z: Floats) -> Integers:
     return lobe
 
 
-def _is_cerebellum(x: Floats, y: Floats, z: Floats) -> Integers:
+def _is_cerebellum(x: Floats, y: Floats, z: Floats) -> Mask:
     tentorium = -10 - 0.36 * np.maximum(x - 12, 0) - 0.5 * np.maximum(-80 - y, 0)
     return (z < tentorium) & (y < -34)
 
 
-def _is_brainstem(x: Floats, y: Floats, z: Floats) -> Integers:
+def _is_brainstem(x: Floats, y: Floats, z: Floats) -> Mask:
     back = np.where(z > -20, -34.0, -40.0)
     return (x < 18) & (z < -7) & (y > back) & (y < -10 + 0.25 * (z + 7))
 
@@ -99,7 +102,7 @@ def _ellipsoid(
     axes: tuple[float, ...],
     tilt: float,
     yaw: float,
-) -> Integers:
+) -> Mask:
     x, y, z = (p - c for p, c in zip(place, centre, strict=True))
     a, b = np.radians(yaw), np.radians(tilt)
     x, y = x * np.cos(a) + y * np.sin(a), y * np.cos(a) - x * np.sin(a)

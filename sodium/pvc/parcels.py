@@ -85,7 +85,7 @@ class Division:
     def sizes(self) -> dict[tuple[int, str], float]:
         """Volume of each label in each tissue [voxels of the image]."""
         most = int(self.labels.max()) + 1
-        found = {}
+        found: dict[tuple[int, str], float] = {}
         for tissue, fraction in self.tissues.items():
             sums = np.bincount(self.labels.ravel(), fraction.ravel(), most) / self.factor**3
             found |= {(label, tissue): float(sums[label]) for label in np.flatnonzero(sums)}
@@ -106,12 +106,12 @@ class LocalKernel:
     Parameters
     ----------
     transfer
-        Of the kernel on twice a field of view, shape (2 nx, 2 ny, nz + 1).
+        Of the kernel on twice a field of view, or a power spectrum, shape (2 nx, 2 ny, nz + 1).
     reach
         How far it is followed [voxels].
     """
 
-    def __init__(self, transfer: Complexes, reach: int = REACH) -> None:
+    def __init__(self, transfer: Complexes | Floats, reach: int = REACH) -> None:
         doubled = (*transfer.shape[:2], 2 * (transfer.shape[2] - 1))
         response = scipy.fft.irfftn(transfer, doubled)
         self.reach = [min(reach, n // 2 - 1) for n in doubled]

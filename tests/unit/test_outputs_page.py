@@ -36,7 +36,8 @@ def planned(names):
                *(names.probseg(tissue) for tissue in ("GM", "WM", "CSF")),
                names.template_transform("MNI152NLin2009aSym"),
                names.inverse_template_transform("MNI152NLin2009aSym", ".txt"),
-               names.session_transform(), names.session_lesion_mask("core")]  # fmt: skip
+               names.session_transform(), names.session_lesion_mask("core"),
+               names.atlas_labels("lobes"), names.atlas_labels("lobes", ".tsv")]  # fmt: skip
     sodium = [names.sodium_preproc(), names.sodium_preproc("noise"), names.receive_field(),
               names.receive_field("uncertainty"), names.transmit_field(), names.sodium_transform(),
               names.tsc_table(), names.tsc_table("drawn"), names.qc()]  # fmt: skip
@@ -51,7 +52,8 @@ def of_dataset():
     return [*tables, *map(with_json, tables), names.description, names.bidsignore,
             names.citation_md, names.citation_bib, names.group_report,
             names.group_dir / "figures/group_regions.svg", names.logs / "graph.dot",
-            names.logs / "crash-20260101-000000/crash-a.txt"]  # fmt: skip
+            names.logs / "crash-20260101-000000/crash-a.txt",
+            names.logs / "run-20260101-000000-ab12.toml"]  # fmt: skip
 
 
 def relative():

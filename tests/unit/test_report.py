@@ -294,6 +294,24 @@ def test_a_missing_table_is_explained_on_every_page(names):
             assert "seg-tissue_TSC.tsv (this stage failed; see logs/)" in page
 
 
+@pytest.mark.usefixtures("empty_pictures")
+def test_each_segmentation_has_a_sortable_table_and_rows_without_a_value_are_counted(names):
+    write_sodium(names)
+    table = fake_table().assign(tissue="GM")
+    table.loc[table.name == "WM", ["mean", "uncertainty"]] = np.nan
+    table.loc[table.name == "GM", "name"] = "<b>left lobe"
+    table.to_csv(names.tsc_table("lobes"), sep="\t", index=False, na_rep="n/a")
+    names.tsc_table("empty").write_text("")
+    page = page_of(names.out_dir)
+    assert "Regions of lobes" in page
+    assert "&lt;b&gt;left lobe" in page
+    assert "1 of 4 rows have no value" in page
+    part = page[page.index("Regions of lobes") : page.index("Regions of lobes") + 3000]
+    assert "data-sortable" in part
+    assert "it holds no corrected rows" in page
+    assert "Regions of tissue" not in page
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "said"),
