@@ -41,7 +41,7 @@ def participant_level(raw: Path, out: Path, *options: object) -> subprocess.Comp
         "sodiumprep", raw, out, "participant", "-w", out.with_name(f"work-{out.name}"),
         "--sloppy", "--random-seed", 7, "--omp-nthreads", 1,
         "-d", f"manual={raw / 'derivatives' / 'manual'}",
-        "--output-spaces", f"{EMBEDDED}:res-4", *options,
+        "--output-spaces", f"{EMBEDDED}:res-4", "--atlases", "lobes", *options,
     )  # fmt: skip
 
 
@@ -126,6 +126,35 @@ def test_sodium_image_is_registered_within_one_and_a_half_millimetres(cohort: Co
     print("registration errors [mm]:", np.round(errors, 2))
     assert len(errors) == 2
     assert max(errors) < 1.5
+
+
+def test_lobes_hold_what_is_true_in_their_tissues(cohort: Cohort) -> None:
+    anat, truth = cohort.out / "sub-02/anat", cohort.raw / "derivatives/truth/sub-02/anat"
+    table = pd.read_csv(next(anat.glob("*_seg-lobes_TSC.tsv")), sep="\t")
+    labels = nib.load(anat / "sub-02_seg-lobes_dseg.nii.gz")
+    true = nib.load(truth / "sub-02_acq-23Na_space-T1w_desc-truth_TSCmap.nii.gz")
+    np.testing.assert_allclose(labels.affine, true.affine, atol=1e-4)
+    where, values = np.asarray(labels.dataobj), np.asarray(true.dataobj)
+    final = table[(table.desc == "corrected") & (table.tissue != "all")]
+    pure = {
+        t: np.asarray(nib.load(truth / f"sub-02_label-{t}_desc-truth_probseg.nii.gz").dataobj)
+        > 0.9
+        for t in ("GM", "WM")
+    }
+    large = final[(final.pvc == "gtm") & (final.volume_ml > 3)].set_index("name")
+    found = pd.DataFrame({
+        "truth": {n: values[(where == r["index"]) & pure[r.tissue]].mean()
+                  for n, r in large.iterrows()},
+        "gtm": large["mean"], "u": large.uncertainty,
+        "none": final[final.pvc == "none"].set_index("name")["mean"],
+    }).loc[large.index]  # fmt: skip
+    print(found.round(2).to_string())
+    assert len(found) > 20
+    off = found[["gtm", "none"]].div(found.truth, axis=0) - 1
+    grey = large.tissue == "GM"
+    assert off.gtm.abs().median() < 0.05
+    assert off.gtm[grey].abs().median() < 0.5 * off.none[grey].abs().median()
+    assert ((found.gtm - found.truth).abs() / found.u < 3).mean() > 0.9
 
 
 @pytest.mark.parametrize("subject", ["01", "02"])
