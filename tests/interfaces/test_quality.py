@@ -83,6 +83,6 @@ def test_flags_of_a_run_are_those_of_every_row_of_its_table(score, bound, doubtf
              "RegistrationFailed": registration_fails(score, bound),
              "ReceiveUncorrected": doubtful, "BrainImplausible": doubtful,
              "PointSpreadFWHM": {"GM": [1.0, 1.0, 1.0]}}  # fmt: skip
-    row = region_flags(np.ones((1, 9, 9, 9)), np.ones(1), known, 1.0, ["GM"])[0]
+    row = region_flags(np.full(1, 729.0), np.ones(1), known, ["GM"])[0]
     raised = {flag["Name"] for flag in raise_flags(known)}
     assert raised == set(row.split(",")) - {"n/a"}
