@@ -30,7 +30,7 @@ from sodiumprep.workflows.base import (
     init_prepared_anatomy_wf,
     init_subject_wf,
 )
-from sodiumprep.workflows.plans import SodiumPlan
+from sodiumprep.workflows.plans import AtlasPlan, SodiumPlan
 
 Failure = tuple[str, str]  # subject label, message
 
@@ -170,6 +170,7 @@ def to_compute(job: SubjectJob, settings: Settings) -> list[str]:
         plan = plan_anatomy(job, settings)
         steps = computed_steps(init_prepared_anatomy_wf(plan, settings.sloppy))
         lines.append(f"  anatomy: {'; '.join(steps) or 'all of it is ready-made'}")
+        lines += [_atlas_line(atlas) for atlas in plan.atlases]
     for run in () if settings.anat_only else job.runs:
         planned = plan_run(job, run, settings)
         searched = planned.reference == "vials" and planned.vial_search is not None
@@ -184,6 +185,12 @@ def to_compute(job: SubjectJob, settings: Settings) -> list[str]:
         made = planned.source.get("recon", "gridding") if planned.is_kspace else "image as it is"
         lines.append(f"  {run.source.name}: {', '.join([made, *parts])}")
     return lines
+
+
+def _atlas_line(atlas: AtlasPlan) -> str:
+    image = Path(atlas.image).name if atlas.image else "built in"
+    space = atlas.template or "the space of the anatomy"
+    return f"  atlas {atlas.name}: {len(atlas.names)} labels ({image}), in {space}"
 
 
 def _foresee(jobs: list[SubjectJob], settings: Settings) -> list[Failure]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sodiumprep.bids_app.cli import main
+from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.run import run_participant
 from sodiumprep.bids_app.settings import Settings
 
@@ -104,6 +105,17 @@ def test_vials_that_cannot_calibrate_fail_the_subject_in_one_line(told, monkeypa
     assert line.startswith("sodiumprep: sub-01 failed: ")
     assert "acq-23Na_PDw" in line
     assert f"CalibrationVials {said}" in line or f"CalibrationVials: {said}" in line
+
+
+def test_atlases_are_told_with_their_labels(told):
+    code, said = told(atlases=("lobes",))
+    assert code == 0
+    assert "atlas lobes: 19 labels (built in), in MNI152NLin2009aSym" in said.out
+
+
+def test_an_atlas_that_is_not_known_ends_the_run_before_anything_is_told(told):
+    with pytest.raises(UserError, match="Harvard: is not known; accepted: a built-in one"):
+        told(atlases=("Harvard",))
 
 
 def test_with_the_anatomy_alone_no_sodium_is_told(told):
