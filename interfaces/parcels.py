@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, traits
+from nipype.interfaces.base import File, SimpleInterface, TraitedSpec, isdefined, traits
 from scipy import sparse
 
 from sodiumprep.interfaces.calibrate import load_lines
@@ -27,6 +27,7 @@ from sodiumprep.interfaces.regions import (
 from sodiumprep.sodium.acquisition import Floats, Integers
 from sodiumprep.sodium.alignment import index_map, resample
 from sodiumprep.sodium.concentration import (
+    MORE_QUANTILES,
     Parts,
     RegionalSignals,
     combined_table,
@@ -47,6 +48,7 @@ from sodiumprep.sodium.pvc.parcels import (
 )
 from sodiumprep.sodium.pvc.regional import entangled
 from sodiumprep.sodium.pvc.sensitivity import moving_together
+from sodiumprep.sodium.ratios import ratios
 from sodiumprep.sodium.reciprocity import with_correlation
 from sodiumprep.sodium.regions import TISSUES
 from sodiumprep.sodium.relaxation import DECAYING, moved_name
@@ -55,6 +57,10 @@ from sodiumprep.sodium.smooth_field import grid_positions, relative_uncertainty
 METHODS = (UNCORRECTED, FEED)  # that have rows of atlas regions
 BOTH = ("GM", "WM")  # of a label that does not say its tissue
 ALL = "all"  # tissue of a row of both
+LESION = "lesion"  # "tissue" of a row of a lesion
+MIRROR, INCLUDED = "mirror", "with lesions"  # behind names of rows
+RATIO = ("ratio", "u_ratio")
+SPREAD = ("sd", *MORE_QUANTILES)
 TOO_LITTLE, TOO_SMALL = "coverage_too_low", "too_small"  # flags of rows without a value
 
 
@@ -69,17 +75,34 @@ class AtlasRow:
     name
         Of the region.
     tissue
-        ``GM``, ``WM``, ``CSF`` or ``all``, which is GM and WM.
+        ``GM``, ``WM``, ``CSF``, ``all``, which is GM and WM, or ``lesion``.
+    everywhere
+        Whether it has all of its tissue, not what its label has of it.
+    lesions
+        Share of each lesion that belongs to it, by class.
     """
 
     label: int
     name: str
     tissue: str
+    everywhere: bool = False
+    lesions: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def tissues(self) -> tuple[str, ...]:
-        """What the row is made of."""
-        return BOTH if self.tissue == ALL else (self.tissue,)
+        """What the row is made of beside lesions."""
+        return {ALL: BOTH, LESION: ()}.get(self.tissue, (self.tissue,))
+
+    @property
+    def typical(self) -> str:
+        """Whose point-spread function the row has."""
+        return self.tissues[0] if self.tissues else next(iter(self.lesions))
+
+    def of(self, sizes: Mapping[tuple[int, str], float]) -> float:
+        """Return what is the row's of sizes by label and tissue."""
+        if self.everywhere:
+            return sum(size for (_, own), size in sizes.items() if own in self.tissues)
+        return sum(sizes.get((self.label, tissue), 0.0) for tissue in self.tissues)
 
 
 def atlas_rows(names: Mapping[int, str], tissues: Mapping[int, str]) -> list[AtlasRow]:
@@ -113,11 +136,68 @@ def atlas_rows(names: Mapping[int, str], tissues: Mapping[int, str]) -> list[Atl
     return rows
 
 
+def mirror_rows(names: Mapping[int, str]) -> list[AtlasRow]:
+    """Return the rows of lesions and of what lies opposite of them.
+
+    Parameters
+    ----------
+    names
+        Class of the lesion whose mirror image each label is.
+
+    Examples
+    --------
+    >>> [row.name for row in mirror_rows({1: "core"})]
+    ['core', 'core mirror', 'core mirror GM', 'core mirror WM']
+    """
+    rows = []
+    for label, name in names.items():
+        rows.append(AtlasRow(label, name, LESION, lesions={name: 1.0}))
+        rows += atlas_rows({label: f"{name} {MIRROR}"}, {})
+    return rows
+
+
+def rows_with_lesions(
+    taken: Mapping[str, Mapping[str, float]], sizes: Mapping[str, float]
+) -> list[AtlasRow]:
+    """Return the rows of whole tissues without lesions and with what lesions took of them.
+
+    Parameters
+    ----------
+    taken
+        By lesion and tissue [voxels].
+    sizes
+        Of the lesions [voxels].
+
+    Examples
+    --------
+    >>> rows = rows_with_lesions({"core": {"GM": 0.0, "WM": 6.0, "CSF": 0.0}}, {"core": 8.0})
+    >>> [(row.name, row.lesions) for row in rows][2:4]
+    [('WM', {}), ('WM with lesions', {'core': 0.75})]
+    """
+    rows = []
+    for index, tissue in enumerate(TISSUES, 1):
+        shares = {name: of[tissue] / sizes[name] for name, of in taken.items() if of[tissue] > 0}
+        rows.append(AtlasRow(index, tissue, tissue, everywhere=True))
+        name = f"{tissue} {INCLUDED}"
+        rows.append(AtlasRow(index, name, tissue, everywhere=True, lesions=shares))
+    return rows
+
+
+MIRRORS, WHOLE = "mirrors", "included"
+ROWS = ("atlas", MIRRORS, WHOLE)  # kinds of tables
+
+
 class _TabulateParcelsInput(QuantifyInput):
     fine_file = File(exists=True, mandatory=True, desc="tissues and moved borders (npz)")
     response_file = File(exists=True, mandatory=True, desc="transfer functions (npz)")
-    labels_file = File(exists=True, mandatory=True, desc="label image in the anatomy's space")
-    names = traits.Dict(mandatory=True, desc="name of each label of the atlas")
+    labels_file = File(exists=True, desc="label image in the anatomy's space; none: no labels")
+    names = traits.Dict(usedefault=True, desc="name of each label of the atlas")
+    kind = traits.Enum(
+        *ROWS, usedefault=True,
+        desc="rows of an atlas; lesions with what lies opposite of them, whose labels are named "
+        "by the class; or whole tissues without and with lesions",
+    )  # fmt: skip
+    without = traits.Dict(usedefault=True, desc="why a label has no value, by label")
     label_tissues = traits.Dict(usedefault=True, desc="GM, WM or CSF of labels that say it")
     least_coverage = traits.Range(
         0.0, 1.0, usedefault=True, desc="share of a region in the field of view, else no value"
@@ -126,6 +206,13 @@ class _TabulateParcelsInput(QuantifyInput):
 
 class _TabulateParcelsOutput(TraitedSpec):
     table_file = File(exists=True, desc="regional table (TSV) [mmol/L]")
+
+
+_FIRST = COLUMNS.index("median")
+PARCEL_COLUMNS = [
+    *COLUMNS[:_FIRST], *MORE_QUANTILES,
+    *(name for name in COLUMNS[_FIRST:] if name not in MORE_QUANTILES), "tissue",
+]  # fmt: skip
 
 
 class TabulateParcels(SimpleInterface):
@@ -140,7 +227,7 @@ class TabulateParcels(SimpleInterface):
         for pvc in METHODS:
             signals = case.signals(pvc)
             frames += [self._rows(case, signals, pvc, desc) for desc in ("apparent", "corrected")]
-        table = pd.concat(frames, ignore_index=True)[[*COLUMNS, "tissue"]]
+        table = pd.concat(frames, ignore_index=True)
         path = Path(runtime.cwd) / "table.tsv"
         table.to_csv(path, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
         self._results["table_file"] = str(path)
@@ -148,6 +235,7 @@ class TabulateParcels(SimpleInterface):
 
     def _rows(self, case: _Case, signals: _Signals, pvc: str, desc: str) -> pd.DataFrame:
         quantified = case.quantified(signals, pvc, desc)
+        order = [*PARCEL_COLUMNS, *(RATIO if self.inputs.kind == MIRRORS else ())]
         columns = {
             **case.described(),
             "pvc": pvc,
@@ -157,7 +245,7 @@ class TabulateParcels(SimpleInterface):
         }
         flags = list(case.flags)
         flags = with_flag(flags, "entangled", case.entangled(signals) if pvc == FEED else None)
-        frame = pd.DataFrame({name: columns.get(name, np.nan) for name in [*COLUMNS, "tissue"]})
+        frame = pd.DataFrame({name: columns.get(name, np.nan) for name in order})
         without = case.without_value(self.inputs.least_coverage)
         flags = [word or flag for word, flag in zip(without, flags, strict=True)]
         kept = ("index", "name", "pvc", "desc", "n_voxels", "volume_ml", "coverage", "tissue")
@@ -168,23 +256,25 @@ class TabulateParcels(SimpleInterface):
 
 @dataclass(frozen=True)
 class _Signals:
-    """Signals of all regions of a model with what changes those of the parcels."""
+    """Signals of all regions of a model with what changes those of parcels and lesions."""
 
     values: Floats
     covariance: Floats
-    parcels: RegionalSignals
+    parts: RegionalSignals
 
 
 class _Case:
     """One image with one atlas."""
 
-    def __init__(self, inputs: Any, fine: FineRegions, rows: Sequence[AtlasRow]) -> None:
-        self.inputs, self.fine, self.rows = inputs, fine, rows
+    def __init__(self, inputs: Any, fine: FineRegions) -> None:
+        self.inputs, self.fine = inputs, fine
         self.image, self.affine = load_finite_image(inputs.image_file)
         self.noise_sd, _ = load_image(inputs.noise_file)
         self.regions = Regions.load(inputs)
         self.lines, self.calibration = load_lines(inputs.calibration_file)
         self.response = load_response(inputs.response_file)
+        self.lesions = [name for name in self.regions.names if name not in TISSUES]
+        self.rows = self._rows()
         self.maps: Concentrations = map_concentration(
             self.image, self.noise_sd, self.regions.brain, self.regions.protocol, self.lines
         )
@@ -196,11 +286,12 @@ class _Case:
             self._noise(),
         )
         self.voxel = np.linalg.norm(self.affine[:3, :3], axis=0)
-        self.n = self.model.n_parcels
-        self.tissue_of = [tissue for _, tissue in self.division.keys]
-        self.source = np.array([self.regions.names.index(t) for t in self.tissue_of])
-        self.members = self._row_members()
+        self.n = self.model.n_parcels + len(self.lesions)  # parts: parcels, then lesions
+        of = [*(tissue for _, tissue in self.division.keys), *self.lesions]
+        self.source = np.array([self.regions.names.index(name) for name in of])
+        self.amounts = self._amounts()
         self.weights, self.shares = self._weights(), self._row_shares()
+        self.pairs = self._pairs()
         self.receive, self.transmit = self._receive(), self._transmit()
         self.volumes_ml = self._volumes_ml()
         self.coverage = self._coverage()
@@ -208,11 +299,24 @@ class _Case:
 
     @classmethod
     def load(cls, inputs: Any) -> _Case:
-        names = {int(label): str(name) for label, name in inputs.names.items()}
-        tissues = {int(label): str(tissue) for label, tissue in inputs.label_tissues.items()}
-        return cls(inputs, load_fine(inputs.fine_file), atlas_rows(names, tissues))
+        return cls(inputs, load_fine(inputs.fine_file))
+
+    def _rows(self) -> list[AtlasRow]:
+        names = {int(label): str(name) for label, name in self.inputs.names.items()}
+        if self.inputs.kind == MIRRORS:
+            return mirror_rows(names)
+        if self.inputs.kind == WHOLE:
+            voxel_ml = abs(np.linalg.det(self.fine.anatomy[:3, :3])) / 1e3
+            volumes = dict(zip(self.regions.names, self.regions.volumes_ml, strict=True))
+            sizes = {name: volumes[name] / voxel_ml for name in self.lesions}
+            return rows_with_lesions(self.fine.taken, sizes)
+        tissues = {int(k): str(tissue) for k, tissue in self.inputs.label_tissues.items()}
+        return atlas_rows(names, tissues)
 
     def _divide(self) -> Division:
+        if not isdefined(self.inputs.labels_file):
+            nothing = np.zeros(self.fine.grid.shape, np.int32)
+            return Division(nothing, self.fine.tissues, [], self.fine.factor)
         values, own = load_image(self.inputs.labels_file)
         sampled = self.fine.grid.sample(values, own, self.fine.transform, order=0)
         labels = np.rint(sampled).astype(np.int32)
@@ -246,7 +350,7 @@ class _Case:
             fwhm = np.asarray(known["PointSpreadFWHM"]["GM"]) / self.voxel
             wider = model.widened(values, fwhm, known["PointSpreadUncertainty"])
         unknown = np.full(self.n, np.nan)
-        parcels = RegionalSignals(
+        parts = RegionalSignals(
             values[: self.n],
             np.diag(covariance)[: self.n],
             wider[: self.n],
@@ -259,13 +363,23 @@ class _Case:
         )
         name = self.regions.calibrated_by
         if name is not None:
-            # noise of the reference reaches parcels through the line; none of them is all of it
-            parcels = replace(
-                parcels,
+            # noise of the reference reaches parts through the line
+            parts = replace(
+                parts,
                 reference=self.regions.reference(name),
-                kernel_change=np.nan_to_num(parcels.kernel_change),
+                kernel_change=np.nan_to_num(parts.kernel_change),
             )
-        return _Signals(values, covariance, parcels)
+            if corrected:
+                covariance = self._without_reference(covariance, name)
+        return _Signals(values, covariance, parts)
+
+    def _without_reference(self, covariance: Floats, name: str) -> Floats:
+        """Return the noise of the signals, none of that part which is all of the reference."""
+        own = [k for k in range(self.n) if self.regions.names[self.source[k]] == name]
+        if len(own) == 1:
+            covariance = covariance.copy()
+            covariance[own], covariance[:, own] = 0.0, 0.0
+        return covariance
 
     def _border_changes(self, values: Floats, corrected: bool) -> Floats:
         """Return what borders change, in the rows in which the tissues have them."""
@@ -312,15 +426,64 @@ class _Case:
         else:
             factors = regions.brain.factors(regions.protocol)[self.source]
         covariance = signals.covariance[: self.n, : self.n]
-        parts = Parts(signals.parcels, covariance, self.weights, self.receive, self.transmit)
+        parts = Parts(signals.parts, covariance, self.weights, self.receive, self.transmit)
         constants = regions.constants if corrected else None
-        table = combined_table(parts, factors, constants, regions.protocol, self.lines[desc])
+        known = (factors, constants, regions.protocol, self.lines[desc])
+        table = combined_table(parts, *known)
         own = self.weights @ signals.values[: self.n]
-        return {**table, "snr": own / self._means(self.noise_sd.ravel().astype(np.float64))}
+        snr = own / self._means(self.noise_sd.ravel().astype(np.float64))
+        return {**table, "snr": snr, **self._ratios(parts, known)}
+
+    def _ratios(self, parts: Parts, known: tuple[Any, ...]) -> dict[str, Floats]:
+        """Return what lesions have of the rows that lie opposite of them, nan of other rows."""
+        table = {name: np.full(len(self.rows), np.nan) for name in RATIO}
+        if self.pairs:
+            pairs = np.array(self.pairs)
+            fields = {
+                "u_receive": self._receive_ratio(pairs),
+                "u_transmit": self._transmit_ratio(),
+            }
+            if self.regions.one_field:
+                fields["u_receive"] = with_correlation(*fields.values())
+            found = ratios(replace(parts, **fields), *known, pairs)
+            for name, values in zip(RATIO, found, strict=True):
+                table[name][pairs[:, 1]] = values
+        return table
+
+    def _pairs(self) -> list[tuple[int, int]]:
+        """Return the row of a lesion and one that lies opposite of it, for each of the latter."""
+        if self.inputs.kind != MIRRORS:
+            return []
+        own = {row.label: k for k, row in enumerate(self.rows) if row.lesions}
+        return [
+            (own[row.label], k)
+            for k, row in enumerate(self.rows)
+            if not row.lesions and self.weights[[own[row.label], k]].any(axis=1).all()
+        ]
+
+    def _receive_ratio(self, pairs: Integers) -> Floats:
+        if self.regions.model_file is None:
+            return np.full(len(pairs), np.nan)
+        model, basis = load_field(str(self.regions.model_file)), self._field_means()
+        return relative_uncertainty(model, basis[pairs[:, 0]], basis[pairs[:, 1]])
+
+    def _transmit_ratio(self) -> Floats:
+        """Return the uncertainty of ratios by the flip angle: of lesions over whole tissues."""
+        known = self.regions.transmit
+        if known is None:
+            return np.full(len(self.pairs), np.nan)
+        names = self.regions.names
+        over = np.array([known.uncertainty(names, [name]) for name in names]).T
+        return np.array([
+            over[names.index(self.rows[one].typical)] @ np.bincount(
+                self.source, self.weights[other], len(names)
+            )
+            for one, other in self.pairs
+        ])  # fmt: skip
 
     def _mixed_factors(self) -> Floats:
         signal, factor = self.maps.signal, self.maps.factor
-        members = self.model.members[: self.n]
+        members = self._part_members()
         seen = members @ signal.ravel().astype(np.float64)
         return np.asarray(seen / (members @ (signal / factor).ravel().astype(np.float64)))
 
@@ -328,13 +491,18 @@ class _Case:
         if self.regions.model_file is None:
             return np.full(len(self.rows), np.nan)
         model = load_field(str(self.regions.model_file))
-        grid = (self.image.shape, self.affine)
-        reference = self.regions.receive_basis(grid)[1]
-        held = np.unique(self.shares.indices)
-        basis = np.zeros((self.image.size, len(reference)))
-        basis[held] = model.basis(grid_positions(*grid)[held])
-        alone = relative_uncertainty(model, self._means(basis), reference)
+        reference = self.regions.receive_basis((self.image.shape, self.affine))[1]
+        alone = relative_uncertainty(model, self._field_means(), reference)
         return with_correlation(alone, self._transmit()) if self.regions.one_field else alone
+
+    def _field_means(self) -> Floats:
+        """Return the means of the receive field's basis over the rows, shape (rows, basis)."""
+        model = load_field(str(self.regions.model_file))
+        held = np.unique(self.shares.indices)
+        found = model.basis(grid_positions(self.image.shape, self.affine)[held])
+        basis = np.zeros((self.image.size, found.shape[1]))
+        basis[held] = found
+        return self._means(basis)
 
     def _transmit(self) -> Floats:
         """Return the uncertainty by the flip angle: that of the tissue, wherever it lies."""
@@ -344,25 +512,30 @@ class _Case:
         by_tissue = known.transmit.uncertainty(known.names, known.rests_on)
         return self.weights @ by_tissue[self.source]
 
-    def _row_members(self) -> list[list[int]]:
-        """Return the parcels that each row is made of; none where they are too small."""
-        found = {key: number for number, key in enumerate(self.division.keys)}
-        keys = [[(row.label, tissue) for tissue in row.tissues] for row in self.rows]
-        return [[found[key] for key in own if key in found] for own in keys]
+    def _amounts(self) -> Floats:
+        """Return how much of each part each row has, shape (rows, parts).
+
+        A parcel that is too small is none.
+        """
+        amounts = np.zeros((len(self.rows), self.n))
+        for own, row in zip(amounts, self.rows, strict=True):
+            for number, (label, tissue) in enumerate(self.division.keys):
+                own[number] = tissue in row.tissues and (row.everywhere or label == row.label)
+            for k, name in enumerate(self.lesions, self.model.n_parcels):
+                own[k] = row.lesions.get(name, 0.0)
+        return amounts
+
+    def _part_members(self) -> sparse.csr_array:
+        return sparse.csr_array(self.model.members[: self.n])
 
     def _weights(self) -> Floats:
-        weights = np.zeros((len(self.rows), self.n))
-        for row, members in zip(weights, self.members, strict=True):
-            sizes = self.model.sizes[members]
-            row[members] = sizes / sizes.sum() if members else 0.0
-        return weights
+        held = self.amounts * self.model.sizes[: self.n]
+        totals = held.sum(axis=1, keepdims=True)
+        return np.divide(held, totals, out=np.zeros_like(held), where=totals > 0)
 
     def _row_shares(self) -> sparse.csr_array:
         """Return the share of each row in each voxel, shape (rows, voxels)."""
-        chosen = np.zeros((len(self.rows), self.n))
-        for row, members in zip(chosen, self.members, strict=True):
-            row[members] = 1.0
-        return sparse.csr_array(sparse.csr_array(chosen) @ self.model.members[: self.n])
+        return sparse.csr_array(sparse.csr_array(self.amounts) @ self._part_members())
 
     def _fraction(self, row: int) -> tuple[Integers, Floats]:
         """Return the voxels of a row and their shares."""
@@ -378,69 +551,84 @@ class _Case:
     def spread(self, desc: str) -> dict[str, Floats]:
         """Return how the voxels of each row are spread, shape (rows,)."""
         image = self.maps.apparent if desc == "apparent" else self.maps.corrected
-        names = ("sd", "median", "q25", "q75")
-        table = np.full((len(self.rows), len(names)), np.nan)
+        table = np.full((len(self.rows), len(SPREAD)), np.nan)
         for k, row in enumerate(table):
             where, share = self._fraction(k)
             if len(where):
-                found = region_statistics(image.ravel()[where], share[None])
-                row[:] = [found[name][0] for name in names]
-        return dict(zip(names, table.T, strict=True))
+                found = region_statistics(image.ravel()[where], share[None], MORE_QUANTILES)
+                row[:] = [found[name][0] for name in SPREAD]
+        return dict(zip(SPREAD, table.T, strict=True))
 
     def described(self) -> dict[str, Any]:
         """Return the columns that say what each row is."""
-        sizes = np.array([self.model.sizes[members].sum() for members in self.members])
         return {
             "index": [row.label for row in self.rows],
             "name": [row.name for row in self.rows],
             "tissue": [row.tissue for row in self.rows],
-            "n_voxels": sizes,
+            "n_voxels": self.amounts @ self.model.sizes[: self.n],
             "volume_ml": self.volumes_ml,
             "coverage": self.coverage,
         }
 
     def _volumes_ml(self) -> Floats:
         """Return the volume of each row in the anatomy [ml]."""
-        values, own = load_image(self.inputs.labels_file)
         carved, affine = self.fine.carved, self.fine.anatomy
-        shape = carved["GM"].shape
+        labels = self._anatomical_labels(carved["GM"].shape, affine).ravel()
+        sums = {tissue: np.bincount(labels, carved[tissue].ravel()) for tissue in TISSUES}
+        voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
+        sizes = {
+            (label, tissue): float(size) * voxel_ml
+            for tissue, own in sums.items()
+            for label, size in enumerate(own.tolist())
+        }
+        lesions = dict(zip(self.regions.names, self.regions.volumes_ml, strict=True))
+        return np.array([row.of(sizes) + _of_lesions(row, lesions) for row in self.rows])
+
+    def _anatomical_labels(self, shape: tuple[int, ...], affine: Floats) -> Integers:
+        if not isdefined(self.inputs.labels_file):
+            return np.zeros(shape, np.intp)
+        values, own = load_image(self.inputs.labels_file)
         if values.shape != shape or not np.allclose(own, affine, atol=1e-4):
             values = resample(values, index_map(affine, own, np.eye(4)), shape, 0)
-        labels = np.rint(values).astype(np.intp).ravel()
-        most = max(int(labels.max()), max(row.label for row in self.rows)) + 1
-        sums = {tissue: np.bincount(labels, carved[tissue].ravel(), most) for tissue in TISSUES}
-        voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
-        volumes = [sum(sums[t][row.label] for t in row.tissues) * voxel_ml for row in self.rows]
-        return np.array(volumes)
+        return np.rint(values).astype(np.intp)
 
     def _coverage(self) -> Floats:
-        inside = [
-            sum(self.division.sizes.get((row.label, tissue), 0.0) for tissue in row.tissues)
+        known = zip(
+            self.regions.names, self.regions.volumes_ml * self.regions.coverage, strict=True
+        )
+        lesions, voxel_ml = dict(known), float(np.prod(self.voxel)) / 1e3
+        covered = np.array([
+            row.of(self.division.sizes) * voxel_ml + _of_lesions(row, lesions)
             for row in self.rows
-        ]
+        ])  # fmt: skip
         volume = self.volumes_ml
-        covered = np.array(inside) * float(np.prod(self.voxel)) / 1e3
         share = np.divide(covered, volume, out=np.full(len(volume), np.nan), where=volume > 0)
         return np.minimum(share, 1.0)
 
     def _flags(self) -> list[str]:
-        sizes = [self.model.sizes[members].sum() for members in self.members]
         flags = region_flags(
-            np.array(sizes) * float(np.prod(self.voxel)) / 1e3,
+            self.amounts @ self.model.sizes[: self.n] * float(np.prod(self.voxel)) / 1e3,
             np.nan_to_num(self.coverage),
             self.inputs.properties,
-            [row.tissues[0] for row in self.rows],
+            [row.typical for row in self.rows],
         )
         return with_flag(flags, FORCED, np.full(len(flags), self.calibration["forced"]))
 
     def entangled(self, signals: _Signals) -> Floats:
         """Tell of each row whether noise shifts signal between it and another region."""
-        found = entangled(signals.covariance)
-        return np.array([bool(found[members].any()) for members in self.members])
+        found = entangled(signals.covariance)[: self.n]
+        return np.asarray((self.amounts[:, found] > 0).any(axis=1))
 
     def without_value(self, least: float) -> list[str]:
         """Return why a row has no value, or nothing, for each."""
+        told = {int(label): str(word) for label, word in self.inputs.without.items()}
         return [
-            TOO_LITTLE if not np.nan_to_num(covered) >= least else TOO_SMALL if not members else ""
-            for covered, members in zip(self.coverage, self.members, strict=True)
-        ]
+            told[row.label] if row.label in told and not row.lesions
+            else TOO_LITTLE if not np.nan_to_num(covered) >= least
+            else "" if held.any() else TOO_SMALL
+            for row, covered, held in zip(self.rows, self.coverage, self.amounts, strict=True)
+        ]  # fmt: skip
+
+
+def _of_lesions(row: AtlasRow, sizes: Mapping[str, float]) -> float:
+    return sum(share * float(sizes[name]) for name, share in row.lesions.items())

@@ -37,6 +37,7 @@ from sodiumprep.sodium.regions import (
     coverage,
     fine_affine,
     subdivision,
+    taken_by_lesions,
     vial_fractions,
     voxel_means,
 )
@@ -192,6 +193,8 @@ class FineRegions:
         Maps points of the anatomy to points of sodium, shape (4, 4) [mm, LPS].
     layers
         What regions take from their neighbours where borders are moved.
+    taken
+        How much of each tissue each lesion took, by lesion and tissue [voxels of the anatomy].
     """
 
     tissues: dict[str, Floats]
@@ -201,6 +204,7 @@ class FineRegions:
     factor: int
     transform: Floats
     layers: list[Layer]
+    taken: dict[str, dict[str, float]]
 
 
 def save_fine(path: Path, sampled: SampledAnatomy, borders: Sequence[Layer]) -> str:
@@ -218,9 +222,15 @@ def save_fine(path: Path, sampled: SampledAnatomy, borders: Sequence[Layer]) -> 
     ends = np.cumsum([len(layer.where) for layer in borders], dtype=np.int64)
     places = [layer.where for layer in borders] or [np.zeros(0, np.int32)]
     shares = [layer.share for layer in borders] or [np.zeros(0, np.float32)]
+    lesions = {name: f.ravel() for name, f in sampled.carved.items() if name not in TISSUES}
+    inside = {name: np.flatnonzero(fraction) for name, fraction in lesions.items()}
     np.savez(
         path,
         tissues=np.stack([sampled.regions[name] for name in TISSUES]),
+        lesions=list(lesions),
+        taken=[[sampled.taken[name][t] for t in TISSUES] for name in lesions],
+        **{f"where_{k}": where for k, where in enumerate(inside.values())},
+        **{f"share_{k}": lesions[name][where] for k, (name, where) in enumerate(inside.items())},
         carved=np.stack([sampled.carved[name] for name in TISSUES]),
         anatomy=sampled.anatomy,
         affine=sampled.grid.affine,
@@ -259,7 +269,60 @@ def load_fine(path: Path | str) -> FineRegions:
             int(stored["factor"]),
             stored["transform"],
             layers,
+            {
+                name: dict(zip(TISSUES, row, strict=True))
+                for name, row in zip(
+                    stored["lesions"].tolist(), stored["taken"].tolist(), strict=True
+                )
+            },
         )
+
+
+@dataclass(frozen=True)
+class CarvedAnatomy:
+    """Lesions and brain on the grid of the anatomy.
+
+    Parameters
+    ----------
+    lesions
+        Fraction by class, shape (nx, ny, nz).
+    brain
+        Sum of tissues and lesions, same shape.
+    affine
+        Of the grid.
+    """
+
+    lesions: dict[str, Floats]
+    brain: Floats
+    affine: Floats
+
+    @property
+    def spacing(self) -> Floats:
+        """Voxel edges, shape (3,) [mm]."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def lesion(self) -> Floats:
+        """Fraction of all lesions."""
+        return np.asarray(sum(self.lesions.values(), np.zeros_like(self.brain)))
+
+
+def load_carved(path: Path | str) -> CarvedAnatomy:
+    """Read lesions and brain on the grid of the anatomy.
+
+    Parameters
+    ----------
+    path
+        What :class:`SampleRegions` wrote with ``keep_fine``.
+    """
+    with np.load(path) as stored:
+        brain = stored["carved"].sum(axis=0)
+        lesions = {}
+        for k, name in enumerate(stored["lesions"].tolist()):
+            lesions[name] = np.zeros_like(brain)
+            lesions[name].ravel()[stored[f"where_{k}"]] = stored[f"share_{k}"]
+        brain += sum(lesions.values(), np.zeros_like(brain))
+        return CarvedAnatomy(lesions, brain, stored["anatomy"])
 
 
 def _shown_borders(
@@ -350,6 +413,8 @@ class SampledAnatomy:
         The fine grid.
     transform
         Maps points of the anatomy to points of sodium, shape (4, 4) [mm, LPS].
+    taken
+        How much of each tissue each lesion took [voxels of the anatomy].
     """
 
     regions: dict[str, Floats]
@@ -362,6 +427,7 @@ class SampledAnatomy:
     factor: int
     grid: FineGrid
     transform: Floats
+    taken: dict[str, dict[str, float]]
 
 
 def sample_all(inputs: Any) -> SampledAnatomy:
@@ -381,7 +447,7 @@ def sample_all(inputs: Any) -> SampledAnatomy:
     factor = subdivision(np.linalg.norm(affine[:3, :3], axis=0))
     grid = FineGrid(fine_affine(affine, factor), tuple(n * factor for n in sodium.shape))
     transform = read_transform(inputs.xfm_file)
-    carved, own_affine, remarks = _carved(inputs)
+    carved, own_affine, remarks, taken = _carved(inputs)
     brain, volumes, covered = _brain_regions(carved, own_affine, grid, transform)
     vials = _vials(inputs, grid, transform)
     brain = _beside(vials, brain, inputs, grid)
@@ -393,19 +459,23 @@ def sample_all(inputs: Any) -> SampledAnatomy:
     kinds = {name: kind for kind, some in parts.items() for name in some}
     everything = {name: values for some in parts.values() for name, values in some.items()}
     return SampledAnatomy(
-        everything, kinds, volumes, covered, remarks, carved, own_affine, factor, grid, transform
-    )
+        everything, kinds, volumes, covered, remarks, carved, own_affine, factor, grid, transform,
+        taken,
+    )  # fmt: skip
 
 
-def _carved(inputs: Any) -> tuple[dict[str, Floats], Floats, list[str]]:
-    """Return tissue and lesion fractions on the grid of the anatomy, its affine, and remarks."""
+def _carved(
+    inputs: Any,
+) -> tuple[dict[str, Floats], Floats, list[str], dict[str, dict[str, float]]]:
+    """Return fractions on the grid of the anatomy, its affine, remarks, what lesions took."""
     paths = dict(zip(TISSUES, (inputs.gm_file, inputs.wm_file, inputs.csf_file), strict=True))
     loaded = {name: load_finite_image(path) for name, path in paths.items()}
     affine = loaded["GM"][1]
     own = {name: values for name, (values, _) in loaded.items()}
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
     lesions, remarks = _lesions(inputs, affine, own["GM"].shape, voxel_ml)
-    return carve_lesions(own, lesions), affine, remarks
+    carved = carve_lesions(own, lesions)
+    return carved, affine, remarks, taken_by_lesions(own, carved)
 
 
 def _brain_regions(

@@ -494,7 +494,15 @@ def uncorrected_signals(
     )
 
 
-def region_statistics(values: Floats, fractions: Floats) -> dict[str, Floats]:
+QUANTILES = {"median": 0.5, "q25": 0.25, "q75": 0.75}
+MORE_QUANTILES = {
+    "q05": 0.05, "q10": 0.1, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "q95": 0.95,
+}  # fmt: skip
+
+
+def region_statistics(
+    values: Floats, fractions: Floats, quantiles: Mapping[str, float] = QUANTILES
+) -> dict[str, Floats]:
     """Return fraction-weighted statistics of a map over regions.
 
     Parameters
@@ -503,11 +511,13 @@ def region_statistics(values: Floats, fractions: Floats) -> dict[str, Floats]:
         Shape (nx, ny, nz).
     fractions
         Shape (n, nx, ny, nz).
+    quantiles
+        Which, by name.
 
     Returns
     -------
     statistics
-        ``mean``, ``sd``, ``median``, ``q25``, ``q75``, each of shape (n,).
+        ``mean``, ``sd`` and the quantiles, each of shape (n,).
 
     Examples
     --------
@@ -521,8 +531,8 @@ def region_statistics(values: Floats, fractions: Floats) -> dict[str, Floats]:
         v, w = values[used].astype(np.float64), fraction[used].astype(np.float64)
         mean = np.average(v, weights=w)
         sd = np.sqrt(np.average((v - mean) ** 2, weights=w))
-        rows.append([mean, sd, *weighted_quantiles(v, w, np.array([0.5, 0.25, 0.75]))])
-    return dict(zip(("mean", "sd", "median", "q25", "q75"), np.array(rows).T, strict=True))
+        rows.append([mean, sd, *weighted_quantiles(v, w, np.array(list(quantiles.values())))])
+    return dict(zip(("mean", "sd", *quantiles), np.array(rows).T, strict=True))
 
 
 def region_flags(

@@ -203,6 +203,42 @@ def carve_lesions(
     return left | {name: carved[name] for name in held}
 
 
+def taken_by_lesions(
+    tissues: Mapping[str, Floats], carved: Mapping[str, Floats]
+) -> dict[str, dict[str, float]]:
+    """Return how much of each tissue each lesion took.
+
+    Parameters
+    ----------
+    tissues
+        Fractions of GM, WM and CSF before lesions were carved from them.
+    carved
+        What :func:`carve_lesions` made of them.
+
+    Returns
+    -------
+    taken
+        By lesion and tissue [voxels]. Where classes share a voxel they took their shares of it.
+
+    Examples
+    --------
+    >>> tissues = {"GM": np.array([0.5]), "WM": np.array([0.5])}
+    >>> taken_by_lesions(tissues, carve_lesions(tissues, {"core": np.array([0.5])}))
+    {'core': {'GM': 0.25, 'WM': 0.25}}
+    """
+    lesions = {name: values for name, values in carved.items() if name not in tissues}
+    if not lesions:
+        return {}
+    where = np.nonzero(sum(lesions.values()))
+    held = {name: values[where].astype(np.float64) for name, values in lesions.items()}
+    whole = sum(held.values())
+    gone = {t: np.clip(f[where], 0, 1) - carved[t][where] for t, f in tissues.items()}
+    return {
+        name: {t: float(np.sum(lost * own / whole)) for t, lost in gone.items()}
+        for name, own in held.items()
+    }
+
+
 def background_regions(
     brain: Floats, head: Floats, occupied: Floats, spacing: Floats
 ) -> dict[str, Floats]:

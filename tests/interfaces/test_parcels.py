@@ -8,7 +8,7 @@ import pytest
 
 from sodiumprep.interfaces.concentration import COLUMNS, TabulateRegions
 from sodiumprep.interfaces.image import load_image, save_image
-from sodiumprep.interfaces.parcels import TabulateParcels, atlas_rows
+from sodiumprep.interfaces.parcels import PARCEL_COLUMNS, TabulateParcels, atlas_rows
 from sodiumprep.interfaces.regions import SampleRegions
 
 SAMPLED = ("gm_file", "wm_file", "csf_file", "brain_mask", "head_mask", "xfm_file", "vial_labels")
@@ -60,7 +60,7 @@ def test_a_label_of_the_whole_brain_has_the_values_of_the_tissues(
 ):
     line = {"calibration_file": calibration_files[reference]}
     found = tabulate(everywhere, {1: "brain"}, **line)
-    assert list(found.columns) == [*COLUMNS, "tissue"]
+    assert list(found.columns) == PARCEL_COLUMNS
     expected = run_in(TabulateRegions(**{**known, **line}), tmp_path / "tissues")
     expected = pd.read_csv(expected.table_file, sep="\t", na_values="n/a")
     for pvc in ("none", "gtm"):

@@ -149,7 +149,7 @@ def test_a_lesion_on_any_grid_gives_the_same_regional_volumes(head, tmp_path, ki
         path = lesion_drawn_on(tmp_path, name, affine, (n, n, n))
         inputs = SampleRegions(**{k: head[k] for k in PORTS}, lesion_files={"core": path}).inputs
         tiny = FineGrid(np.diag([8.0, 8.0, 8.0, 1.0]), (4, 4, 4))
-        carved, own_affine, _ = _carved(inputs)
+        carved, own_affine, _, _ = _carved(inputs)
         volumes.append(_brain_regions(carved, own_affine, tiny, np.eye(4))[1])
     assert volumes[0][3] == pytest.approx(4 / 3 * np.pi * 0.72, rel=0.05)
     np.testing.assert_allclose(volumes[1], volumes[0], rtol=0.01)
