@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 
+from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.settings import FEWEST_DRAWS
 
 MEMORY_UNITS = {"K": 1e-6, "M": 1e-3, "G": 1.0, "T": 1e3}  # in GB
@@ -42,6 +44,13 @@ def memory(text: str) -> float:
     return float(match[1]) * MEMORY_UNITS[match[2].upper() or "M"]
 
 
+def distance(text: str) -> float:
+    """Return a distance above 0 in mm, or raise what argparse tells the user."""
+    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", text) or float(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no distance; accepted: mm above 0")
+    return float(text)
+
+
 def share(text: str) -> float:
     """Return a share from 0 to 1, or raise what argparse tells the user."""
     try:
@@ -51,3 +60,30 @@ def share(text: str) -> float:
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no share; accepted: 0 to 1")
     return number
+
+
+def read_shells(distances: Sequence[float]) -> tuple[float, ...]:
+    """Return the outer distances of shells around lesions.
+
+    Parameters
+    ----------
+    distances
+        As given [mm].
+
+    Raises
+    ------
+    UserError
+        If they do not rise from above 0.
+
+    Examples
+    --------
+    >>> read_shells([5, 10])
+    (5.0, 10.0)
+    """
+    inner = [0.0, *distances[:-1]]
+    if any(not low < high for low, high in zip(inner, distances, strict=False)):
+        told = " ".join(f"{distance:g}" for distance in distances)
+        raise UserError(
+            f"--lesion-shells {told}: accepted: rising outer distances in mm, such as 5 10 20"
+        )
+    return tuple(map(float, distances))

@@ -23,6 +23,7 @@ from sodiumprep.bids_app.ready import (
 )
 from sodiumprep.bids_app.results import OWN_TABLES
 from sodiumprep.bids_app.settings import Settings
+from sodiumprep.bids_app.surroundings import OF_LESIONS
 from sodiumprep.bids_app.templates import (
     ANATOMY,
     EMBEDDED,
@@ -91,7 +92,8 @@ def read_atlases(settings: Settings) -> tuple[Atlas, ...]:
     roots = tuple(settings.derivatives.values())
     found = [_read(text, roots) for text in dict.fromkeys(settings.atlases)]
     names = [atlas.name for atlas in found]
-    twice = sorted({name for name in names if names.count(name) > 1 or name in OWN_TABLES})
+    taken = (*OWN_TABLES, *OF_LESIONS)
+    twice = sorted({name for name in names if names.count(name) > 1 or name in taken})
     if twice:
         raise UserError(f"--atlases: more than one would be called seg-{twice[0]} in the output")
     return tuple(found)

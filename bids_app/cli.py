@@ -15,7 +15,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sodiumprep.bids_app.arguments import draws, memory, positive, seed, share
+from sodiumprep.bids_app.arguments import (
+    distance,
+    draws,
+    memory,
+    positive,
+    read_shells,
+    seed,
+    share,
+)
 from sodiumprep.bids_app.metadata import UserError, load_vials, read_json
 from sodiumprep.bids_app.record import TABLE as RECORD
 from sodiumprep.bids_app.record import given_options
@@ -25,6 +33,7 @@ from sodiumprep.bids_app.settings import (
     DEFAULT_PVC,
     DEFAULT_RECON,
     DEFAULT_SEED,
+    DEFAULT_SHELLS,
     FEWEST_DRAWS,
     FLUID_REFERENCES,
     PHANTOM,
@@ -292,6 +301,15 @@ def _add_atlases(science: argparse._ArgumentGroup) -> None:
         metavar="SHARE",
         help="share of an atlas region that must lie in the field of view, else n/a (default: "
         f"{DEFAULT_COVERAGE})",
+    )
+    science.add_argument(
+        "--lesion-shells",
+        nargs="*",
+        type=distance,
+        default=list(DEFAULT_SHELLS),
+        metavar="MM",
+        help="where lesions are given: outer distances of shells around them that have a table, "
+        "rising; none given: no shells (default: 5 10 20)",
     )
 
 
@@ -573,6 +591,7 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         output_spaces=read_spaces(options.output_spaces),
         atlases=tuple(options.atlases),
         min_coverage=options.min_coverage,
+        lesion_shells=read_shells(options.lesion_shells),
         na2anat_init=options.na2anat_init,
         na2anat_dof=options.na2anat_dof,
         nipype_plugin=_read_plugin(_absolute(options.nipype_plugin_file)),

@@ -156,6 +156,10 @@ class DerivativeNames:
         """Path of the labels of an atlas on the anatomy, or of the table of their names."""
         return self._anat(f"seg-{name}_dseg", extension)
 
+    def lesion_labels(self, name: str, extension: str = ".nii.gz") -> Path:
+        """Path of the labels that lesions give of one run, or of the table of their names."""
+        return self._sodium("dseg", extension, space="T1w", seg=name)
+
     def lesion_mask(self, name: str) -> Path:
         """Path of the mask of one lesion class."""
         return self._anat(f"label-{name}_mask")

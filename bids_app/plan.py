@@ -31,6 +31,7 @@ from sodiumprep.bids_app.spaces import (
     plan_templates,
     ready_transforms,
 )
+from sodiumprep.bids_app.surroundings import plan_lesion_tables
 from sodiumprep.bids_app.templates import EMBEDDED
 from sodiumprep.sodium.acquisition import PROTON_GAMMA_BAR, SODIUM_GAMMA_BAR
 from sodiumprep.sodium.calibrate import FLUIDS, require_distinct
@@ -39,6 +40,7 @@ from sodiumprep.sodium.reciprocity import reciprocity_uncertainty
 from sodiumprep.workflows.plans import (
     AnatomyPlan,
     AtlasPlan,
+    LesionPlan,
     ReferencePlan,
     SessionPlan,
     SodiumPlan,
@@ -301,6 +303,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
         lesion_spaces=spaces,
         spaces=_spaces(job, run, settings),
         atlases=_atlases(job, run, settings),
+        surroundings=_surroundings(lesions, job, run, settings),
         registration=registration,
         pvc={
             "methods": _pvc_methods(run, settings),
@@ -637,6 +640,17 @@ def _atlases(job: SubjectJob, run: SodiumRun, settings: Settings) -> tuple[Atlas
     if not job.has_anatomy:
         return ()
     return plan_tables(job, settings, _names(job, run, settings), links(settings))
+
+
+def _surroundings(
+    lesions: Mapping[str, str], job: SubjectJob, run: SodiumRun, settings: Settings
+) -> LesionPlan | None:
+    if not job.has_anatomy:
+        return None
+    names = _names(job, run, settings)
+    anatomy = replace(names, session=job.session).anat_preproc()
+    told = _provenance(job, [anatomy, *map(Path, lesions.values())], settings, ())
+    return plan_lesion_tables(tuple(lesions), settings, names, told, links(settings))
 
 
 def _names(job: SubjectJob, run: SodiumRun, settings: Settings) -> DerivativeNames:

@@ -84,6 +84,7 @@ class _SaveLabelsInput(BaseInterfaceInputSpec):
     missing = traits.List(traits.Str, mandatory=True, desc="of which nothing is left")
     outputs = traits.Dict(mandatory=True, desc="paths of labels and table")
     provenance = traits.Dict(mandatory=True, desc="entries of the sidecar")
+    told = traits.Dict(usedefault=True, desc="more of them")
 
 
 class _SavedOutput(TraitedSpec):
@@ -102,7 +103,10 @@ class SaveLabels(SimpleInterface):
         head: dict[str, Any] = {"Description": "Labels of an atlas in the space of the anatomy"}
         if self.inputs.missing:
             head["LabelsWithoutVoxel"] = list(self.inputs.missing)
-        write_json(sidecar_path(target), {**head, "Units": "1", **self.inputs.provenance})
+        write_json(
+            sidecar_path(target),
+            {**head, "Units": "1", **self.inputs.provenance, **self.inputs.told},
+        )
         rows = [{"index": int(n), "name": name} for n, name in self.inputs.names.items()]
         table = Path(self.inputs.outputs["table"])
         pd.DataFrame(rows).to_csv(Path(runtime.cwd) / "labels.tsv", sep="\t", index=False)

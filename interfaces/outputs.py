@@ -684,6 +684,8 @@ FLAGS = (
     "calibration_forced",
     "coverage_too_low",
     "too_small",
+    "on_midline",
+    "mirror_not_free",
 )
 TABLE_COLUMNS: dict[str, dict[str, str]] = {
     name: {"Description": text, "Units": units}
@@ -732,7 +734,22 @@ PARCEL_COLUMNS: dict[str, dict[str, str]] = {
     **TABLE_COLUMNS,
     "index": {"Description": "Label of the atlas", "Units": "1"},
     "tissue": {
-        "Description": "What of the region the row is of: GM, WM, CSF, or all (GM and WM)",
+        "Description": "What of the region the row is of: GM, WM, CSF, all (GM and WM), or lesion",
+        "Units": "1",
+    },
+    **{
+        f"q{percent:02d}": {
+            "Description": f"Fraction-weighted {percent}th percentile",
+            "Units": TSC,
+        }
+        for percent in (5, 10, 90, 95)
+    },
+    "ratio": {
+        "Description": "Mean of the lesion class over the mean of this row, which lies opposite",
+        "Units": "1",
+    },
+    "u_ratio": {
+        "Description": "Standard uncertainty of the ratio; what both share cancels",
         "Units": "1",
     },
 }
@@ -742,6 +759,7 @@ class _SaveParcelsInput(BaseInterfaceInputSpec):
     table_file = File(exists=True, mandatory=True, desc="regional table of an atlas (TSV)")
     output = traits.Str(mandatory=True, desc="path of the table")
     provenance = traits.Dict(mandatory=True, desc="entries of the sidecar")
+    told = traits.Dict(usedefault=True, desc="more of them")
     tissues = traits.Dict(mandatory=True, desc="relaxation constants by tissue and vial [s]")
     properties = traits.Dict(mandatory=True, desc="of the image")
     calibration_file = File(exists=True, mandatory=True, desc="calibration lines (JSON)")
@@ -758,6 +776,8 @@ class SaveParcels(SimpleInterface):
         save_as(self.inputs.table_file, target)
         head = {"Description": "Tissue sodium concentrations of an atlas", "Units": TSC}
         used = _numbers_used(self.inputs)
-        write_json(sidecar_path(target), {**PARCEL_COLUMNS, **head, **used})
+        held = pd.read_csv(target, sep="\t", nrows=0)
+        columns = {name: PARCEL_COLUMNS[name] for name in held}
+        write_json(sidecar_path(target), {**columns, **head, **used, **self.inputs.told})
         self._results["out_files"] = [target]
         return runtime

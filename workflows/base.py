@@ -34,6 +34,7 @@ from sodiumprep.workflows.sessions import (
     move_regions,
 )
 from sodiumprep.workflows.sodium_only import init_sodium_only_wf
+from sodiumprep.workflows.surroundings import init_surroundings_wf
 from sodiumprep.workflows.templates import (
     MAPS,
     backward_port,
@@ -443,16 +444,22 @@ def _add_spaces(
 def _add_atlases(
     workflow: Workflow, plan: SodiumPlan, source: Node, rooms: Mapping[str, Workflow]
 ) -> None:
-    """Let the regions of each atlas have a table."""
+    """Let the regions of each atlas, and those that lesions give, have a table."""
     taken = {
         "image": ("image_file", "noise_file", "response_file", "model_file"),
         "pvc": ("regions_file", "signals_file", "fine_file", "properties", *transmit_port(plan)),
         "concentration": ("calibration_file",),
     }
-    for atlas in plan.atlases:
-        room = init_atlas_wf(plan, atlas)
+    tables = [
+        (init_atlas_wf(plan, atlas), atlas_port(atlas.name), "labels_file")
+        for atlas in plan.atlases
+    ]
+    if plan.surroundings is not None:
+        lesions = init_surroundings_wf(plan, plan.surroundings)
+        tables.append((lesions, "preproc_file", "preproc_file"))
+    for room, port, taker in tables:
         workflow.connect([
-            (source, room, [(atlas_port(atlas.name), "inputnode.labels_file")]),
+            (source, room, [(port, f"inputnode.{taker}")]),
             *((rooms[name], room, [(f"outputnode.{p}", f"inputnode.{p}") for p in ports])
               for name, ports in taken.items()),
         ])  # fmt: skip

@@ -151,6 +151,38 @@ class AtlasPlan:
 
 
 @dataclass(frozen=True)
+class LesionPlan:
+    """Tables that the lesions of a run give.
+
+    Parameters
+    ----------
+    classes
+        Of the lesions.
+    tables
+        Which: ``contralateral``, ``lesions`` and, with ``edges``, ``shells``.
+    edges
+        Outer distance of each shell around lesions [mm].
+    least_coverage
+        Share of a region in the field of view below which it has no value.
+    outputs
+        Path of each table by its name, and of labels and of their names as
+        ``contralateral_labels`` and ``contralateral_table``.
+    provenance
+        Entries of the sidecars of labels.
+    labels
+        BIDS URI of the labels by table.
+    """
+
+    classes: tuple[str, ...]
+    tables: tuple[str, ...]
+    edges: tuple[float, ...] = ()
+    least_coverage: float = 0.0
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class AnatomyPlan:
     """The 1H anatomy of one subject and session.
 
@@ -275,6 +307,8 @@ class SodiumPlan:
         Whether a poor line through vials calibrates as well.
     atlases
         Whose regions have tables of their own.
+    surroundings
+        Tables that lesions give; None without lesions.
     """
 
     name: str
@@ -305,6 +339,7 @@ class SodiumPlan:
     uncertainty: Mapping[str, int] = field(default_factory=dict)
     force: bool = False
     atlases: tuple[AtlasPlan, ...] = ()
+    surroundings: LesionPlan | None = None
 
     @property
     def kernel_tissues(self) -> dict[str, Mapping[str, Any]]:

@@ -60,8 +60,8 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
         ``anat_file``, the fractions and masks of the anatomy, ``properties``. ``outputnode``:
         ``regions_file``, ``signals_file`` (corrected regional signals with covariance),
         ``map_files`` (corrected images by method), ``anatomy_file`` (where there are any:
-        fractions on the grid of the anatomy), ``fine_file`` (with atlases: tissues before they
-        were blurred), ``transmit_file`` (with a transmit field), ``properties``.
+        fractions on the grid of the anatomy), ``fine_file`` (with atlases or lesions: tissues
+        before they were blurred), ``transmit_file`` (with a transmit field), ``properties``.
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = DESCRIPTION.format(
@@ -79,7 +79,7 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
             **plan.regions,
             border_shift=SEGMENTATION_ERROR,
             keep_anatomy=bool(plan.map_outputs),
-            keep_fine=bool(plan.atlases),
+            keep_fine=bool(plan.atlases) or plan.surroundings is not None,
         ),
         name="regions",
         mem_gb=2.5,

@@ -15,7 +15,7 @@ from sodiumprep.workflows.anatomy import INPUTS as OPTIONAL_ANATOMY
 from sodiumprep.workflows.base import init_subject_wf
 from sodiumprep.workflows.concentration import init_concentration_wf
 from sodiumprep.workflows.outputs import init_anatomy_outputs_wf, init_sodium_outputs_wf
-from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan, SpacePlan, TemplatePlan
+from sodiumprep.workflows.plans import AnatomyPlan, LesionPlan, SodiumPlan, SpacePlan, TemplatePlan
 from sodiumprep.workflows.pvc import init_pvc_wf
 from sodiumprep.workflows.reconstruct import init_reconstruct_wf
 from sodiumprep.workflows.register import init_register_wf
@@ -50,6 +50,12 @@ def file(tmp_path_factory):
         return str(path)
 
     return make
+
+
+def lesion_plan(*tables):
+    tables = tables or ("contralateral", "lesions", "shells")
+    outputs = {f"{t}{part}": "a" for t in tables for part in ("", "_labels", "_table")}
+    return LesionPlan(("core",), tables, (5.0, 10.0), 0.4, outputs)
 
 
 def sodium_plan(
@@ -95,6 +101,7 @@ def sodium_plan(
         phantom={"source": source, "needed": False, "own_protocol": {"echo_time": 0.0005},
                  "known": {"loading": 1.08}, "constants": SALINE} if phantom else {},
         map_outputs={f"{m}:corrected_file": "map.nii.gz" for m in pvc if m in MAPS},
+        surroundings=lesion_plan() if lesions else None,
     )  # fmt: skip
 
 
@@ -571,3 +578,22 @@ def test_force_reaches_whatever_may_refuse_vials(file, force):
         init_sodium_only_wf(replace(plan, regions={})).get_node("calibrate"),
     ]
     assert [node.interface.inputs.force for node in nodes] == [force] * 3
+
+
+def test_lesions_have_tables_of_their_own_and_shells_where_asked(file):
+    nodes = nodes_with(file, lesions=True)
+    begin = "sodium_wf.surroundings_wf."
+    shells, mirrors, whole = (
+        nodes[f"{begin}tabulate_{name}"].inputs for name in ("shells", "contralateral", "lesions")
+    )
+    assert shells.names == {1: "shell 0-5 mm", 2: "shell 5-10 mm"}
+    assert (mirrors.kind, mirrors.names) == ("mirrors", {1: "core"})
+    assert (whole.kind, whole.least_coverage) == ("included", 0.4)
+    assert not isdefined(whole.labels_file)
+    assert nodes[f"{begin}keep_contralateral"].inputs.names == {1: "core mirror"}
+    assert nodes["sodium_wf.pvc_wf.regions"].inputs.keep_fine
+    without = replace(sodium_plan(file, lesions=True), surroundings=lesion_plan("lesions"))
+    names = by_name(init_subject_wf("a", AnatomyPlan(image=file("T1w.nii.gz")), [without], False))
+    kept = {name.removeprefix(begin) for name in names if begin in name}
+    assert kept - {"inputnode"} == {"tabulate_lesions", "save_lesions"}
+    assert not any(begin in name for name in nodes_with(file))

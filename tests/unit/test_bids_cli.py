@@ -110,6 +110,8 @@ def written(tmp_path):
             "subject_anatomical_reference",
             "unbiased",
         ),
+        (["--lesion-shells", "4", "7.5"], "lesion_shells", (4.0, 7.5)),
+        (["--lesion-shells"], "lesion_shells", ()),
         (["--na2anat-init", "header"], "na2anat_init", "header"),
         (["--na2anat-dof", "12"], "na2anat_dof", 12),
     ],
@@ -123,6 +125,16 @@ def test_fewer_draws_than_the_science_takes_are_refused_with_the_bound(raw, tmp_
     assert FEWEST_DRAWS == monte_carlo.FEWEST_DRAWS
     assert main([str(raw), str(tmp_path / "out"), "participant", "--monte-carlo", "50"]) == 2
     assert "from 100 on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [(["5", "5"], "rising outer distances"), (["10", "5"], "--lesion-shells 10 5"),
+     (["0"], "mm above 0"), (["-3"], "-3"), (["near"], "'near' is no distance")],
+)  # fmt: skip
+def test_shells_that_do_not_rise_are_refused(parse, given, told):
+    with pytest.raises(UserError, match=told):
+        parse("--lesion-shells", *given)
 
 
 def test_no_correction_is_a_row_that_is_always_there(parse):

@@ -105,6 +105,9 @@ def test_masks_of_a_session_lie_in_its_own_space():
     assert first.regions["lesion_files"] == {"core": "/a"}
     assert second.regions["lesion_files"] == {"core": "/b", "edema": "/c"}
     assert second.lesion_spaces == {"core": 1, "edema": 1}
+    assert first.surroundings.classes == ("core",)
+    assert second.surroundings.classes == ("core", "edema")
+    assert "ses-2_acq-23Na" in second.surroundings.outputs["shells_labels"]
     assert set(second.tissues) >= {"core", "edema"}
     assert list(anatomy.reference.sessions[1].spaces.values()) == [1, 1]
     assert Path(anatomy.reference.sessions[1].outputs["lesion_edema"]).name == (

@@ -40,7 +40,8 @@ def planned(names):
                names.atlas_labels("lobes"), names.atlas_labels("lobes", ".tsv")]  # fmt: skip
     sodium = [names.sodium_preproc(), names.sodium_preproc("noise"), names.receive_field(),
               names.receive_field("uncertainty"), names.transmit_field(), names.sodium_transform(),
-              names.tsc_table(), names.tsc_table("drawn"), names.qc()]  # fmt: skip
+              names.tsc_table(), names.tsc_table("drawn"), names.qc(),
+              names.lesion_labels("shells"), names.lesion_labels("shells", ".tsv")]  # fmt: skip
     files = [*maps, *anatomy, *sodium]
     return [*files, *map(with_json, files), names.report(), names.sodium_figure("receive", ".png"),
             names.anat_figure("tissues")]  # fmt: skip

@@ -198,6 +198,36 @@ def test_a_field_strength_without_constants_names_file_key_and_option(field):
         plan(run_of(protocol=replace(PROTOCOL, field_strength=field)))
 
 
+def test_lesions_have_tables_with_their_paths_and_sources():
+    anatomy = replace(ANATOMY, lesions={"core": RAW / "core.nii.gz", "edema": RAW / "b.nii.gz"})
+    tables = plan(run_of(), replace(SETTINGS, min_coverage=0.3), anatomy).surroundings
+    assert tables.classes == ("core", "edema")
+    assert (tables.edges, tables.least_coverage) == ((5.0, 10.0, 20.0), 0.3)
+    names = {key: Path(path).name for key, path in tables.outputs.items()}
+    begin = "sub-01_acq-23Na_"
+    assert names == {
+        "contralateral": f"{begin}seg-contralateral_TSC.tsv",
+        "contralateral_labels": f"{begin}space-T1w_seg-contralateral_dseg.nii.gz",
+        "contralateral_table": f"{begin}space-T1w_seg-contralateral_dseg.tsv",
+        "lesions": f"{begin}seg-lesions_TSC.tsv",
+        "shells": f"{begin}seg-shells_TSC.tsv",
+        "shells_labels": f"{begin}space-T1w_seg-shells_dseg.nii.gz",
+        "shells_table": f"{begin}space-T1w_seg-shells_dseg.tsv",
+    }
+    sources = tables.provenance["Sources"]
+    assert sources[0] == "bids::sub-01/anat/sub-01_desc-preproc_T1w.nii.gz"
+    assert sources[1:] == ["bids:raw:core.nii.gz", "bids:raw:b.nii.gz"]
+    assert tables.labels["shells"].endswith("sub-01_acq-23Na_space-T1w_seg-shells_dseg.nii.gz")
+
+
+def test_without_lesions_or_shells_their_tables_are_not_planned():
+    assert plan(run_of()).surroundings is None
+    anatomy = replace(ANATOMY, lesions={"core": RAW / "core.nii.gz"})
+    tables = plan(run_of(), replace(SETTINGS, lesion_shells=()), anatomy).surroundings
+    assert tables.tables == ("contralateral", "lesions")
+    assert not any("shells" in key for key in tables.outputs)
+
+
 def test_a_lesion_has_constants_and_becomes_a_region():
     anatomy = replace(ANATOMY, lesions={"core": Path("/d/core.nii.gz")})
     planned = plan(run_of(), anatomy=anatomy)
