@@ -686,6 +686,7 @@ FLAGS = (
     "too_small",
     "on_midline",
     "mirror_not_free",
+    "indistinct",
 )
 TABLE_COLUMNS: dict[str, dict[str, str]] = {
     name: {"Description": text, "Units": units}

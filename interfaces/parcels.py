@@ -46,7 +46,7 @@ from sodiumprep.sodium.pvc.parcels import (
     ShownLayer,
     parcel_model,
 )
-from sodiumprep.sodium.pvc.regional import entangled
+from sodiumprep.sodium.pvc.regional import IndistinctRegionsError, entangled
 from sodiumprep.sodium.pvc.sensitivity import moving_together
 from sodiumprep.sodium.ratios import ratios
 from sodiumprep.sodium.reciprocity import with_correlation
@@ -62,6 +62,7 @@ MIRROR, INCLUDED = "mirror", "with lesions"  # behind names of rows
 RATIO = ("ratio", "u_ratio")
 SPREAD = ("sd", *MORE_QUANTILES)
 TOO_LITTLE, TOO_SMALL = "coverage_too_low", "too_small"  # flags of rows without a value
+INDISTINCT = "indistinct"
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,10 @@ class _TabulateParcelsInput(QuantifyInput):
         "by the class; or whole tissues without and with lesions",
     )  # fmt: skip
     without = traits.Dict(usedefault=True, desc="why a label has no value, by label")
+    unasked = traits.Bool(
+        False, usedefault=True, desc="regions that nobody chose: where the image cannot tell them "
+        "apart they have no corrected value, which else is an error",
+    )  # fmt: skip
     label_tissues = traits.Dict(usedefault=True, desc="GM, WM or CSF of labels that say it")
     least_coverage = traits.Range(
         0.0, 1.0, usedefault=True, desc="share of a region in the field of view, else no value"
@@ -225,7 +230,7 @@ class TabulateParcels(SimpleInterface):
         case = _Case.load(self.inputs)
         frames = []
         for pvc in METHODS:
-            signals = case.signals(pvc)
+            signals = self._signals(case, pvc)
             frames += [self._rows(case, signals, pvc, desc) for desc in ("apparent", "corrected")]
         table = pd.concat(frames, ignore_index=True)
         path = Path(runtime.cwd) / "table.tsv"
@@ -233,8 +238,16 @@ class TabulateParcels(SimpleInterface):
         self._results["table_file"] = str(path)
         return runtime
 
-    def _rows(self, case: _Case, signals: _Signals, pvc: str, desc: str) -> pd.DataFrame:
-        quantified = case.quantified(signals, pvc, desc)
+    def _signals(self, case: _Case, pvc: str) -> _Signals | None:
+        try:
+            return case.signals(pvc)
+        except IndistinctRegionsError:
+            if not self.inputs.unasked:
+                raise
+            return None
+
+    def _rows(self, case: _Case, signals: _Signals | None, pvc: str, desc: str) -> pd.DataFrame:
+        quantified = {} if signals is None else case.quantified(signals, pvc, desc)
         order = [*PARCEL_COLUMNS, *(RATIO if self.inputs.kind == MIRRORS else ())]
         columns = {
             **case.described(),
@@ -244,9 +257,12 @@ class TabulateParcels(SimpleInterface):
             **(case.spread(desc) if pvc == UNCORRECTED else {}),
         }
         flags = list(case.flags)
-        flags = with_flag(flags, "entangled", case.entangled(signals) if pvc == FEED else None)
+        if pvc == FEED and signals is not None:
+            flags = with_flag(flags, "entangled", case.entangled(signals))
         frame = pd.DataFrame({name: columns.get(name, np.nan) for name in order})
         without = case.without_value(self.inputs.least_coverage)
+        if signals is None:
+            without = [word or INDISTINCT for word in without]
         flags = [word or flag for word, flag in zip(without, flags, strict=True)]
         kept = ("index", "name", "pvc", "desc", "n_voxels", "volume_ml", "coverage", "tissue")
         empty = np.array([bool(word) for word in without])

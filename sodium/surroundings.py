@@ -242,7 +242,7 @@ def find_reflection(image: Floats, brain: Floats, lesion: Floats, affine: Floats
     Raises
     ------
     ValueError
-        If no voxel is brain, or brain and image are uniform.
+        If no voxel is brain.
     """
     if not (brain >= HALF).any():
         raise ValueError("no voxel of the anatomy is brain: no mirror image can be made")

@@ -85,6 +85,7 @@ def _tabulate(plan: SodiumPlan, lesions: LesionPlan, table: str) -> Node:
     return Node(
         TabulateParcels(
             kind=kind,
+            unasked=True,
             names=_names(lesions, table),
             least_coverage=lesions.least_coverage,
             tissues=dict(plan.tissues),

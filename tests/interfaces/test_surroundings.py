@@ -14,6 +14,7 @@ from sodiumprep.interfaces.parcels import PARCEL_COLUMNS, RATIO, TabulateParcels
 from sodiumprep.interfaces.pvc import CorrectPartialVolume
 from sodiumprep.interfaces.regions import SampleRegions, load_carved
 from sodiumprep.interfaces.surroundings import LabelMirrors, LabelShells
+from sodiumprep.sodium.pvc.regional import IndistinctRegionsError
 from sodiumprep.sodium.relaxation import relaxation_of
 from sodiumprep.sodium.signal import Relaxation, relaxation_factor
 
@@ -209,3 +210,16 @@ def test_shells_are_rows_of_an_atlas(tabulate, known, run_in, tmp_path, truth):
     for row in (found.loc[name] for name in ("near WM", "far WM")):
         assert row["mean"] == pytest.approx(truth["WM"], abs=3 * row.uncertainty)
     assert "ratio" not in found
+
+
+def test_regions_that_nobody_chose_and_the_image_cannot_tell_apart_have_no_value(
+    tabulate, mirrors, monkeypatch
+):
+    monkeypatch.setattr("sodiumprep.sodium.pvc.parcels.LARGEST_CONDITION", 1.0)
+    labels = {**OPPOSITE, "labels_file": mirrors.out_file}
+    table = tabulate(**labels, unasked=True)
+    assert rows(table)[["mean", *RATIO]].isna().all(axis=None)
+    assert set(rows(table).flag) == {"indistinct", "too_small"}
+    assert rows(table, "none").loc["lesion mirror", ["mean", *RATIO]].notna().all()
+    with pytest.raises(IndistinctRegionsError, match="cannot tell"):
+        tabulate(**labels)

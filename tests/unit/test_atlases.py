@@ -143,6 +143,14 @@ def test_two_atlases_of_one_name_are_refused(own, tmp_path):
         read_atlases(settings(own, other))
 
 
+@pytest.mark.parametrize("name", ["tissue", "lesions", "shells", "contralateral"])
+def test_an_atlas_called_as_a_table_of_every_run_is_refused(tmp_path, name):
+    path = write_labels(tmp_path / f"atlas-{name}_space-{EMBEDDED}_dseg.nii.gz")
+    write_table(tmp_path / f"atlas-{name}_space-{EMBEDDED}_dseg.tsv", (1, "a"), (2, "b"))
+    with pytest.raises(UserError, match=f"would be called seg-{name}"):
+        read_atlases(settings(path))
+
+
 def test_an_atlas_of_templateflow_is_found_by_name_and_description(tmp_path, monkeypatch):
     monkeypatch.setenv("TEMPLATEFLOW_HOME", str(tmp_path))
     folder = tmp_path / "tpl-MNI152NLin2009cAsym"
