@@ -195,7 +195,7 @@ class _Symmetry:
         simplex = start + reach * np.concatenate([np.zeros((1, 3)), np.eye(3)])
         found = minimize(
             lambda p: -self.correlation(p, where), start, method="Nelder-Mead",
-            options={"initial_simplex": simplex, "xatol": 0.02, "fatol": 1e-7, "maxfev": 120},
+            options={"initial_simplex": simplex, "xatol": 0.05, "fatol": 1e-6, "maxfev": 120},
         )  # fmt: skip
         return np.asarray(found.x)
 

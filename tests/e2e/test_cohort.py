@@ -157,6 +157,32 @@ def test_lobes_hold_what_is_true_in_their_tissues(cohort: Cohort) -> None:
     assert ((found.gtm - found.truth).abs() / found.u < 3).mean() > 0.9
 
 
+def test_lesions_over_what_lies_opposite_have_their_true_contrast(cohort: Cohort) -> None:
+    anat, truth = cohort.out / "sub-02/anat", cohort.raw / "derivatives/truth/sub-02/anat"
+    assert not list((cohort.out / "sub-01/anat").glob("*_seg-contralateral_*"))
+    table = pd.read_csv(next(anat.glob("*_seg-contralateral_TSC.tsv")), sep="\t")
+    final = table[(table.desc == "corrected") & (table.pvc == "gtm")].set_index("name")
+    values = np.asarray(
+        nib.load(truth / "sub-02_acq-23Na_space-T1w_desc-truth_TSCmap.nii.gz").dataobj
+    )
+    where = np.asarray(nib.load(next(anat.glob("*seg-contralateral_dseg.nii.gz"))).dataobj)
+    white = np.asarray(nib.load(truth / "sub-02_label-WM_desc-truth_probseg.nii.gz").dataobj) > 0.9
+    for label, name in enumerate(("core", "edema"), 1):
+        mask = np.asarray(nib.load(anat / f"sub-02_label-{name}_mask.nii.gz").dataobj) > 0.9
+        row = final.loc[f"{name} mirror WM"]
+        contrast = values[mask].mean() / values[(where == label) & white].mean()
+        print(f"{name}: {row.ratio:.3f} ± {row.u_ratio:.3f}, truth {contrast:.3f}")
+        assert abs(row.ratio - contrast) < max(3 * row.u_ratio, 0.1)
+    whole = pd.read_csv(next(anat.glob("*_seg-lesions_TSC.tsv")), sep="\t")
+    whole = whole[(whole.desc == "corrected") & (whole.pvc == "gtm")].set_index("name")
+    lesions = final.loc[["core", "edema"], "volume_ml"].sum()
+    grown = sum(
+        whole.loc[f"{t} with lesions", "volume_ml"] - whole.loc[t, "volume_ml"]
+        for t in ("GM", "WM", "CSF")
+    )
+    assert grown == pytest.approx(lesions, rel=0.02)
+
+
 @pytest.mark.parametrize("subject", ["01", "02"])
 def test_vials_csf_and_eyes_agree_on_the_calibration(cohort: Cohort, subject: str) -> None:
     path = next((cohort.out / f"sub-{subject}").rglob("*_desc-qc_metrics.json"))

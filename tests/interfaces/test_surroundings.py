@@ -1,5 +1,6 @@
 """Tables that lesions give: against the other side, and tissues with what lesions took."""
 
+import json
 from functools import cache, partial
 from typing import Any
 
@@ -7,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sodiumprep.interfaces.atlases import SaveLabels
 from sodiumprep.interfaces.calibrate import Calibrate
 from sodiumprep.interfaces.concentration import TabulateRegions
 from sodiumprep.interfaces.image import load_image, save_image
+from sodiumprep.interfaces.outputs import SaveParcels
 from sodiumprep.interfaces.parcels import PARCEL_COLUMNS, RATIO, TabulateParcels
 from sodiumprep.interfaces.pvc import CorrectPartialVolume
 from sodiumprep.interfaces.regions import SampleRegions, load_carved
@@ -223,3 +226,32 @@ def test_regions_that_nobody_chose_and_the_image_cannot_tell_apart_have_no_value
     assert rows(table, "none").loc["lesion mirror", ["mean", *RATIO]].notna().all()
     with pytest.raises(IndistinctRegionsError, match="cannot tell"):
         tabulate(**labels)
+
+
+def test_tables_and_labels_are_saved_with_what_is_known_of_the_mirror(
+    known, mirrors, head, run_in, tmp_path
+):
+    table = TabulateParcels(
+        **known["all"], **OPPOSITE, labels_file=mirrors.out_file, fine_file=known["fine"],
+        calibration_file=known["lines"]["vials"], response_file=head["response_file"],
+    )  # fmt: skip
+    path = str(tmp_path / "out/table.tsv")
+    save = SaveParcels(
+        table_file=run_in(table, tmp_path / "table").table_file, output=path, told=mirrors.told,
+        provenance={"Description": "opposite"}, calibration_file=known["lines"]["vials"],
+        tissues=known["all"]["tissues"],
+        properties={"ReceiveCorrection": "none", **known["all"]["properties"]},
+    )  # fmt: skip
+    run_in(save, tmp_path / "save")
+    sidecar = json.loads((tmp_path / "out/table.json").read_text())
+    columns = pd.read_csv(path, sep="\t", nrows=0).columns
+    assert all(sidecar[name]["Description"] for name in columns)
+    assert sidecar["Description"] == "opposite"
+    assert sidecar["MirrorSpread"] == mirrors.told["MirrorSpread"]
+    kept = SaveLabels(
+        in_file=mirrors.out_file, names={1: "lesion mirror"}, missing=[], told=mirrors.told,
+        provenance={}, outputs={"labels": str(tmp_path / "out/labels.nii.gz"),
+                                "table": str(tmp_path / "out/labels.tsv")},
+    )  # fmt: skip
+    run_in(kept, tmp_path / "keep")
+    assert "MirrorMatrix" in json.loads((tmp_path / "out/labels.json").read_text())

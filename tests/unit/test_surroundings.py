@@ -31,10 +31,10 @@ def ball(centre: Any, radius: float, place: Any = PLACE) -> Any:
 def turned_head(turn: Any, shift: Any) -> tuple[Any, Any, Any]:
     """Return image and brain of a head with folds, turned about its middle; and its reflection."""
     own = (PLACE - shift) @ turn  # in the head's own frame
-    radius = np.linalg.norm(own / [62.0, 78.0, 58.0], axis=-1)
+    radius = np.linalg.norm(own / [44.0, 56.0, 42.0], axis=-1)
     folds = np.cos(np.abs(own[..., 0]) / 5) * np.cos(own[..., 1] / 7) * np.cos(own[..., 2] / 6)
     beside = np.concatenate([np.abs(own[..., :1]), own[..., 1:]], axis=-1)
-    ventricle = ball([14, 5, 6], 12, beside)
+    ventricle = ball([10, 4, 5], 9, beside)
     brain = (radius < 1).astype(np.float32)
     image = brain * (1 + 0.15 * folds - 0.6 * ventricle)
     move = np.eye(4)
@@ -47,12 +47,14 @@ def test_a_turned_head_is_reflected_onto_itself(angles):
     turn = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
     shift = np.array([4.0, -3.0, 2.0])
     image, brain, true = turned_head(turn, shift)
-    lesion = ball(shift + turn @ [35, 10, 10], 16) * brain
+    lesion = ball(shift + turn @ [24, 8, 8], 11) * brain
     noise = gaussian_filter(np.random.default_rng(3).standard_normal(SHAPE), 1)
     image = image * (1 - lesion) + 0.4 * lesion + 0.05 * brain * noise
     found = find_reflection(image, brain, lesion, AFFINE)
-    assert displacement(found.matrix, true, shift) < 1.0
-    assert found.spread < 1.0
+    error = displacement(found.matrix, true, shift)
+    print(f"{error:.2f} mm, told {found.spread:.2f} mm")
+    assert error < min(1.0, 3 * found.spread)
+    assert found.spread < 5.0
     assert found.correlation > 0.95
     np.testing.assert_allclose(found.matrix @ found.matrix, np.eye(4), atol=1e-12)
 
