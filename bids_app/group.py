@@ -26,7 +26,7 @@ from sodiumprep.bids_app.results import (
     read_json,
 )
 from sodiumprep.bids_app.settings import Settings
-from sodiumprep.interfaces.outputs import TABLE_COLUMNS, write_json
+from sodiumprep.interfaces.outputs import PARCEL_COLUMNS, TABLE_COLUMNS, write_json
 
 UNKNOWN = "n/a"
 KEYS = {
@@ -233,7 +233,7 @@ def table_dictionary(table: pd.DataFrame, described: Mapping[str, Any]) -> dict[
         Data dictionary of the participants table.
     """
     known = {name: {"Description": text} for name, text in (KEYS | OPTIONAL_KEYS).items()}
-    own = {**TABLE_COLUMNS, **known}
+    own = {**PARCEL_COLUMNS, **TABLE_COLUMNS, **known}
     return {
         column: own.get(column) or described.get(column.removeprefix("participants_"))
         or {"Description": "As in participants.tsv"}

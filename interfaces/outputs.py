@@ -688,7 +688,7 @@ FLAGS = (
 TABLE_COLUMNS: dict[str, dict[str, str]] = {
     name: {"Description": text, "Units": units}
     for name, units, text in (
-        ("index", "1", "GM 1, WM 2, CSF 3, lesions from 4"),
+        ("index", "1", "GM 1, WM 2, CSF 3, lesions from 4; labels of other segmentations"),
         ("name", "1", "Region"),
         (
             "pvc",
