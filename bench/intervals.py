@@ -458,7 +458,13 @@ def main() -> None:
                         help="with tissue that no segmentation knows")  # fmt: skip
     parser.add_argument("--first", type=int, default=0, help="first seed (default: 0)")
     parser.add_argument("--table", type=Path, help="where to write all rows (TSV)")
+    parser.add_argument("--tables", type=Path, nargs="+", default=[],
+                        help="summarize these, which --table wrote; simulate nothing")  # fmt: skip
     options = parser.parse_args()
+    if options.tables:
+        parts = [pd.read_csv(path, sep="\t", na_values="n/a") for path in options.tables]
+        joined = pd.concat(parts).fillna({"off": ""})
+        raise SystemExit(not summary(joined[joined.off == ""]))
     template = load_template()
     found: list[dict[str, Any]] = []
     for seed in range(options.first, options.first + options.seeds):

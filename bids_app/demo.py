@@ -92,8 +92,8 @@ def compare(bids_dir: Path, out_dir: Path) -> pd.DataFrame:
         One row per subject and region: ``participant_id name truth none gtm uncertainty``
         [mmol/L], and ``error_none``, ``error_gtm`` [%].
     """
-    frames = [_compare_one(path, bids_dir) for path in sorted(out_dir.rglob("*_TSC.tsv"))
-              if path.parent.name == "anat"]  # fmt: skip
+    tables = sorted(out_dir.rglob("*_seg-tissue_TSC.tsv"))
+    frames = [_compare_one(path, bids_dir) for path in tables if path.parent.name == "anat"]
     return pd.concat(frames, ignore_index=True)
 
 

@@ -78,6 +78,12 @@ class BringLabels(SimpleInterface):
         return lobe_labels(brain.shape, affine).astype(np.float32), affine
 
 
+LABEL_COLUMNS = {
+    "index": {"Description": "Label, as the image holds it", "Units": "1"},
+    "name": {"Description": "Region", "Units": "1"},
+}
+
+
 class _SaveLabelsInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="labels on the grid of the anatomy")
     names = traits.Dict(mandatory=True, desc="name of each label")
@@ -103,10 +109,9 @@ class SaveLabels(SimpleInterface):
         head: dict[str, Any] = {"Description": "Labels of an atlas in the space of the anatomy"}
         if self.inputs.missing:
             head["LabelsWithoutVoxel"] = list(self.inputs.missing)
-        write_json(
-            sidecar_path(target),
-            {**head, "Units": "1", **self.inputs.provenance, **self.inputs.told},
-        )
+        told = {**head, "Units": "1", **LABEL_COLUMNS, **self.inputs.provenance}
+        told |= self.inputs.told
+        write_json(sidecar_path(target), told)  # of the image and of its table, which share a name
         rows = [{"index": int(n), "name": name} for n, name in self.inputs.names.items()]
         table = Path(self.inputs.outputs["table"])
         pd.DataFrame(rows).to_csv(Path(runtime.cwd) / "labels.tsv", sep="\t", index=False)

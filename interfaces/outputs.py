@@ -691,7 +691,7 @@ FLAGS = (
 TABLE_COLUMNS: dict[str, dict[str, str]] = {
     name: {"Description": text, "Units": units}
     for name, units, text in (
-        ("index", "1", "GM 1, WM 2, CSF 3, lesions from 4"),
+        ("index", "1", "GM 1, WM 2, CSF 3, lesions from 4; labels of other segmentations"),
         ("name", "1", "Region"),
         (
             "pvc",
@@ -735,7 +735,8 @@ PARCEL_COLUMNS: dict[str, dict[str, str]] = {
     **TABLE_COLUMNS,
     "index": {"Description": "Label of the atlas", "Units": "1"},
     "tissue": {
-        "Description": "What of the region the row is of: GM, WM, CSF, all (GM and WM), or lesion",
+        "Description": "What of the region the row is of: GM, WM, CSF, or all (GM and WM); or a "
+        "lesion",
         "Units": "1",
     },
     **{

@@ -217,7 +217,7 @@ class _Brain:
         corner[:3, 3] = [part.start for part in box]
         own = affine @ corner
         top = np.percentile(image[inside], CLIPPED)
-        shown = np.clip(image[box] / top, 0, 1) * inside[box]
+        shown = np.clip(image[box] / top, 0, 1) * np.clip(brain[box], 0, 1)
         centre = own[:3, :3] @ within + own[:3, 3]
         return cls(shown.astype(np.float32), lesion[box].astype(np.float32), own, centre)
 

@@ -198,7 +198,7 @@ def test_vials_csf_and_eyes_agree_on_the_calibration(cohort: Cohort, subject: st
 
 
 def test_lesions_are_regions_of_their_own(cohort: Cohort) -> None:
-    table = pd.read_csv(next((cohort.out / "sub-02").rglob("*_TSC.tsv")), sep="\t")
+    table = pd.read_csv(next((cohort.out / "sub-02").rglob("*_seg-tissue_TSC.tsv")), sep="\t")
     lesions = table[table["index"] > 3].name.unique().tolist()
     assert lesions == ["core", "edema"]
     values = compare(cohort.raw, cohort.out).set_index("name").loc[lesions]

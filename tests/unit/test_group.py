@@ -184,11 +184,16 @@ def test_quality_of_a_reconstruction_has_columns_of_its_own(tmp_path):
 
 def test_every_column_is_described(tmp_path):
     write_cohort(tmp_path)
+    names = DerivativeNames(tmp_path, "01")
+    lobes = pd.read_csv(names.tsc_table(), sep="\t").assign(tissue="GM")
+    lobes.to_csv(names.tsc_table("lobes"), sep="\t", index=False)
     for table, name in zip(gather(tmp_path), ("group_TSC.json", "group_qc.json"), strict=True):
         described = json.loads((tmp_path / name).read_text())
         assert list(described) == list(table.columns)
         assert all(entry["Description"] for entry in described.values())
-    assert json.loads((tmp_path / "group_TSC.json").read_text())["age"]["Units"] == "year"
+    described = json.loads((tmp_path / "group_TSC.json").read_text())
+    assert described["age"]["Units"] == "year"
+    assert "GM, WM, CSF, or all" in described["tissue"]["Description"]
 
 
 def test_a_folder_without_results_is_refused_by_name(tmp_path):

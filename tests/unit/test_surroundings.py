@@ -35,8 +35,8 @@ def turned_head(turn: Any, shift: Any) -> tuple[Any, Any, Any]:
     folds = np.cos(np.abs(own[..., 0]) / 5) * np.cos(own[..., 1] / 7) * np.cos(own[..., 2] / 6)
     beside = np.concatenate([np.abs(own[..., :1]), own[..., 1:]], axis=-1)
     ventricle = ball([10, 4, 5], 9, beside)
-    brain = (radius < 1).astype(np.float32)
-    image = brain * (1 + 0.15 * folds - 0.6 * ventricle)
+    brain = np.clip((1 - radius) * 48 / STEP + 0.5, 0, 1).astype(np.float32)
+    image = 1 + 0.3 * folds - 0.6 * ventricle
     move = np.eye(4)
     move[:3, :3], move[:3, 3] = turn, shift
     return image, brain, move @ np.diag([-1.0, 1, 1, 1]) @ np.linalg.inv(move)
@@ -49,12 +49,12 @@ def test_a_turned_head_is_reflected_onto_itself(angles):
     image, brain, true = turned_head(turn, shift)
     lesion = ball(shift + turn @ [24, 8, 8], 11) * brain
     noise = gaussian_filter(np.random.default_rng(3).standard_normal(SHAPE), 1)
-    image = image * (1 - lesion) + 0.4 * lesion + 0.05 * brain * noise
+    image = image * (1 - lesion) + 0.4 * lesion + 0.02 * brain * noise
     found = find_reflection(image, brain, lesion, AFFINE)
     error = displacement(found.matrix, true, shift)
     print(f"{error:.2f} mm, told {found.spread:.2f} mm")
-    assert error < min(1.0, 3 * found.spread)
-    assert found.spread < 5.0
+    assert error < 1.0
+    assert error / 3 < found.spread < 5.0
     assert found.correlation > 0.95
     np.testing.assert_allclose(found.matrix @ found.matrix, np.eye(4), atol=1e-12)
 
