@@ -649,7 +649,10 @@ def _surroundings(
         return None
     names = _names(job, run, settings)
     anatomy = replace(names, session=job.session).anat_preproc()
-    told = _provenance(job, [anatomy, *map(Path, lesions.values())], settings, ())
+    told = {
+        **_provenance(job, [anatomy, *map(Path, lesions.values())], settings, ()),
+        "SpatialReference": bids_uri(anatomy, links(settings)),
+    }
     return plan_lesion_tables(tuple(lesions), settings, names, told, links(settings))
 
 

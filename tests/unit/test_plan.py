@@ -217,6 +217,7 @@ def test_lesions_have_tables_with_their_paths_and_sources():
     sources = tables.provenance["Sources"]
     assert sources[0] == "bids::sub-01/anat/sub-01_desc-preproc_T1w.nii.gz"
     assert sources[1:] == ["bids:raw:core.nii.gz", "bids:raw:b.nii.gz"]
+    assert tables.provenance["SpatialReference"] == sources[0]
     assert tables.labels["shells"].endswith("sub-01_acq-23Na_space-T1w_seg-shells_dseg.nii.gz")
 
 
