@@ -72,7 +72,7 @@ def shell_labels(
     >>> lesion = np.zeros((9, 1, 1))
     >>> lesion[4] = 1
     >>> shell_labels(lesion, np.ones((9, 1, 1)), np.ones(3), [1.0, 3.0]).ravel()
-    array([2, 2, 2, 1, 0, 1, 2, 2, 2], dtype=int32)
+    array([0, 2, 2, 1, 0, 1, 2, 2, 0], dtype=int32)
     """
     inside = lesion >= HALF
     labels = np.zeros(inside.shape, np.int32)
