@@ -22,8 +22,7 @@ from sodiumprep.bids_app.ready import (
     ready_files,
 )
 from sodiumprep.bids_app.results import OWN_TABLES
-from sodiumprep.bids_app.settings import Settings
-from sodiumprep.bids_app.surroundings import OF_LESIONS
+from sodiumprep.bids_app.settings import LESION_TABLES, Settings
 from sodiumprep.bids_app.templates import (
     ANATOMY,
     EMBEDDED,
@@ -92,7 +91,7 @@ def read_atlases(settings: Settings) -> tuple[Atlas, ...]:
     roots = tuple(settings.derivatives.values())
     found = [_read(text, roots) for text in dict.fromkeys(settings.atlases)]
     names = [atlas.name for atlas in found]
-    taken = (*OWN_TABLES, *OF_LESIONS)
+    taken = (*OWN_TABLES, *LESION_TABLES)
     twice = sorted({name for name in names if names.count(name) > 1 or name in taken})
     if twice:
         raise UserError(f"--atlases: more than one would be called seg-{twice[0]} in the output")

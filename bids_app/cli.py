@@ -36,6 +36,7 @@ from sodiumprep.bids_app.settings import (
     DEFAULT_SHELLS,
     FEWEST_DRAWS,
     FLUID_REFERENCES,
+    LESION_TABLES,
     PHANTOM,
     RECIPROCITY,
     SESSIONS_PER_REPORT,
@@ -303,13 +304,22 @@ def _add_atlases(science: argparse._ArgumentGroup) -> None:
         f"{DEFAULT_COVERAGE})",
     )
     science.add_argument(
+        "--lesion-tables",
+        nargs="+",
+        choices=LESION_TABLES,
+        default=[],
+        metavar="TABLE",
+        help="where lesions are given: contralateral (each class against the region opposite, as "
+        "a ratio), shells (the brain around them by distance), lesions (tissues with what lesions "
+        "took of them)",
+    )
+    science.add_argument(
         "--lesion-shells",
-        nargs="*",
+        nargs="+",
         type=distance,
         default=list(DEFAULT_SHELLS),
         metavar="MM",
-        help="where lesions are given: outer distances of shells around them that have a table, "
-        "rising; none given: no shells (default: 5 10 20)",
+        help="outer distances of the shells of --lesion-tables, rising (default: 5 10 20)",
     )
 
 
@@ -591,6 +601,7 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         output_spaces=read_spaces(options.output_spaces),
         atlases=tuple(options.atlases),
         min_coverage=options.min_coverage,
+        lesion_tables=tuple(dict.fromkeys(options.lesion_tables)),
         lesion_shells=read_shells(options.lesion_shells),
         na2anat_init=options.na2anat_init,
         na2anat_dof=options.na2anat_dof,

@@ -16,6 +16,8 @@ DEFAULT_PVC = ("gtm",)
 FLUID_REFERENCES = ("csf", "vitreous")  # of the body: their concentrations are assumed
 PHANTOM = "phantom"  # the reference that was scanned by itself
 RECIPROCITY = "reciprocity"  # the receive profile is that of the flip angle
+SHELLS, CONTRALATERAL, LESIONS = "shells", "contralateral", "lesions"
+LESION_TABLES = (CONTRALATERAL, SHELLS, LESIONS)  # no atlas may be called so
 DEFAULT_SHELLS = (5.0, 10.0, 20.0)  # mm around lesions
 DEFAULT_COVERAGE = 0.5  # share of an atlas region that must lie in the field of view
 DEFAULT_RECON = "gridding"  # results of another method carry its name
@@ -115,6 +117,8 @@ class Settings:
         Whose regions have tables of their own: names or files.
     min_coverage
         Share of an atlas region that must lie in the field of view, else it has no value.
+    lesion_tables
+        Tables that lesions give beside their rows: ``contralateral``, ``shells``, ``lesions``.
     lesion_shells
         Outer distance of each shell around lesions, rising [mm]; empty for no shells.
     na2anat_init
@@ -175,6 +179,7 @@ class Settings:
     output_spaces: tuple[Space, ...] = ()
     atlases: tuple[str, ...] = ()
     min_coverage: float = DEFAULT_COVERAGE
+    lesion_tables: tuple[str, ...] = ()
     lesion_shells: tuple[float, ...] = DEFAULT_SHELLS
     na2anat_init: str = "auto"
     na2anat_dof: int = 6

@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sodiumprep.bids_app.names import DerivativeNames, bids_uri
-from sodiumprep.bids_app.settings import Settings
+from sodiumprep.bids_app.settings import LESIONS, Settings
 from sodiumprep.workflows.plans import LesionPlan
-from sodiumprep.workflows.surroundings import CONTRALATERAL, LESIONS, SHELLS
-
-OF_LESIONS = (SHELLS, CONTRALATERAL, LESIONS)  # no atlas may be called so
 
 
 def plan_lesion_tables(
@@ -26,7 +23,7 @@ def plan_lesion_tables(
     Parameters
     ----------
     classes
-        Of its lesions; without one there are no tables.
+        Of its lesions; without one, or where no table is asked for, there is none.
     settings
         The user's choices.
     names
@@ -36,12 +33,12 @@ def plan_lesion_tables(
     links
         Datasets that sidecars refer to.
     """
-    if not classes:
+    tables = settings.lesion_tables
+    if not classes or not tables:
         return None
-    shells = [SHELLS] if settings.lesion_shells else []
-    tables = (CONTRALATERAL, LESIONS, *shells)
+    labelled = [table for table in tables if table != LESIONS]
     outputs = {table: str(names.tsc_table(table)) for table in tables}
-    for table in (CONTRALATERAL, *shells):
+    for table in labelled:
         outputs[f"{table}_labels"] = str(names.lesion_labels(table))
         outputs[f"{table}_table"] = str(names.lesion_labels(table, ".tsv"))
     return LesionPlan(
@@ -51,9 +48,5 @@ def plan_lesion_tables(
         least_coverage=settings.min_coverage,
         outputs=outputs,
         provenance=dict(provenance),
-        labels={
-            table: bids_uri(names.lesion_labels(table), links)
-            for table in tables
-            if table != LESIONS
-        },
+        labels={table: bids_uri(names.lesion_labels(table), links) for table in labelled},
     )

@@ -159,7 +159,7 @@ class LesionPlan:
     classes
         Of the lesions.
     tables
-        Which: ``contralateral``, ``lesions`` and, with ``edges``, ``shells``.
+        Which: ``contralateral``, ``shells``, ``lesions``.
     edges
         Outer distance of each shell around lesions [mm].
     least_coverage

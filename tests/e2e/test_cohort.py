@@ -41,7 +41,8 @@ def participant_level(raw: Path, out: Path, *options: object) -> subprocess.Comp
         "sodiumprep", raw, out, "participant", "-w", out.with_name(f"work-{out.name}"),
         "--sloppy", "--random-seed", 7, "--omp-nthreads", 1,
         "-d", f"manual={raw / 'derivatives' / 'manual'}",
-        "--output-spaces", f"{EMBEDDED}:res-4", "--atlases", "lobes", *options,
+        "--output-spaces", f"{EMBEDDED}:res-4", "--atlases", "lobes",
+        "--lesion-tables", "contralateral", "shells", "lesions", *options,
     )  # fmt: skip
 
 

@@ -111,7 +111,7 @@ def written(tmp_path):
             "unbiased",
         ),
         (["--lesion-shells", "4", "7.5"], "lesion_shells", (4.0, 7.5)),
-        (["--lesion-shells"], "lesion_shells", ()),
+        (["--lesion-tables", "shells", "lesions"], "lesion_tables", ("shells", "lesions")),
         (["--na2anat-init", "header"], "na2anat_init", "header"),
         (["--na2anat-dof", "12"], "na2anat_dof", 12),
     ],

@@ -27,7 +27,10 @@ from sodiumprep.bids_app.sessions import (
 from sodiumprep.bids_app.settings import Settings
 
 RAW, OUT = Path("/data/raw"), Path("/data/out")
-SETTINGS = Settings(RAW, OUT, Path("/data/work"), subject_anatomical_reference="first-lex")
+SETTINGS = Settings(
+    RAW, OUT, Path("/data/work"), subject_anatomical_reference="first-lex",
+    lesion_tables=("contralateral", "shells"),
+)  # fmt: skip
 CORE = {"core": Path("/d/core.nii.gz")}
 ANATOMY = Anatomy(RAW / "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", "T1w", lesions=CORE)
 

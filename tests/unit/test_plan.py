@@ -11,7 +11,7 @@ from sodiumprep.bids_app.dataset import SubjectJob
 from sodiumprep.bids_app.metadata import Protocol, UserError, Vial
 from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_name
 from sodiumprep.bids_app.runs import SodiumRun
-from sodiumprep.bids_app.settings import Settings
+from sodiumprep.bids_app.settings import LESION_TABLES, Settings
 from sodiumprep.interfaces.outputs import (
     ANATOMY_FILES,
     NOT_SAVED,
@@ -200,7 +200,8 @@ def test_a_field_strength_without_constants_names_file_key_and_option(field):
 
 def test_lesions_have_tables_with_their_paths_and_sources():
     anatomy = replace(ANATOMY, lesions={"core": RAW / "core.nii.gz", "edema": RAW / "b.nii.gz"})
-    tables = plan(run_of(), replace(SETTINGS, min_coverage=0.3), anatomy).surroundings
+    asked = replace(SETTINGS, min_coverage=0.3, lesion_tables=LESION_TABLES)
+    tables = plan(run_of(), asked, anatomy).surroundings
     assert tables.classes == ("core", "edema")
     assert (tables.edges, tables.least_coverage) == ((5.0, 10.0, 20.0), 0.3)
     names = {key: Path(path).name for key, path in tables.outputs.items()}
@@ -221,11 +222,13 @@ def test_lesions_have_tables_with_their_paths_and_sources():
     assert tables.labels["shells"].endswith("sub-01_acq-23Na_space-T1w_seg-shells_dseg.nii.gz")
 
 
-def test_without_lesions_or_shells_their_tables_are_not_planned():
-    assert plan(run_of()).surroundings is None
+def test_tables_of_lesions_are_planned_where_there_are_lesions_and_a_wish():
     anatomy = replace(ANATOMY, lesions={"core": RAW / "core.nii.gz"})
-    tables = plan(run_of(), replace(SETTINGS, lesion_shells=()), anatomy).surroundings
-    assert tables.tables == ("contralateral", "lesions")
+    assert plan(run_of(), replace(SETTINGS, lesion_tables=LESION_TABLES)).surroundings is None
+    assert plan(run_of(), anatomy=anatomy).surroundings is None
+    asked = replace(SETTINGS, lesion_tables=("contralateral",))
+    tables = plan(run_of(), asked, anatomy).surroundings
+    assert tables.tables == ("contralateral",)
     assert not any("shells" in key for key in tables.outputs)
 
 
