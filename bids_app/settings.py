@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sodiumprep.bids_app.templates import Space
+from sodiumprep.workflows.plans import CONTRALATERAL, LESIONS, SHELLS
 
 DEFAULT_SEED = 23
 SESSIONWISE = "sessionwise"  # each session has an anatomy of its own
@@ -16,7 +17,6 @@ DEFAULT_PVC = ("gtm",)
 FLUID_REFERENCES = ("csf", "vitreous")  # of the body: their concentrations are assumed
 PHANTOM = "phantom"  # the reference that was scanned by itself
 RECIPROCITY = "reciprocity"  # the receive profile is that of the flip angle
-SHELLS, CONTRALATERAL, LESIONS = "shells", "contralateral", "lesions"
 LESION_TABLES = (CONTRALATERAL, SHELLS, LESIONS)  # no atlas may be called so
 DEFAULT_SHELLS = (5.0, 10.0, 20.0)  # mm around lesions
 DEFAULT_COVERAGE = 0.5  # share of an atlas region that must lie in the field of view

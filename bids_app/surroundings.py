@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sodiumprep.bids_app.names import DerivativeNames, bids_uri
-from sodiumprep.bids_app.settings import LESIONS, Settings
-from sodiumprep.workflows.plans import LesionPlan
+from sodiumprep.bids_app.settings import Settings
+from sodiumprep.workflows.plans import LESIONS, LesionPlan
 
 
 def plan_lesion_tables(

@@ -8,6 +8,8 @@ from typing import Any
 
 from sodiumprep.sodium.relaxation import VITREOUS
 
+SHELLS, CONTRALATERAL, LESIONS = "shells", "contralateral", "lesions"  # tables of lesions
+
 
 @dataclass(frozen=True)
 class SessionPlan:

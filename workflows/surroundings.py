@@ -13,10 +13,15 @@ from sodiumprep.interfaces.parcels import MIRRORS, WHOLE, TabulateParcels
 from sodiumprep.interfaces.surroundings import LabelMirrors, LabelShells
 from sodiumprep.sodium.surroundings import shell_names
 from sodiumprep.workflows.atlases import TABULATED
-from sodiumprep.workflows.plans import LesionPlan, SodiumPlan
+from sodiumprep.workflows.plans import (
+    CONTRALATERAL,
+    LESIONS,
+    SHELLS,
+    LesionPlan,
+    SodiumPlan,
+)
 from sodiumprep.workflows.pvc import transmit_port
 
-SHELLS, CONTRALATERAL, LESIONS = "shells", "contralateral", "lesions"  # tables
 DESCRIPTION = (
     "Each lesion class was compared with the region opposite, by reflection about the plane for "
     "which the brain is most like its mirror image, lesions left out; shells around all lesions "
