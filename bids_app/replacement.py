@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from sodiumprep.bids_app.constants import relaxation_fields
@@ -34,6 +33,7 @@ from sodiumprep.bids_app.names import entities, extension, stem, suffix, with_js
 from sodiumprep.bids_app.protocols import read_source_protocol
 from sodiumprep.bids_app.relaxation import read_relaxation_uncertainties
 from sodiumprep.bids_app.settings import PHANTOM, Settings
+from sodiumprep.interfaces.image import open_image
 
 KEY = "CalibrationPhantom"
 LOADING = Key("LoadingFactor", "", 0.2, 5.0)
@@ -318,7 +318,7 @@ def _scale_notes(source: RawFile, file: RawFile, protocol: Protocol, own: Protoc
         if None not in (pair := (getattr(protocol, name), getattr(own, name)))
         and pair[0] != pair[1]
     ]
-    voxels = [nib.load(f.path).header.get_zooms()[:3] for f in (source, file)]
+    voxels = [open_image(f.path).header.get_zooms()[:3] for f in (source, file)]
     if not np.allclose(*voxels, rtol=1e-3):
         different.append("the voxel size")
     if not different:
