@@ -53,7 +53,8 @@ LONG_KEYS = {
 }
 FILTER_KEYS = {*LONG_KEYS, *LONG_KEYS.values(), "run", "echo", "flip", "inv", "part", "suffix"}
 INDEX_ERRORS = (
-    OSError, ValueError, TypeError, KeyError, RecursionError, BIDSConflictingValuesError,
+    OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError,
+    BIDSConflictingValuesError,
 )  # fmt: skip
 
 
@@ -242,7 +243,8 @@ def _values_of(path: Path) -> Any:
     except ValueError as error:
         raise UserError(str(error)) from error
     try:
-        return np.asanyarray(image.dataobj)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite
+            return np.asanyarray(image.dataobj)
     except UNREADABLE as error:
         raise UserError(
             f"{path}: cannot be read, truncated or no image ({one_line(error)})"

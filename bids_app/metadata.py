@@ -240,7 +240,7 @@ def read_text(path: Path) -> str:
     """
     try:
         check_file(path, MOST_TEXT)
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -249,6 +249,9 @@ def read_text(path: Path) -> str:
         ) from error
     except ValueError as error:
         raise UserError(str(error)) from error
+    if "\0" in text:
+        raise UserError(f"{path}: holds zero bytes; accepted: text in UTF-8")
+    return text
 
 
 def read_json(path: Path) -> object:
@@ -569,7 +572,7 @@ def refuse_misspelt(entry: Mapping[str, Any], known: Iterable[str], where: str) 
     UserError
         For the first of them.
     """
-    for name in entry:
+    for name in (name for name in entry if name not in known):
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-        if close and name not in known:
+        if close:
             raise UserError(f"{where}: {name} is not known; accepted: {close[0]}")

@@ -73,8 +73,6 @@ def load_relaxation(path: Path) -> dict[str, Row]:
 
 def _read_text(path: Path) -> str:
     text = read_text(path)
-    if "\0" in text:
-        raise UserError(f"{path}: holds zero bytes; accepted: text in UTF-8")
     if not text.strip():
         raise UserError(f"{path}: is empty; accepted: {EXAMPLE} or a row for each tissue")
     return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,10 @@ def open_image(path: Path | str, by_volume: bool = False) -> Any:
         )
     if dtype.kind not in "biuf":
         raise ValueError(f"{path}: holds {dtype} in each voxel; accepted: real numbers")
-    if not 0 <= start <= MOST_BEFORE:
+    first = header.template_dtype.itemsize
+    if not first <= start <= MOST_BEFORE:
         raise ValueError(
-            f"{path}: its voxels begin at byte {start}; accepted: up to {MOST_BEFORE}"
+            f"{path}: its voxels begin at byte {start}; accepted: {first} to {MOST_BEFORE}"
         )
     if start + voxels * dtype.itemsize > size * (MOST_SHRUNK if packed else 1):
         raise ValueError(
@@ -79,7 +81,9 @@ def open_image(path: Path | str, by_volume: bool = False) -> Any:
             f"file has {size} bytes; copy or convert it again"
         )
     try:
-        image: Any = nib.load(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on the size of extensions, which are not used
+            image: Any = nib.load(path)
         affine = np.asarray(image.affine, np.float64)
     except UNREADABLE as error:
         raise _unreadable(path, error) from None
@@ -131,7 +135,8 @@ def load_image(path: Path | str) -> tuple[Floats, Floats]:
     """
     image = open_image(path)
     try:
-        values = np.asarray(image.dataobj, np.float32)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite
+            values = np.asarray(image.dataobj, np.float32)
     except UNREADABLE as error:
         raise _unreadable(path, error) from None
     if values.ndim == 4 and values.shape[3] == 1:

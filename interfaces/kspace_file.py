@@ -159,7 +159,7 @@ class KspaceFile:
             data = (text.encode() if isinstance(text, str) else bytes(text)).rstrip(b"\0")
             _check_xml(data)
             return ElementTree.fromstring(data)
-        except (*BROKEN, IndexError, expat.ExpatError, ElementTree.ParseError) as error:
+        except (*BROKEN, LookupError, expat.ExpatError, ElementTree.ParseError) as error:
             raise ValueError(
                 f"{self.path}: the ISMRMRD header cannot be read ({one_line(error)})"
             ) from None
