@@ -6,6 +6,7 @@ reads them one by one.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,19 +19,15 @@ import ismrmrd
 import numpy as np
 from numpy.typing import NDArray
 
-from sodiumprep.interfaces.files import MIB, check_file
+from sodiumprep.interfaces.files import check_file
+from sodiumprep.interfaces.kspace_limits import check_xml, what_is_too_large
 from sodiumprep.sodium.acquisition import Floats, Integers, field_strength_of
 
 BLOCK = 256  # readouts that are read at a time
 MOST_VOXELS = 512**3  # of an image: 1 GB, and eight times that on the doubled grid
-MOST_READOUTS = 2**21  # 30 000 readouts, 70 times
-MOST_HEADER = 16 * MIB  # of XML
-MOST_CHUNK = 256 * MIB  # that is unpacked at once
-MOST_SHRUNK = 200  # bytes of the table that one byte of the file stands for
-DEEPEST = 64  # elements of the header inside each other
 BROKEN = (  # what h5py raises on damage
     OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError,
-    MemoryError,
+    MemoryError, zlib.error,
 )  # fmt: skip
 
 
@@ -157,7 +154,7 @@ class KspaceFile:
         try:
             text = np.ravel(self._file["dataset"]["xml"][()])[0]
             data = (text.encode() if isinstance(text, str) else bytes(text)).rstrip(b"\0")
-            _check_xml(data)
+            check_xml(data)
             return ElementTree.fromstring(data)
         except (*BROKEN, LookupError, expat.ExpatError, ElementTree.ParseError) as error:
             raise ValueError(
@@ -206,29 +203,6 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _check_xml(data: bytes) -> None:
-    """Refuse what no header needs: definitions, which may multiply a text, and deep nesting."""
-    depth = 0
-
-    def refuse(*_: object) -> None:
-        raise ValueError("it has a DOCTYPE; accepted: elements and texts alone")
-
-    def begin(*_: object) -> None:
-        nonlocal depth
-        depth += 1
-        if depth > DEEPEST:
-            raise ValueError(f"it nests elements more than {DEEPEST} deep")
-
-    def end(*_: object) -> None:
-        nonlocal depth
-        depth -= 1
-
-    parser = expat.ParserCreate()
-    parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler, parser.EndElementHandler = begin, end
-    parser.Parse(data, True)
-
-
 def _open(path: Path) -> h5py.File:
     check_file(path)
     try:
@@ -252,7 +226,7 @@ def _what_is_missing(file: h5py.File) -> str:
             found = ", ".join(f"'{name}'" for name in list(file)[:20]) or "nothing"
             return f"no ISMRMRD group 'dataset' with 'xml' and 'data' in it; found: {found}"
         names = table.dtype.names or ()
-        problem = _what_is_too_large(header, table)
+        problem = what_is_too_large(header, table)
         if problem:
             return problem
     except BROKEN as error:
@@ -269,48 +243,6 @@ def _held(group: Any, name: str) -> Any:
         return group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
     except KeyError:
         return None
-
-
-def _what_is_too_large(header: h5py.Dataset, table: h5py.Dataset) -> str:
-    """Return what the file declares that cannot be meant, before anything of it is read."""
-    for part in (header, table):
-        if part.external or part.is_virtual:
-            return f"'{part.name}' lies in other files; accepted: a file that holds its data"
-    size = _header_size(header)
-    if not 0 < size <= MOST_HEADER:
-        return f"its header has {size:.3g} bytes; accepted: up to {MOST_HEADER / MIB:g} MiB"
-    if table.ndim != 1 or table.size > MOST_READOUTS:
-        return f"'dataset/data' has shape {table.shape}; accepted: up to {MOST_READOUTS} readouts"
-    if table.chunks and table.chunks[0] * table.dtype.itemsize > MOST_CHUNK:
-        return (
-            f"its readouts are stored {table.chunks[0]} at a time; accepted: up to "
-            f"{MOST_CHUNK / MIB:g} MiB of them"
-        )
-    needed, stored = table.size * table.dtype.itemsize, table.id.get_storage_size()
-    if needed > stored * MOST_SHRUNK:
-        return (
-            f"declares {table.size} readouts, for which {stored} bytes are stored: they were "
-            "never written, or packed more than any scan can be; convert the raw data again"
-        )
-    return ""
-
-
-def _header_size(header: h5py.Dataset) -> int:
-    """Return the bytes of the header; where they cannot be told those of the whole file."""
-    if header.size != 1:
-        return header.size * header.dtype.itemsize if header.size else 0
-    if h5py.check_string_dtype(header.dtype) is None or header.dtype.kind == "S":
-        return int(header.dtype.itemsize)
-    place = header.id.get_offset()
-    if place is None and header.chunks and header.compression is None:
-        place = header.id.get_chunk_info(0).byte_offset
-    if place is None:
-        return Path(header.file.filename).stat().st_size
-    with Path(header.file.filename).open(
-        "rb"
-    ) as plain:  # a text is stored as its length and place
-        plain.seek(place)
-        return int.from_bytes(plain.read(4), "little")
 
 
 def read_kspace_header(path: Path | str) -> KspaceHeader:

@@ -400,7 +400,7 @@ def kspace() -> Iterator[Case]:
         "readouts in another file": partial(_external, name="dataset/data"),
         "header in another file": partial(_external, name="dataset/xml"),
         "all in another file": partial(_external, name="dataset"),
-        "link to itself": partial(_soft, name="dataset/data", target="/dataset/data"),
+        "link of the table to itself": partial(_soft, name="dataset/data", target="/dataset/data"),
         "link in circles": partial(_soft, name="dataset", target="/dataset/x"),
         "table elsewhere virtually": _virtual,
     }
