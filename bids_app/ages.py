@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 
-from sodiumprep.bids_app.metadata import UserError, read_json
+from sodiumprep.bids_app.metadata import UserError, read_json, read_table
 
 UNITS = {  # how many make a year, by the spellings that tables and templates use
     "year": 1.0,
@@ -70,11 +69,7 @@ def _cell(path: Path, column: str, label: str) -> str | None:
     """Return the age in the row of a subject or session; None without row or column."""
     if not path.is_file():
         return None
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    rows = [row for row in csv.DictReader(lines, delimiter="\t") if row.get(column) == label]
+    rows = [row for row in read_table(path) if row.get(column) == label]
     return rows[0].get("age") if rows else None
 
 

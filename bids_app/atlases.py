@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
 import re
 from collections.abc import Iterable, Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sodiumprep.bids_app.dataset import SubjectJob
-from sodiumprep.bids_app.metadata import SODIUM, UserError
+from sodiumprep.bids_app.metadata import SODIUM, UserError, read_table
 from sodiumprep.bids_app.names import DerivativeNames, bids_uri, entities, stem, suffix
 from sodiumprep.bids_app.ready import (
     check_image,
@@ -199,9 +198,8 @@ def _stated_tissues(table: Path) -> dict[int, str]:
     UserError
         If one is none of GM, WM and CSF.
     """
-    rows = csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines(), delimiter="\t")
     found = {}
-    for row in rows:
+    for row in read_table(table):
         tissue = (row.get("tissue") or "n/a").strip()
         if tissue in TISSUES:
             found[int(float(row["index"]))] = tissue

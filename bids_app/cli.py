@@ -24,7 +24,7 @@ from sodiumprep.bids_app.arguments import (
     seed,
     share,
 )
-from sodiumprep.bids_app.metadata import UserError, load_vials, read_json
+from sodiumprep.bids_app.metadata import UserError, load_vials, read_json, read_text
 from sodiumprep.bids_app.record import TABLE as RECORD
 from sodiumprep.bids_app.record import given_options
 from sodiumprep.bids_app.relaxation import load_relaxation
@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 all done, 1 at least one subject failed, 2 usage or nothing could be started.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
+    os.umask(os.umask(0) | 0o002)  # nothing that is written can be changed by everybody
     try:
         settings = parse_settings(arguments)
         os.environ.update(settings.environment())
@@ -514,8 +515,8 @@ def _config_tokens(tokens: Sequence[str]) -> tuple[list[str], Path] | None:
     if path is None:
         return None
     try:
-        options = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        options = tomllib.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as TOML: {error}") from error
     options.pop(RECORD, None)
     return [
@@ -745,8 +746,8 @@ def _read_plugin(path: Path | None) -> Mapping[str, Any] | None:
     import yaml  # only here: most runs have no plugin file
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        content = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read as YAML: {reason}") from error
     if not isinstance(content, dict) or not isinstance(content.get("plugin"), str):

@@ -12,6 +12,7 @@ import pandas as pd
 from sodiumprep.bids_app.group_report import write_group_report
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import DatasetNames, acquisition_label, entities, with_json
+from sodiumprep.bids_app.placing import refuse_links
 from sodiumprep.bids_app.reconstruction import (
     course_of,
     largest_delay,
@@ -133,6 +134,7 @@ def run_group(settings: Settings) -> int:
         If the folder holds no regional table, or its participants table is unusable.
     """
     names = DatasetNames(settings.out_dir)
+    refuse_links(settings.out_dir)
     participants = read_participants(names.participants)
     table = gather_tables(settings.out_dir, participants)
     quality = gather_quality(settings.out_dir)

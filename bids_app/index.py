@@ -11,15 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from bids import BIDSLayout, BIDSLayoutIndexer
 from bids.exceptions import BIDSConflictingValuesError
-from nibabel.filebasedimages import ImageFileError
 
-from sodiumprep.bids_app.metadata import SODIUM, UserError, is_sodium, read_sidecar
+from sodiumprep.bids_app.metadata import (
+    MOST_TEXT,
+    SODIUM,
+    UserError,
+    is_sodium,
+    read_json,
+    read_sidecar,
+)
 from sodiumprep.bids_app.names import entities, stem, suffix, with_json
 from sodiumprep.bids_app.settings import Settings
+from sodiumprep.interfaces.files import check_file
+from sodiumprep.interfaces.image import UNREADABLE, open_image
 
 ANATOMY_ORDER = (
     "T1w",
@@ -45,7 +52,10 @@ LONG_KEYS = {
     "direction": "dir",
 }
 FILTER_KEYS = {*LONG_KEYS, *LONG_KEYS.values(), "run", "echo", "flip", "inv", "part", "suffix"}
-INDEX_ERRORS = (OSError, ValueError, TypeError, KeyError, BIDSConflictingValuesError)
+INDEX_ERRORS = (
+    OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError,
+    BIDSConflictingValuesError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -140,6 +150,8 @@ def index_files(
         If a stored index belongs to another dataset.
     """
     try:
+        for path in _small_files(settings.bids_dir, participants):
+            check_file(path, MOST_TEXT)  # before pybids reads it whole, or waits for a pipe
         layout = _layout(settings, participants)
     except INDEX_ERRORS:
         for subject in participants:
@@ -227,11 +239,15 @@ def one_line(error: BaseException) -> str:
 
 def _values_of(path: Path) -> Any:
     try:
-        image: Any = nib.load(path)
-        return np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, ImageFileError) as error:
+        image = open_image(path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    try:
+        with np.errstate(over="ignore"):  # what is too large becomes infinite
+            return np.asanyarray(image.dataobj)
+    except UNREADABLE as error:
         raise UserError(
-            f"{path}: cannot be read, perhaps truncated ({one_line(error)})"
+            f"{path}: cannot be read, truncated or no image ({one_line(error)})"
         ) from error
 
 
@@ -247,7 +263,18 @@ def _ignored(participants: Sequence[str] | None) -> list[re.Pattern[str]]:
     return [
         re.compile(rf"^/(?!sub-(?:{labels})(?:/|$)|[^/]+\.json$)"),
         re.compile(rf"^/sub-[^/]+/(?:ses-[^/]+/)?(?:{OTHER_DATATYPES})(?:/|$)"),
+        # what lies deeper is no image of ours, and a link may lead round or far away
+        re.compile(r"^/sub-[^/]+/(?:ses-[^/]+/[^/]+|(?!ses-)[^/]+)/[^/]+/."),
     ]
+
+
+def _small_files(root: Path, participants: Iterable[str]) -> list[Path]:
+    """Return the sidecars that the index reads."""
+    found = list(root.glob("*.json"))
+    for label in participants:
+        for folder in ("", "anat", "fmap", "ses-*", "ses-*/anat", "ses-*/fmap"):
+            found += (root / f"sub-{label}").glob(f"{folder}/*.json" if folder else "*.json")
+    return sorted(found)
 
 
 def _layout(settings: Settings, participants: Sequence[str]) -> BIDSLayout:
@@ -291,8 +318,8 @@ def _layout_files(layout: BIDSLayout, subject: str) -> list[RawFile]:
 
 def _index_alone(settings: Settings, subject: str) -> list[RawFile] | UserError:
     try:
-        for path in sorted((settings.bids_dir / f"sub-{subject}").rglob("*.json")):
-            read_sidecar(path)
+        for path in _small_files(settings.bids_dir, [subject]):
+            read_json(path)
         indexer = BIDSLayoutIndexer(validate=False, ignore=_ignored([subject]))
         layout = BIDSLayout(settings.bids_dir, validate=False, indexer=indexer)
         return _layout_files(layout, subject)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from typing import Protocol as Interface
 
+from sodiumprep.interfaces.files import MIB, check_file
+
 SODIUM, HYDROGEN = "23Na", "1H"
 TRAJECTORY_TYPES = ("radial", "density-adapted radial", "tpi", "cones", "floret", "cartesian")
 KSPACE_FILTERS = ("none", "hamming")
 DIRECTIONS = ("x", "-x", "y", "-y", "z", "-z")  # as of sodium.vials, which takes long to import
 ASSUMED_CONCENTRATION_UNCERTAINTY = 0.01  # relative, where a vial states none
+MOST_TEXT = 16 * MIB  # of a sidecar or a table
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 HEADER_TOLERANCE = 1e-3  # relative, between k-space header and sidecar
 FIELD_TOLERANCE = 0.1  # relative: 2.89 T and 3 T are the same nominal field
 
@@ -66,7 +72,7 @@ class Key:
         number = source[self.name]
         if not _is_number(number) or not self.low <= number <= self.high:
             hint = f" ({self.hint})" if self.hint and _is_number(number) else ""
-            shown = json.dumps(number)
+            shown = shortened(number)
             raise UserError(f"{where}: {self.name} is {shown}; accepted: {self.accepted}{hint}")
         return float(number)
 
@@ -210,20 +216,83 @@ class KspaceHeader(Interface):
         """Nominal [T]."""
 
 
+def shortened(value: object) -> str:
+    """Return a value as JSON has it, for messages, in at most 80 characters.
+
+    Examples
+    --------
+    >>> shortened({"a": 1}), len(shortened("a" * 1000))
+    ('{"a": 1}', 80)
+    """
+    if isinstance(value, int) and abs(value) > 10**75:
+        return "a whole number of more than 75 digits"
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a small file; a mark of the byte order is left out.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read, is no plain file, is too large, or no text.
+    """
+    try:
+        check_file(path, MOST_TEXT)
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: byte {error.start} is no text; accepted: text in UTF-8"
+        ) from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if "\0" in text:
+        raise UserError(f"{path}: holds zero bytes; accepted: text in UTF-8")
+    return text
+
+
 def read_json(path: Path) -> object:
     """Return the content of a JSON file.
 
     Raises
     ------
     UserError
-        If the file cannot be read, or is no JSON.
+        If the file cannot be read, is too large, nested too deeply, or is no JSON.
     """
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        content = json.loads(text)
+        if _SURROGATE.search(text):
+            json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: holds half a character (\\ud…); accepted: whole ones") from error
     except ValueError as error:
         raise UserError(f"{path}: is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: is nested too deeply; accepted: keys and values") from error
+    return content
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a tab-separated table, by column; cells that are missing are left out.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, is too large, or holds a cell that is.
+    """
+    lines = read_text(path).splitlines()
+    try:
+        rows = list(csv.DictReader(lines, delimiter="\t"))
+    except csv.Error as error:
+        raise UserError(f"{path}: cannot be read as a table: {error}") from error
+    return [
+        {name: cell for name, cell in row.items() if name is not None and cell is not None}
+        for row in rows
+    ]
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
@@ -369,7 +438,12 @@ def is_sodium(sidecar: Mapping[str, Any], file_name: str) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _kind(value: object) -> str:
@@ -417,7 +491,7 @@ def _read_choice(
     text = str(value).strip().lower().replace("_", " ")
     if text not in choices:
         accepted = ", ".join(choices)
-        raise UserError(f"{where}: {name} is {json.dumps(value)}; accepted: {accepted}")
+        raise UserError(f"{where}: {name} is {shortened(value)}; accepted: {accepted}")
     return text
 
 
@@ -436,9 +510,7 @@ def _read_three(
 ) -> tuple[float, float, float]:
     value = keys[name]
     if not isinstance(value, list) or len(value) != 3 or not all(map(_is_number, value)):
-        raise UserError(
-            f"{where}: {name} is {json.dumps(value)}; accepted: three numbers [{unit}]"
-        )
+        raise UserError(f"{where}: {name} is {shortened(value)}; accepted: three numbers [{unit}]")
     return float(value[0]), float(value[1]), float(value[2])
 
 
@@ -447,8 +519,8 @@ def _read_vial(entry: object, where: str) -> Vial:
         raise UserError(f"{where} is {_kind(entry)}; accepted: an object with {_VIAL_NEEDED}")
     refuse_misspelt(entry, VIAL_KEYS, where)
     name = entry.get("Name")
-    if not isinstance(name, str) or not name.strip():
-        raise UserError(f"{where}: Name is {json.dumps(name)}; accepted: text")
+    if not isinstance(name, str) or not name.strip() or not name.strip().isprintable():
+        raise UserError(f"{where}: Name is {shortened(name)}; accepted: text in one line")
     concentration = CONCENTRATION.read(entry, where)
     stated = CONCENTRATION_UNCERTAINTY.read_optional(entry, where)
     assumed = ASSUMED_CONCENTRATION_UNCERTAINTY * concentration
@@ -500,7 +572,7 @@ def refuse_misspelt(entry: Mapping[str, Any], known: Iterable[str], where: str) 
     UserError
         For the first of them.
     """
-    for name in entry:
+    for name in (name for name in entry if name not in known):
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-        if close and name not in known:
+        if close:
             raise UserError(f"{where}: {name} is not known; accepted: {close[0]}")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from sodiumprep.bids_app import io_spec
@@ -18,8 +16,9 @@ from sodiumprep.bids_app.index import (
     one_line,
     same_label,
 )
-from sodiumprep.bids_app.metadata import SODIUM, UserError
+from sodiumprep.bids_app.metadata import SODIUM, UserError, read_table
 from sodiumprep.bids_app.names import acquisition_label, entities, stem, suffix
+from sodiumprep.interfaces.image import open_image
 from sodiumprep.interfaces.transforms import transform_kinds
 from sodiumprep.sodium.labels import FREESURFER, TISSUES, is_freesurfer, tissue_of_name
 
@@ -224,7 +223,7 @@ def labels_of(path: Path) -> list[int]:
         If it cannot be read, or holds values that are no whole numbers.
     """
     check_image(path)
-    values = np.unique(np.asanyarray(nib.load(path).dataobj))
+    values = np.unique(np.asanyarray(open_image(path).dataobj))
     if not np.array_equal(values, np.rint(values)):
         raise UserError(
             f"{path}: holds {values[values != np.rint(values)][0]:g}; labels are whole"
@@ -241,11 +240,8 @@ def read_label_names(path: Path) -> dict[int, str]:
         If the file cannot be read so.
     """
     try:
-        rows = list(
-            csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines(), delimiter="\t")
-        )
-        return {int(float(row["index"])): str(row["name"]) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return {int(float(row["index"])): str(row["name"]) for row in read_table(path)}
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(
             f"{path}: cannot be read ({one_line(error)}); accepted: tab-separated columns index "
             "and name"

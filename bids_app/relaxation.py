@@ -14,6 +14,7 @@ from sodiumprep.bids_app.metadata import (
     SHORT_FRACTION,
     Key,
     UserError,
+    read_text,
 )
 
 TISSUES = ("GM", "WM", "CSF", "muscle", "vitreous")
@@ -71,18 +72,7 @@ def load_relaxation(path: Path) -> dict[str, Row]:
 
 
 def _read_text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: byte {error.start} is no text; accepted: text in UTF-8"
-        ) from error
-    if "\0" in text:
-        raise UserError(f"{path}: holds zero bytes; accepted: text in UTF-8")
+    text = read_text(path)
     if not text.strip():
         raise UserError(f"{path}: is empty; accepted: {EXAMPLE} or a row for each tissue")
     return text

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from sodiumprep.bids_app.constants import relaxation_fields
@@ -29,11 +28,14 @@ from sodiumprep.bids_app.metadata import (
     read_relaxation_times,
     read_sidecar,
     refuse_misspelt,
+    shortened,
 )
 from sodiumprep.bids_app.names import entities, extension, stem, suffix, with_json
 from sodiumprep.bids_app.protocols import read_source_protocol
 from sodiumprep.bids_app.relaxation import read_relaxation_uncertainties
 from sodiumprep.bids_app.settings import PHANTOM, Settings
+from sodiumprep.interfaces.files import check_file
+from sodiumprep.interfaces.image import open_image
 
 KEY = "CalibrationPhantom"
 LOADING = Key("LoadingFactor", "", 0.2, 5.0)
@@ -190,7 +192,7 @@ def _place_of(image: object, settings: Settings, where: str) -> tuple[Path, Path
     """Return the path that a URI names, and the root of its dataset, which holds it."""
     uri = _URI.match(image) if isinstance(image, str) else None
     if uri is None:
-        raise UserError(f"{where}: Image is {json.dumps(image)}; {_ACCEPTED}")
+        raise UserError(f"{where}: Image is {shortened(image)}; {_ACCEPTED}")
     roots = {"": settings.bids_dir, "raw": settings.bids_dir, **settings.derivatives}
     if uri[1] not in roots:
         raise UserError(
@@ -209,8 +211,10 @@ def _file_of(image: object, source: RawFile, settings: Settings, where: str) -> 
     path, root = _place_of(image, settings, where)
     if source.is_kspace and extension(path) != ".h5":
         path = _raw_data_of(path, root)
-    if not path.is_file():
-        raise UserError(f"{where}: Image {image}: {path} does not exist")
+    try:
+        check_file(path)
+    except ValueError as error:
+        raise UserError(f"{where}: Image {shortened(image)}: {error}") from error
     if path == source.path:
         if settings.reference == PHANTOM:
             raise UserError(f"{where}: Image names this very file; accepted: another scan")
@@ -318,7 +322,7 @@ def _scale_notes(source: RawFile, file: RawFile, protocol: Protocol, own: Protoc
         if None not in (pair := (getattr(protocol, name), getattr(own, name)))
         and pair[0] != pair[1]
     ]
-    voxels = [nib.load(f.path).header.get_zooms()[:3] for f in (source, file)]
+    voxels = [open_image(f.path).header.get_zooms()[:3] for f in (source, file)]
     if not np.allclose(*voxels, rtol=1e-3):
         different.append("the voxel size")
     if not different:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,6 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from sodiumprep.bids_app import metadata
+from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import SODIUM_LABEL, DerivativeNames, entities, suffix
 
 TISSUES = ("GM", "WM", "CSF")
@@ -35,9 +36,9 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        return {"Warnings": [f"{path.name}: cannot be read ({error})"]}
+        content = metadata.read_json(path)
+    except UserError as error:
+        return {"Warnings": [str(error).replace(str(path), path.name)]}
     if isinstance(content, dict):
         return content
     return {"Warnings": [f"{path.name}: holds no object"]}

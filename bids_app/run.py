@@ -18,6 +18,7 @@ from sodiumprep.bids_app.description import dataset_description, participants_di
 from sodiumprep.bids_app.engine import execute
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import BIDSIGNORE, DatasetNames, with_json
+from sodiumprep.bids_app.placing import refuse_links
 from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_name
 from sodiumprep.bids_app.record import add_failures, write_record
 from sodiumprep.bids_app.report import write_report
@@ -61,6 +62,7 @@ def run_participant(settings: Settings) -> int:
         print(line)
     if settings.dry_run:
         return _end([*failures, *_foresee(jobs, settings)])
+    refuse_links(settings.out_dir, {job.subject for job in jobs})
     write_dataset_files(settings)
     if settings.reports_only:
         failures += _reports(settings, [job.subject for job in jobs])

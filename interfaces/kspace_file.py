@@ -6,22 +6,29 @@ reads them one by one.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
+from xml.parsers import expat
 
 import h5py
 import ismrmrd
 import numpy as np
 from numpy.typing import NDArray
 
+from sodiumprep.interfaces.files import check_file
+from sodiumprep.interfaces.kspace_limits import check_xml, what_is_too_large
 from sodiumprep.sodium.acquisition import Floats, Integers, field_strength_of
 
 BLOCK = 256  # readouts that are read at a time
 MOST_VOXELS = 512**3  # of an image: 1 GB, and eight times that on the doubled grid
-BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py raises on damage
+BROKEN = (  # what h5py raises on damage
+    OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError,
+    MemoryError, zlib.error,
+)  # fmt: skip
 
 
 def _bits(*flags: int) -> int:
@@ -146,9 +153,10 @@ class KspaceFile:
         """
         try:
             text = np.ravel(self._file["dataset"]["xml"][()])[0]
-            data = text.encode() if isinstance(text, str) else bytes(text)
-            return ElementTree.fromstring(data.rstrip(b"\0"))
-        except (*BROKEN, IndexError, ElementTree.ParseError) as error:
+            data = (text.encode() if isinstance(text, str) else bytes(text)).rstrip(b"\0")
+            check_xml(data)
+            return ElementTree.fromstring(data)
+        except (*BROKEN, LookupError, expat.ExpatError, ElementTree.ParseError) as error:
             raise ValueError(
                 f"{self.path}: the ISMRMRD header cannot be read ({one_line(error)})"
             ) from None
@@ -196,6 +204,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _open(path: Path) -> h5py.File:
+    check_file(path)
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -211,15 +220,29 @@ def _open(path: Path) -> h5py.File:
 
 def _what_is_missing(file: h5py.File) -> str:
     try:
-        parts = file.get("dataset", {})
-        if "xml" not in parts or "data" not in parts:
-            found = ", ".join(f"'{name}'" for name in file) or "nothing"
+        parts = _held(file, "dataset")
+        header, table = (_held(parts, name) for name in ("xml", "data"))
+        if not isinstance(header, h5py.Dataset) or not isinstance(table, h5py.Dataset):
+            found = ", ".join(f"'{name}'" for name in list(file)[:20]) or "nothing"
             return f"no ISMRMRD group 'dataset' with 'xml' and 'data' in it; found: {found}"
-        names = parts["data"].dtype.names or ()
+        names = table.dtype.names or ()
+        problem = what_is_too_large(header, table)
+        if problem:
+            return problem
     except BROKEN as error:
         return f"truncated or damaged ({one_line(error)})"
     missing = [name for name in ("head", "traj", "data") if name not in names]
     return f"'dataset/data' has no {', '.join(missing)}: it is no ISMRMRD table" if missing else ""
+
+
+def _held(group: Any, name: str) -> Any:
+    """Return what a group itself holds under a name; links, which may leave the file, are none."""
+    if not isinstance(group, h5py.Group):
+        return None
+    try:
+        return group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+    except KeyError:
+        return None
 
 
 def read_kspace_header(path: Path | str) -> KspaceHeader:

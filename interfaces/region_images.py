@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 
-from sodiumprep.interfaces.image import load_image
+from sodiumprep.interfaces.image import UNREADABLE, load_image, open_image
 from sodiumprep.sodium.acquisition import Floats, Integers
 from sodiumprep.sodium.alignment import index_map, resample
 from sodiumprep.sodium.pvc.kernels import ImageKernel
 from sodiumprep.sodium.pvc.reduced import label_numbers
 
-UNREADABLE = (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError)
 SAME_PLACE = 0.01  # voxels by which the corners of one grid may lie off those of another
 ALONG = 0.999  # cosine of the angle between an axis of a kernel and one of the image
 WANTED = "accepted: a 4D image (one region per volume) or a 3D image of two labels or more"
@@ -40,10 +37,7 @@ class RegionImage:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._image: Any = nib.load(path)
-        except UNREADABLE as error:
-            raise self._unreadable(error) from None
+        self._image: Any = open_image(path, by_volume=True)
         self.affine = np.asarray(self._image.affine, np.float64)
         dimensions = len(self._image.shape)
         if dimensions not in {3, 4}:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from sodiumprep.interfaces.image import load_finite_image, load_image
+from sodiumprep.interfaces.image import load_finite_image, load_image, open_image
 from sodiumprep.sodium.alignment import index_map, resample
 from sodiumprep.sodium.brain import bright_range
 
@@ -108,5 +107,5 @@ def template_grid(image_file: str, resolution: int) -> tuple[tuple[int, ...], Ar
         values, affine = embedded_template("template", resolution)
         return values.shape, affine
     load_image(image_file)  # names a file that is cut off
-    image: Any = nib.load(image_file)
+    image = open_image(image_file)
     return tuple(image.shape[:3]), np.asarray(image.affine, np.float64)

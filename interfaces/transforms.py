@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,15 @@ from nipype.interfaces.base import (
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
+from sodiumprep.interfaces.files import MIB, check_file
 from sodiumprep.interfaces.registration import read_transform, write_transform
 
+MOST_TEXT = 16 * MIB  # of a matrix a few hundred bytes; with room for a grid of splines
+MOST_TRANSFORMS = 100
+UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError,
+    MemoryError, OverflowError, NotImplementedError, struct.error, zlib.error, MatReadError,
+)  # fmt: skip
 _TEXT_KIND = re.compile(r"^Transform:\s*(\S+)", re.MULTILINE)
 
 
@@ -40,10 +49,11 @@ def transform_kinds(path: Path) -> list[str]:
     ValueError
         If the file is no transform of ITK's.
     """
+    check_file(path, None if path.suffix == ".h5" else MOST_TEXT)
     try:
         kinds = {".h5": _kinds_of_h5, ".mat": _kinds_of_mat}.get(path.suffix, _kinds_of_text)(path)
-    except (OSError, ValueError, KeyError, TypeError, MatReadError) as error:
-        raise ValueError(f"{path}: not an ITK transform ({error})") from None
+    except UNREADABLE as error:
+        raise ValueError(f"{path}: not an ITK transform ({_reason(error)})") from None
     kinds = [kind for kind in kinds if not kind.startswith("Composite")]
     if not kinds:
         raise ValueError(f"{path}: not an ITK transform (no type in it)")
@@ -52,8 +62,15 @@ def transform_kinds(path: Path) -> list[str]:
 
 def _kinds_of_h5(path: Path) -> list[str]:
     with h5py.File(path) as file:
-        entries = file["TransformGroup"].values()
-        return [entry["TransformType"][0].decode() for entry in entries if len(entry)]
+        group = file["TransformGroup"]
+        if len(group) > MOST_TRANSFORMS:
+            raise ValueError(f"{len(group)} transforms; accepted: up to {MOST_TRANSFORMS}")
+        kinds = [entry["TransformType"] for entry in group.values() if len(entry)]
+        return [kind[0].decode() for kind in kinds if kind.size == 1]
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _kinds_of_mat(path: Path) -> list[str]:

@@ -77,7 +77,7 @@ def test_a_table_that_is_no_text_is_refused_by_name(tmp_path):
     (tmp_path / "participants.tsv").write_bytes(
         "participant_id\tage\nsub-Jürgen".encode("latin-1")
     )
-    with pytest.raises(UserError, match=r"participants.tsv: cannot be read"):
+    with pytest.raises(UserError, match=r"participants.tsv: byte 24 is no text"):
         age_of(tmp_path, "01", None)
 
 

@@ -142,7 +142,10 @@ def test_missing_uncertainties_are_assumed(data):
         ({"T1": 53}, "T1 is 53; accepted: .* milliseconds"),
         ({"Image": ...}, "Image is null; accepted: a BIDS URI"),
         ({"Image": IMAGE}, "Image is .*; accepted: a BIDS URI"),
-        ({"Image": "bids::sub-none/anat/sub-none_PDw.nii.gz"}, "none_PDw.nii.gz does not exist"),
+        (
+            {"Image": "bids::sub-none/anat/sub-none_PDw.nii.gz"},
+            "none_PDw.nii.gz: cannot be read: No such file",
+        ),
         ({"Image": "bids::../other/sub-1_PDw.nii.gz"}, "lies outside of .*; accepted: inside"),
         ({"Image": f"bids:other:{IMAGE}"}, "the dataset other; accepted: .* -d other=PATH"),
         ({"Image": "bids::sub-01/anat/sub-01_T1w.nii.gz"}, '"ResonantNucleus": "23Na"'),
