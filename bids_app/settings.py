@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from sodiumprep.bids_app.templates import Space
-from sodiumprep.workflows.plans import CONTRALATERAL, LESIONS, SHELLS
 
 DEFAULT_SEED = 23
 SESSIONWISE = "sessionwise"  # each session has an anatomy of its own
@@ -17,7 +16,7 @@ DEFAULT_PVC = ("gtm",)
 FLUID_REFERENCES = ("csf", "vitreous")  # of the body: their concentrations are assumed
 PHANTOM = "phantom"  # the reference that was scanned by itself
 RECIPROCITY = "reciprocity"  # the receive profile is that of the flip angle
-LESION_TABLES = (CONTRALATERAL, SHELLS, LESIONS)  # no atlas may be called so
+LESION_TABLES = ("contralateral", "shells", "lesions")  # as the graph names them
 DEFAULT_SHELLS = (5.0, 10.0, 20.0)  # mm around lesions
 DEFAULT_COVERAGE = 0.5  # share of an atlas region that must lie in the field of view
 DEFAULT_RECON = "gridding"  # results of another method carry its name

@@ -19,6 +19,7 @@ from sodiumprep.interfaces.outputs import (
     SODIUM_ONLY_FILES,
 )
 from sodiumprep.sodium.relaxation import relaxation_of
+from sodiumprep.workflows.plans import CONTRALATERAL, LESIONS, SHELLS
 
 RAW, OUT = Path("/data/raw"), Path("/data/out")
 SETTINGS = Settings(RAW, OUT, Path("/data/work"))
@@ -220,6 +221,10 @@ def test_lesions_have_tables_with_their_paths_and_sources():
     assert sources[1:] == ["bids:raw:core.nii.gz", "bids:raw:b.nii.gz"]
     assert tables.provenance["SpatialReference"] == sources[0]
     assert tables.labels["shells"].endswith("sub-01_acq-23Na_space-T1w_seg-shells_dseg.nii.gz")
+
+
+def test_tables_of_lesions_have_the_names_that_the_graph_knows():
+    assert LESION_TABLES == (CONTRALATERAL, SHELLS, LESIONS)
 
 
 def test_tables_of_lesions_are_planned_where_there_are_lesions_and_a_wish():
