@@ -229,7 +229,7 @@ def taken_by_lesions(
     lesions = {name: values for name, values in carved.items() if name not in tissues}
     if not lesions:
         return {}
-    where = np.nonzero(sum(lesions.values()))
+    where = np.nonzero(np.sum(list(lesions.values()), axis=0))
     held = {name: values[where].astype(np.float64) for name, values in lesions.items()}
     whole = sum(held.values())
     gone = {t: np.clip(f[where], 0, 1) - carved[t][where] for t, f in tissues.items()}

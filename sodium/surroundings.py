@@ -256,10 +256,10 @@ def find_reflection(image: Floats, brain: Floats, lesion: Floats, affine: Floats
     matrix = reflection_matrix(known.centre, best)
     place = coarse.affine[1, 3] + COARSE * np.arange(coarse.image.shape[1])
     front = np.asarray(place > known.centre[1], np.float32)[:, None]
-    halves = [
+    one, other = (
         reflection_matrix(known.centre, coarse.best(best, 2.0, w)) for w in (front, 1 - front)
-    ]
-    spread = displacement(*halves, known.centre) / 2
+    )
+    spread = displacement(one, other, known.centre) / 2
     return Reflection(matrix, fine.correlation(best), spread)
 
 
