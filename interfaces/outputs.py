@@ -684,6 +684,7 @@ FLAGS = (
     "calibration_forced",
     "coverage_too_low",
     "too_small",
+    "negative",
     "on_midline",
     "mirror_not_free",
     "indistinct",

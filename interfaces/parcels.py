@@ -63,6 +63,7 @@ RATIO = ("ratio", "u_ratio")
 SPREAD = ("sd", *MORE_QUANTILES)
 TOO_LITTLE, TOO_SMALL = "coverage_too_low", "too_small"  # flags of rows without a value
 INDISTINCT = "indistinct"
+NEGATIVE = "negative"  # a model of uniform regions with these borders does not hold there
 
 
 @dataclass(frozen=True)
@@ -259,6 +260,8 @@ class TabulateParcels(SimpleInterface):
         flags = list(case.flags)
         if pvc == FEED and signals is not None:
             flags = with_flag(flags, "entangled", case.entangled(signals))
+        if quantified:
+            flags = with_flag(flags, NEGATIVE, quantified["mean"] < 0)
         frame = pd.DataFrame({name: columns.get(name, np.nan) for name in order})
         without = case.without_value(self.inputs.least_coverage)
         if signals is None:

@@ -133,6 +133,19 @@ def test_what_lies_outside_or_is_too_small_has_no_value_and_says_why(tabulate, e
     assert uncovered["mean"].isna().all()
 
 
+def test_a_value_below_zero_is_flagged(tabulate, everywhere, known, tmp_path):
+    image, affine = load_image(known["image_file"])
+    image[: image.shape[0] // 2] *= -1
+    upset = save_image(tmp_path / "upset.nii.gz", image, affine)
+    labels = everywhere.copy()
+    labels[: labels.shape[0] // 2] = 2
+    found = tabulate(labels, {1: "right", 2: "left"}, image_file=upset)
+    below = found["mean"] < 0
+    assert below.any()
+    assert not below.all()
+    np.testing.assert_array_equal(found.flag.fillna("").str.contains("negative"), below)
+
+
 def test_a_row_says_its_tissue_in_its_name_where_the_label_does_not():
     found = [(row.label, row.name, row.tissue) for row in atlas_rows({7: "lobe"}, {})]
     assert found == [(7, "lobe", "all"), (7, "lobe GM", "GM"), (7, "lobe WM", "WM")]
