@@ -31,9 +31,8 @@ class _BringLabelsInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, desc="label image; without it a built-in atlas")
     built_in = traits.Enum(*BUILT_IN, usedefault=True, desc="which")
     reference_file = File(exists=True, mandatory=True, desc="1H image whose grid is taken")
-    template_xfm = File(
-        exists=True, desc="resamples the template to the anatomy; none in the anatomy's space"
-    )
+    in_template = traits.Bool(mandatory=True, desc="or else in the space of the anatomy")
+    template_xfm = File(exists=True, desc="resamples the template to the anatomy, if in_template")
     names = traits.Dict(mandatory=True, desc="name of each label")
 
 
@@ -49,9 +48,13 @@ class BringLabels(SimpleInterface):
     output_spec = _BringLabelsOutput
 
     def _run_interface(self, runtime: Any) -> Any:
+        if self.inputs.in_template != isdefined(self.inputs.template_xfm):
+            raise ValueError(
+                "labels in the space of a template need its transform to the anatomy, others none"
+            )
         values, affine = self._labels()
         reference, target = load_image(self.inputs.reference_file)
-        if isdefined(self.inputs.template_xfm):
+        if self.inputs.in_template:
             moved = labels_through(
                 values, affine, reference.shape, target, [self.inputs.template_xfm]
             )

@@ -63,7 +63,9 @@ def init_labels_wf(plan: AnatomyPlan, name: str = "labels_wf") -> Workflow:
     result = Node(IdentityInterface([atlas_port(a.name) for a in plan.atlases]), name="outputnode")
     for atlas in plan.atlases:
         bring = Node(
-            BringLabels(names=dict(atlas.names), **_image(atlas)),
+            BringLabels(
+                names=dict(atlas.names), in_template=bool(atlas.template), **_image(atlas)
+            ),
             name=f"bring_{atlas.name}",
             mem_gb=1.0,
         )
