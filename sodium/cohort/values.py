@@ -1,0 +1,194 @@
+"""Tables of measurements of one region: what they must hold, and what their errors share.
+
+A table of *values* has one row per measurement of one region by one method: ``participant_id``,
+``session`` and ``run`` (text, ``n/a`` where there is none), ``value`` [mmol/L], ``u`` (its
+standard uncertainty [mmol/L], may be nan or missing) and covariates. Two optional columns tell
+what part of ``u`` measurements have in common:
+
+``u_shared``
+    common to every measurement of the cohort (assumed constants): differences do not feel it;
+``u_session``
+    common to the runs of a scan session alone (its calibration): averages of runs keep it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from sodiumprep.sodium.acquisition import Floats
+
+KEYS = ["participant_id", "session", "run"]
+UNKNOWN = "n/a"
+SHARED_TERMS = ("u_relaxation",)  # the same assumed constants in every subject
+UNUSABLE = ("registration_failed",)  # flags of values that mean nothing
+SAME = 1e-9  # relative range below which an outcome is constant: rounding
+
+
+def values_of(
+    table: pd.DataFrame,
+    shared: Sequence[str] = SHARED_TERMS,
+    unusable: Sequence[str] = UNUSABLE,
+) -> pd.DataFrame:
+    """Return a table of regions in the convention of values.
+
+    Parameters
+    ----------
+    table
+        Columns of ``group_TSC.tsv``, as text or numbers: ``mean`` and ``uncertainty`` [mmol/L].
+    shared
+        Terms of uncertainty that are common to every measurement.
+    unusable
+        Flags whose rows lose their value.
+
+    Returns
+    -------
+    values
+        The same rows with ``value``, ``u`` and ``u_shared`` in place of ``mean`` and
+        ``uncertainty``; ``n/a`` is nan.
+
+    Examples
+    --------
+    >>> row = {"mean": ["40.0"], "uncertainty": ["2.0"], "u_relaxation": ["1.2"], "flag": ["n/a"]}
+    >>> values_of(pd.DataFrame(row))[["value", "u", "u_shared"]].to_numpy().tolist()
+    [[40.0, 2.0, 1.2]]
+    """
+    terms = [numbers(table[name]).fillna(0.0) ** 2 for name in shared if name in table]
+    values = table.drop(columns=["mean", "uncertainty"])
+    values["value"] = numbers(table["mean"])
+    values["u"] = numbers(table["uncertainty"])
+    values["u_shared"] = np.sqrt(sum(terms, start=pd.Series(0.0, index=table.index)))
+    if "flag" in table:
+        values.loc[_flagged(table["flag"], unusable), "value"] = np.nan
+    return values
+
+
+def _flagged(flags: pd.Series, words: Sequence[str]) -> pd.Series:
+    found = {flag: bool(set(str(flag).split(",")) & set(words)) for flag in flags.unique()}
+    return flags.map(found).astype(bool)
+
+
+def numbers(column: pd.Series) -> pd.Series:
+    """Return a column as numbers; what is none is nan, and a final ``+`` (age 89+) is dropped.
+
+    Examples
+    --------
+    >>> numbers(pd.Series(["34", "89+", "n/a"])).tolist()
+    [34.0, 89.0, nan]
+    """
+    if pd.api.types.is_numeric_dtype(column):
+        return column.astype(float)
+    return pd.to_numeric(column.astype(str).str.rstrip("+"), errors="coerce").astype(float)
+
+
+def usable_rows(values: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Return the rows that have a value and all covariates.
+
+    Parameters
+    ----------
+    values
+        Table of values; ``session`` and ``run`` may be missing.
+    columns
+        Covariates that a row must have.
+
+    Returns
+    -------
+    rows
+        With ``session``, ``run`` and ``u`` (nan where not known), sorted by the keys.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, a measurement stands there twice, no row is left, or all values
+        are the same number.
+    """
+    missing = [name for name in ("participant_id", "value", *columns) if name not in values]
+    if missing:
+        raise ValueError(
+            f"no column {missing[0]}; there are {', '.join(map(str, values.columns))}"
+        )
+    rows = values.assign(
+        value=numbers(values["value"]),
+        u=numbers(values["u"]) if "u" in values else np.nan,
+        **{key: values[key].fillna(UNKNOWN) if key in values else UNKNOWN for key in KEYS[1:]},
+    )
+    known = np.isfinite(rows["value"]) & rows["participant_id"].notna()
+    for name in columns:
+        known &= rows[name].notna() & (rows[name] != UNKNOWN)
+    rows = rows[known].sort_values(KEYS, kind="stable")
+    _refuse_unusable(rows, len(values))
+    return rows.reset_index(drop=True)
+
+
+def _refuse_unusable(rows: pd.DataFrame, given: int) -> None:
+    if rows.empty:
+        raise ValueError(f"none of {given} rows has a value and all covariates")
+    twice = rows[rows.duplicated(KEYS)]
+    if len(twice):
+        raise ValueError(f"measurement {tuple(twice.iloc[0][KEYS])} stands there twice")
+    if len(rows) > 1 and np.ptp(rows["value"]) <= SAME * np.abs(rows["value"]).max():
+        raise ValueError(f"value is {rows['value'].iloc[0]:g} in all {len(rows)} rows")
+
+
+def own_variance(rows: pd.DataFrame, without_session: bool = False) -> Floats:
+    """Return the square of what in each uncertainty is not shared.
+
+    Parameters
+    ----------
+    rows
+        Columns ``u`` and, where there are any, ``u_shared`` and ``u_session`` [mmol/L].
+    without_session
+        Whether to leave out what the runs of a session share, too.
+
+    Returns
+    -------
+    variance
+        [(mmol/L)^2], nan where ``u`` is not known.
+    """
+    variance = numbers(rows["u"]).to_numpy() ** 2
+    for name in ("u_shared", "u_session") if without_session else ("u_shared",):
+        variance = variance - term(rows, name) ** 2
+    return np.maximum(variance, 0.0)
+
+
+def term(rows: pd.DataFrame, name: str) -> Floats:
+    """Return a term of the uncertainty [mmol/L], zero where it is not given."""
+    if name not in rows:
+        return np.zeros(len(rows))
+    return np.asarray(numbers(rows[name]).fillna(0.0))
+
+
+def session_means(values: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean over the runs of each session.
+
+    Parameters
+    ----------
+    values
+        Table of values.
+
+    Returns
+    -------
+    means
+        One row per participant and session: ``value``, ``u_own`` (not shared with another
+        session), ``u_shared``, ``u`` [mmol/L], ``n_runs``, and the first entry of every other
+        column.
+
+    Examples
+    --------
+    >>> runs = {"participant_id": ["a", "a"], "run": ["1", "2"], "value": [40.0, 42.0], "u": 2.0}
+    >>> session_means(pd.DataFrame(runs))[["value", "u", "n_runs"]].round(3).to_numpy().tolist()
+    [[41.0, 1.414, 2.0]]
+    """
+    rows = usable_rows(values)
+    rows["_own"] = own_variance(rows, without_session=True)
+    rows["_session"], rows["_shared"] = term(rows, "u_session"), term(rows, "u_shared")
+    groups = rows.groupby(KEYS[:2], sort=True)
+    means = groups.first()
+    count = groups.size()
+    own = groups["_own"].sum(min_count=1) / count**2 + groups["_session"].mean() ** 2
+    means["value"], means["n_runs"] = groups["value"].mean(), count
+    means["u_own"], means["u_shared"] = np.sqrt(own), groups["_shared"].mean()
+    means["u"] = np.hypot(means["u_own"], means["u_shared"])
+    return means.drop(columns=["_own", "_session", "_shared", "run"]).reset_index()
