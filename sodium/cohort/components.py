@@ -111,16 +111,19 @@ class Fit:
     _variance_covariance: Floats
     _covariance_slopes: Floats
 
-    def contrast(self, weights: Floats) -> tuple[float, float, float]:
+    def contrast(self, weights: Floats, most: float) -> tuple[float, float, float]:
         """Return estimate, standard error and degrees of freedom of a sum of coefficients.
 
-        The latter are Satterthwaite's: two squared variances over the variance of the variance.
-        They are infinite where no variance was estimated (all known, or at zero).
+        The latter are Satterthwaite's: two squared variances over the variance of the variance,
+        at most what the number of units allows. Only what was estimated of the variance counts:
+        they grow without limit as the known part takes over.
 
         Parameters
         ----------
         weights
             Of the coefficients, shape (p,).
+        most
+            Degrees of freedom of the units that are compared.
 
         References
         ----------
@@ -129,7 +132,11 @@ class Fit:
         variance = float(weights @ self.covariance @ weights)
         slopes = np.einsum("i,kij,j->k", weights, self._covariance_slopes, weights)
         spread = float(slopes @ self._variance_covariance @ slopes)
-        freedom = 2 * variance**2 / spread if spread > 0 else np.inf
+        estimated = float(slopes @ self.variances)  # what is left of the variance is known
+        freedom = min(
+            2 * variance**2 / spread if spread > 0 else np.inf,
+            most * (variance / estimated) ** 2 if estimated > 0 else np.inf,
+        )
         return float(weights @ self.coefficients), float(np.sqrt(variance)), freedom
 
 
@@ -258,9 +265,9 @@ def _polished(problem: _Problem, variances: Floats, least: Floats) -> tuple[Floa
     for _ in range(POLISHING):
         gradient = problem.likelihood(variances).gradient
         free = (variances > least) | (gradient > 0)
-        curvature = _curvature(problem, variances, free)
         if not free.any():
             return variances, True
+        curvature = _curvature(problem, variances, free)
         if np.linalg.eigvalsh(curvature)[0] <= 0:
             return variances, False
         step = np.linalg.solve(curvature, gradient[free])
@@ -280,7 +287,7 @@ def _curvature(problem: _Problem, variances: Floats, free: NDArray[np.bool_]) ->
         upper, lower = variances + step, np.maximum(variances - step, 0.0)
         change = problem.likelihood(upper).gradient - problem.likelihood(lower).gradient
         columns.append(-change[free] / (upper - lower)[index])
-    matrix = np.array(columns).reshape(int(free.sum()), -1)
+    matrix = np.array(columns)
     return (matrix + matrix.T) / 2
 
 

@@ -27,7 +27,8 @@ from sodiumprep.sodium.cohort.values import own_variance, usable_rows
 
 MIXED = "mixed model (REML)"
 ROBUST = "least squares, standard errors by subject"
-LARGEST_T = 30.0  # above it the noncentral t is normal in what matters, and overflows
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(100)  # over the quantiles of a spread
+LARGEST_DF = 1e6  # a normal distribution
 FAMILY = ("pvc", "desc")  # regions of one method and kind share their false-discovery rate
 
 
@@ -111,7 +112,7 @@ def differences(values: pd.DataFrame, model: Model) -> Differences:
 def _analyzed(rows: pd.DataFrame, design: Design, model: Model) -> Differences:
     rows = rows[design.kept]
     outcome = rows["value"].to_numpy()
-    known, notes = _known_variance(rows)
+    known, notes = _known_variance(rows, "session" in design.levels)
     fit = None
     if not model.robust:
         fit = fit_components(outcome, design.matrix, known, design.layout)
@@ -134,9 +135,12 @@ def _analyzed(rows: pd.DataFrame, design: Design, model: Model) -> Differences:
     )
 
 
-def _known_variance(rows: pd.DataFrame) -> tuple[Floats, list[str]]:
-    """Return the variance of each measurement, for those without one the mean of the others."""
-    variance = own_variance(rows)
+def _known_variance(rows: pd.DataFrame, sessions: bool) -> tuple[Floats, list[str]]:
+    """Return the variance of each measurement, for those without one the mean of the others.
+
+    What runs of a session share is estimated with the spread of ``sessions``, if that is.
+    """
+    variance = own_variance(rows, without_session=sessions)
     unknown = np.isnan(variance)
     if unknown.all():
         return np.zeros(len(rows)), ["no uncertainty of the values: all weigh the same"]
@@ -211,10 +215,10 @@ def _effect(solved: _Solved, contrast: Contrast, design: Design, confidence: flo
     if solved.fit is None:
         estimate = float(contrast.weights @ solved.coefficients)
         se = float(np.sqrt(contrast.weights @ solved.covariance @ contrast.weights))
-        freedom = float(most)
+        df = float(most)
     else:
-        estimate, se, freedom = solved.fit.contrast(contrast.weights)
-    df = float(max(min(freedom, most), 1.0))
+        estimate, se, df = solved.fit.contrast(contrast.weights, float(most))
+    df = min(max(df, 1.0), LARGEST_DF)
     half = se * float(stats.t.ppf(0.5 + confidence / 2, df))
     t = estimate / se
     g = standardized(t, df, se * contrast.spread / solved.total, confidence)
@@ -250,7 +254,7 @@ def standardized(
     >>> [round(x, 3) for x in standardized(2.0, 18, np.sqrt(0.2))]
     [0.857, -0.038, 1.73]
     """
-    df = max(df, 1.0 + 1e-6)
+    df = max(df, 1.0 + 1e-6)  # below there is no bias to speak of
     bias = np.sqrt(2 / df) * np.exp(special.gammaln(df / 2) - special.gammaln((df - 1) / 2))
     tails = (0.5 + confidence / 2, 0.5 - confidence / 2)
     low, high = (_noncentrality(t, df, tail) for tail in tails)
@@ -258,17 +262,18 @@ def standardized(
 
 
 def _noncentrality(t: float, df: float, tail: float) -> float:
-    """Return the noncentrality under which t lies at a quantile."""
-    spread = np.sqrt(1.0 + t**2 / (2 * df))
-    guess = t - spread * stats.norm.ppf(tail)
-    if abs(t) > LARGEST_T:
-        return float(guess)
-    reach = 4.0 * spread + 4.0
+    """Return the noncentrality under which t lies at a quantile.
+
+    scipy's noncentral t is nan at some of its arguments; the mean of a normal distribution over
+    that of the spread is not.
+    """
+    spreads = np.sqrt(special.chdtri(df, 0.5 - NODES / 2) / df)
+    reach = 10.0 + abs(t) * float(spreads.max())
 
     def miss(noncentrality: float) -> float:
-        return float(special.nctdtr(df, noncentrality, t)) - tail
+        return float(WEIGHTS @ special.ndtr(t * spreads - noncentrality)) / 2 - tail
 
-    return float(optimize.brentq(miss, guess - reach, guess + reach, xtol=1e-8))
+    return float(optimize.brentq(miss, -reach, reach, xtol=1e-8))
 
 
 def compare(

@@ -22,7 +22,8 @@ from sodiumprep.sodium.acquisition import Floats
 
 KEYS = ["participant_id", "session", "run"]
 UNKNOWN = "n/a"
-SHARED_TERMS = ("u_relaxation",)  # the same assumed constants in every subject
+SHARED_TERMS = ("u_relaxation", "u_pvc")  # constants and kernel are the same in every subject
+SESSION_TERMS = ("u_calibration", "u_receive", "u_b1", "u_segmentation")  # fields and anatomy
 UNUSABLE = ("registration_failed",)  # flags of values that mean nothing
 SAME = 1e-9  # relative range below which an outcome is constant: rounding
 
@@ -30,6 +31,7 @@ SAME = 1e-9  # relative range below which an outcome is constant: rounding
 def values_of(
     table: pd.DataFrame,
     shared: Sequence[str] = SHARED_TERMS,
+    session: Sequence[str] = SESSION_TERMS,
     unusable: Sequence[str] = UNUSABLE,
 ) -> pd.DataFrame:
     """Return a table of regions in the convention of values.
@@ -40,14 +42,16 @@ def values_of(
         Columns of ``group_TSC.tsv``, as text or numbers: ``mean`` and ``uncertainty`` [mmol/L].
     shared
         Terms of uncertainty that are common to every measurement.
+    session
+        Terms that are common to the runs of a session.
     unusable
         Flags whose rows lose their value.
 
     Returns
     -------
     values
-        The same rows with ``value``, ``u`` and ``u_shared`` in place of ``mean`` and
-        ``uncertainty``; ``n/a`` is nan.
+        The same rows with ``value``, ``u``, ``u_shared`` and ``u_session`` in place of ``mean``
+        and ``uncertainty``; ``n/a`` is nan.
 
     Examples
     --------
@@ -55,11 +59,12 @@ def values_of(
     >>> values_of(pd.DataFrame(row))[["value", "u", "u_shared"]].to_numpy().tolist()
     [[40.0, 2.0, 1.2]]
     """
-    terms = [numbers(table[name]).fillna(0.0) ** 2 for name in shared if name in table]
     values = table.drop(columns=["mean", "uncertainty"])
     values["value"] = numbers(table["mean"])
     values["u"] = numbers(table["uncertainty"])
-    values["u_shared"] = np.sqrt(sum(terms, start=pd.Series(0.0, index=table.index)))
+    for name, terms in (("u_shared", shared), ("u_session", session)):
+        squares = [term(table, each) ** 2 for each in terms]
+        values[name] = np.sqrt(np.sum(squares, axis=0)) if squares else 0.0
     if "flag" in table:
         values.loc[_flagged(table["flag"], unusable), "value"] = np.nan
     return values
