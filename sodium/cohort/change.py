@@ -23,6 +23,7 @@ Better = Literal["lower", "higher"]
 IMPROVED, WORSE, WITHIN = "improved", "worse", "within error"
 MIXED = "mixed model (REML)"
 TWO_STAGE = "a line per subject, then the mean of the slopes"
+LINE_AND_ERROR = 3  # times of a subject that tell both
 SINGULAR = 1e-6  # eigenvalue of the covariance of intercept and slope, of values with SD 1
 
 
@@ -290,8 +291,10 @@ def mixed_slopes(
     """
     rows = _timed(values, time, group)
     n_groups = rows["group"].nunique()
-    found = _mixed(rows, n_groups)
-    notes = () if found else (f"the mixed model did not converge: {TWO_STAGE} instead",)
+    enough = rows.groupby("participant_id")["time"].nunique().max() >= LINE_AND_ERROR
+    found = _mixed(rows, n_groups) if enough else None
+    why = "the mixed model did not converge" if enough else "two times tell no error from a slope"
+    notes = () if found else (f"{why}: {TWO_STAGE} instead",)
     effects, slopes, spreads = found or _two_stage(rows, n_groups)
     unit = rows["value"].std() / rows["time"].std()
     subjects = pd.DataFrame({"participant_id": slopes.index, "slope": slopes.to_numpy() * unit})
@@ -374,7 +377,7 @@ def _two_stage(rows: pd.DataFrame, n_groups: int) -> _Found:
     groups = rows.groupby("participant_id")["group"].first()[slopes.index]
     formula = "1" if n_groups == 1 else "group"
     design = formulaic.model_matrix(formula, groups.to_frame())
-    fit = sm.OLS(slopes.to_numpy(), np.asarray(design, float)).fit(cov_type="HC3", use_t=True)
+    fit = sm.OLS(slopes.to_numpy(), np.asarray(design, float)).fit()
     effects = pd.DataFrame({"estimate": fit.params, "se": fit.bse}, index=_names(rows, n_groups))
     left = rows["y"] - [
         np.polyval(lines.get(name, [np.nan] * 2), t)

@@ -25,6 +25,9 @@ from sodiumprep.sodium.acquisition import Floats
 LEAST = 1e-8  # residual variance over that of the outcome: no fit is exact
 STEP = 1e-4  # of a variance over that of the outcome: central differences of the gradient
 DECREMENT = 1e-4  # of the log-likelihood by one more step of Newton: below it a fit has converged
+NEGLIGIBLE = (
+    1e-6  # variance over that of the outcome that is zero, if the likelihood falls with it
+)
 POLISHING = 20  # steps of Newton at most
 
 
@@ -264,6 +267,7 @@ def _polished(problem: _Problem, variances: Floats, least: Floats) -> tuple[Floa
     """Take steps of Newton with the variances that are not at their bound."""
     for _ in range(POLISHING):
         gradient = problem.likelihood(variances).gradient
+        variances = np.where((variances < NEGLIGIBLE) & (gradient <= 0), least, variances)
         free = (variances > least) | (gradient > 0)
         if not free.any():
             return variances, True
@@ -283,7 +287,7 @@ def _curvature(problem: _Problem, variances: Floats, free: NDArray[np.bool_]) ->
     columns = []
     for index in np.flatnonzero(free):
         step = np.zeros_like(variances)
-        step[index] = STEP * min(1.0, max(variances[index], STEP))
+        step[index] = STEP * max(variances[index], 0.01)
         upper, lower = variances + step, np.maximum(variances - step, 0.0)
         change = problem.likelihood(upper).gradient - problem.likelihood(lower).gradient
         columns.append(-change[free] / (upper - lower)[index])
