@@ -23,6 +23,7 @@ Better = Literal["lower", "higher"]
 IMPROVED, WORSE, WITHIN = "improved", "worse", "within error"
 MIXED = "mixed model (REML)"
 TWO_STAGE = "a line per subject, then the mean of the slopes"
+FEWEST_DF = 2.0  # of an error that is the small difference of two large ones
 LINE_AND_ERROR = 3  # times of a subject that tell both
 SINGULAR = 1e-6  # eigenvalue of the covariance of intercept and slope, of values with SD 1
 
@@ -52,8 +53,8 @@ class Error:
         """Return the error that repeats have shown."""
         return cls(found.within_sd.estimate, found.df, found.u)
 
-    def of_change(self, u_change: Floats) -> Floats:
-        """Return the SD of a change without a cause [mmol/L].
+    def of_change(self, u_change: Floats) -> tuple[Floats, Floats]:
+        """Return the SD of a change without a cause [mmol/L], and its degrees of freedom.
 
         Parameters
         ----------
@@ -61,11 +62,14 @@ class Error:
             Standard uncertainty of each change, without what both values share, nan where not
             known, shape (n,).
         """
+        pooled = 2.0 * self.within_sd**2
         if np.isnan(self.u):
-            return np.full(len(u_change), np.sqrt(2.0) * self.within_sd)
-        left = max(self.within_sd**2 - self.u**2, 0.0)
-        own = np.where(np.isnan(u_change), np.sqrt(2.0) * self.u, u_change)
-        return np.asarray(np.sqrt(2.0 * left + own**2))
+            variance = np.full(len(u_change), pooled)
+        else:
+            left = max(pooled - 2.0 * self.u**2, 0.0)
+            variance = left + np.where(np.isnan(u_change), 2.0 * self.u**2, u_change**2)
+        df = np.maximum(self.df * (variance / pooled) ** 2, FEWEST_DF)  # Satterthwaite
+        return np.sqrt(variance), df
 
 
 def changes(values: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
@@ -165,15 +169,16 @@ def judge_changes(
         raise ValueError(f"better is {better!r}; accepted: lower, higher")
     if not 0 < false_alarms < 1:
         raise ValueError(f"false_alarms is {false_alarms}; accepted: above 0, below 1")
-    change, sd = changed["change"].to_numpy(), error.of_change(changed["u_change"].to_numpy())
-    limit = stats.t.ppf(1 - false_alarms / 2, error.df) * sd
+    change = changed["change"].to_numpy()
+    sd, df = error.of_change(changed["u_change"].to_numpy())
+    limit = stats.t.ppf(1 - false_alarms / 2, df) * sd
     gain = change if better == "higher" else -change
     verdict = np.select([gain > limit, gain < -limit], [IMPROVED, WORSE], WITHIN)
     return changed.assign(
         limit=limit,
         ci_low=change - limit,
         ci_high=change + limit,
-        p=2 * stats.t.sf(np.abs(change) / sd, error.df),
+        p=2 * stats.t.sf(np.abs(change) / sd, df),
         verdict=verdict,
     )
 
