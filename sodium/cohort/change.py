@@ -294,16 +294,16 @@ def mixed_slopes(
     ----------
     Laird & Ware 1982, doi:10.2307/2529876
     """
-    rows = _timed(values, time, group)
+    rows, left_out = _followed(_timed(values, time, group), time)
     n_groups = rows["group"].nunique()
     enough = rows.groupby("participant_id")["time"].nunique().max() >= LINE_AND_ERROR
     found = _mixed(rows, n_groups) if enough else None
     why = "the mixed model did not converge" if enough else "two times tell no error from a slope"
-    notes = () if found else (f"{why}: {TWO_STAGE} instead",)
+    notes = left_out if found else (*left_out, f"{why}: {TWO_STAGE} instead")
     effects, slopes, spreads = found or _two_stage(rows, n_groups)
     unit = rows["value"].std() / rows["time"].std()
     subjects = pd.DataFrame({"participant_id": slopes.index, "slope": slopes.to_numpy() * unit})
-    df = rows["participant_id"].nunique() - n_groups
+    df = int(_several(rows).sum()) - n_groups
     return Slopes(
         effects=_tested(effects * unit, df, confidence),
         subjects=subjects,
@@ -316,18 +316,33 @@ def mixed_slopes(
 
 
 def _timed(values: pd.DataFrame, time: str, group: str | None) -> pd.DataFrame:
-    """Return session means with ``time`` and ``group``; ``t`` and ``y`` have mean 0 and SD 1."""
+    """Return session means with ``time`` and ``group``."""
     rows = session_means(usable_rows(values, [time] if group is None else [time, group]))
     rows = rows.assign(time=numbers(rows[time]), group=rows[group].astype(str) if group else "")
     if rows["time"].isna().any():
         wrong = rows[rows["time"].isna()].iloc[0]
         raise ValueError(f"{time} is {wrong[time]!r} for {wrong['participant_id']}, not a number")
-    several = rows.groupby("participant_id")["time"].nunique() >= 2
+    return rows
+
+
+def _several(rows: pd.DataFrame) -> pd.Series:
+    """Return whether each subject has two different times."""
+    return rows.groupby("participant_id")["time"].nunique() >= 2
+
+
+def _followed(rows: pd.DataFrame, time: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return rows of groups with two subjects that have a slope; ``t`` and ``y`` have SD 1."""
+    several = _several(rows)
     if several.sum() < 3:
         raise ValueError(f"{several.sum()} subjects have two values of {time}; 3 are needed")
+    with_line = rows[rows["participant_id"].map(several)]
+    count = with_line.groupby("group")["participant_id"].nunique()
+    count = count.reindex(rows["group"].unique(), fill_value=0)
+    small = list(count.index[count < 2])
+    rows = rows[~rows["group"].isin(small)].copy()
     for name, column in (("t", "time"), ("y", "value")):
         rows[name] = (rows[column] - rows[column].mean()) / rows[column].std()
-    return rows
+    return rows, tuple(f"{level} has {count[level]} with two times: left out" for level in small)
 
 
 _Found = tuple[pd.DataFrame, pd.Series, Floats]  # effects, slopes of subjects, SDs

@@ -334,11 +334,13 @@ def _measured(cohort: Cohort, true: Floats, assumed: float, rng: np.random.Gener
         (true[..., None] * (1 - leak) + around * leak)[:, :, None], shape
     )
     scanned = errors.calibration * rng.standard_normal((n, sessions, 1, 1, 1))
-    noise = np.exp(rng.uniform(*np.log(errors.noise), (n, 1, 1, regions, 1))) * gain
+    low, high = (float(np.log(sd)) for sd in errors.noise)
+    noise = np.exp(rng.uniform(low, high, (n, 1, 1, regions, 1))) * gain
     borders = errors.segmentation * rng.standard_normal((n, sessions, 1, regions, 1))
     mean = exact * (1 + scanned + assumed) + borders + noise * rng.standard_normal(shape)
     failed = np.broadcast_to(rng.random((n, sessions, cohort.runs, 1, 1)) < errors.failed, shape)
-    mean = np.where(failed, mean * rng.uniform(0.3, 2.0, (*shape[:3], 1, 1)), mean)
+    off = rng.uniform(0.3, 2.0, (n, sessions, cohort.runs, 1, 1))
+    mean = np.where(failed, mean * off, mean)
     mean[np.broadcast_to(rng.random(shape[:4])[..., None] < errors.lost, shape)] = np.nan
     known = np.isfinite(mean)
     terms = {

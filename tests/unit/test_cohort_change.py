@@ -187,6 +187,23 @@ def test_a_slope_that_all_subjects_share_is_found(rng):
     assert len(found.subjects) == 30
 
 
+def test_the_slope_of_each_subject_lies_near_its_own_line(rng):
+    table = scans(rng, n=40, k=6, within=0.5, slope=1.0, spread=2.0)
+    table.loc[table["group"] == "drug", "value"] += 3 * table["years"]
+    slopes = mixed_slopes(table, "years", "group").subjects.set_index("participant_id")["slope"]
+    lines = [np.polyfit(t["years"], t["value"], 1)[0] for _, t in table.groupby("participant_id")]
+    np.testing.assert_allclose(slopes, lines, atol=0.15)
+
+
+def test_a_group_with_one_line_is_left_out_and_told(rng):
+    table = scans(rng, n=20, k=3)
+    table.loc[table["participant_id"] == "sub-000", "group"] = "other"
+    found = mixed_slopes(table, "years", "group")
+    assert found.notes[0] == "other has 1 with two times: left out"
+    assert len(found.effects) == 2
+    assert set(found.effects["df"]) == {17.0}
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
