@@ -1,0 +1,1 @@
+"""Statistics of cohorts: from tables of regional values to evidence."""
