@@ -1,1 +1,4 @@
-"""Statistics of cohorts: from tables of regional values to evidence."""
+"""The statistics of cohorts: tables of regional values in, evidence out.
+
+Nothing in here knows a file; what a table must hold is said in :mod:`.values`.
+"""

@@ -11,6 +11,7 @@ from scipy import stats
 
 from sodiumprep.sodium.acquisition import Floats, Integers
 from sodiumprep.sodium.cohort.diagnostic import Scores, auc
+from sodiumprep.sodium.cohort.errors import own_uncertainty
 from sodiumprep.sodium.cohort.logistic import fit_logistic
 from sodiumprep.sodium.cohort.resampling import (
     DRAWS,
@@ -31,13 +32,14 @@ def match(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     first, second
-        Tables of values of one region, columns ``participant_id session run value u``.
+        Tables of values of one region, columns ``participant_id session run value u`` and, if
+        known, ``u_shared``: what all values of a map share makes no scatter.
 
     Returns
     -------
     pairs
-        Columns of ``first`` with ``x`` and ``u_x`` for its value and uncertainty and ``y`` and
-        ``u_y`` for those of ``second``; rows without both values are left out.
+        Columns of ``first`` with ``x`` and ``u_x`` for its value and own uncertainty and ``y``
+        and ``u_y`` for those of ``second``; rows without both values are left out.
 
     Raises
     ------
@@ -48,9 +50,14 @@ def match(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
         twice = table[table.duplicated(KEYS)]
         if len(twice):
             raise ValueError(f"{' '.join(map(str, twice[KEYS].iloc[0]))} stands twice in a table")
-    named = first.rename(columns={"value": "x", "u": "u_x"})
-    other = second[[*KEYS, "value", "u"]].rename(columns={"value": "y", "u": "u_y"})
-    pairs = named.merge(other, on=KEYS).dropna(subset=["x", "y"]).reset_index(drop=True)
+    named = first.drop(columns=["u", "u_shared"], errors="ignore")
+    named = named.rename(columns={"value": "x"}).assign(u_x=own_uncertainty(first))
+    other = second[[*KEYS, "value"]].rename(columns={"value": "y"})
+    pairs = (
+        named.merge(other.assign(u_y=own_uncertainty(second)), on=KEYS)
+        .dropna(subset=["x", "y"])
+        .reset_index(drop=True)
+    )
     if pairs.empty:
         raise ValueError("no measurement has a value in both maps")
     return pairs

@@ -16,9 +16,11 @@ from scipy import stats
 from scipy.optimize import minimize_scalar
 
 from sodiumprep.sodium.acquisition import Floats
+from sodiumprep.sodium.cohort.errors import own_uncertainty
 from sodiumprep.sodium.cohort.resampling import check_level
 
 MINIMUM = 100  # members: fewer say nothing of centiles
+FEWEST = 5  # members of each sex or site: one alone would set its own mean
 PER_COEFFICIENT = 10  # members for each coefficient of mean and spread
 KNOTS_OF_MEAN, KNOTS_OF_SPREAD = 4, 2
 ROUNDS, CLOSE = 200, 1e-8  # of mean and spread in turn
@@ -200,8 +202,9 @@ def fit_curve(
     Raises
     ------
     ValueError
-        If a member stands twice, fewer than 100 members or 10 for each coefficient are left,
-        ages or values are constant, or values are not positive where a power is sought.
+        If a member stands twice, fewer than 100 members, 10 for each coefficient or 5 for each
+        level of a covariate are left, ages or values are constant, or values are not positive
+        where a power is sought.
 
     References
     ----------
@@ -235,7 +238,12 @@ def fit_curve(
 
 
 def _levels(column: pd.Series) -> list[str]:
-    return [str(name) for name in column.astype(str).value_counts().index]
+    counts = column.astype(str).value_counts()
+    if counts.iloc[-1] < FEWEST:
+        raise ValueError(
+            f"{column.name} {counts.index[-1]} has {counts.iloc[-1]} members; at least {FEWEST}"
+        )
+    return [str(name) for name in counts.index]
 
 
 def _members(table: pd.DataFrame, covariates: tuple[str, ...]) -> pd.DataFrame:
@@ -332,7 +340,8 @@ def z_scores(curve: Curve, table: pd.DataFrame, level: float = 0.95) -> pd.DataF
     curve
         Reference curve.
     table
-        Columns ``participant_id age value``, ``u`` if known, and the covariates of the curve.
+        Columns ``participant_id age value``, ``u`` and ``u_shared`` if known, and the covariates
+        of the curve.
     level
         Probability of the interval.
 
@@ -357,7 +366,7 @@ def z_scores(curve: Curve, table: pd.DataFrame, level: float = 0.95) -> pd.DataF
     place = pd.Series(range(len(curve.members)), index=curve.members).reindex(names).to_numpy()
     reason = _reasons(curve, table)
     good = reason == ""
-    u = table["u"].to_numpy(float) if "u" in table else np.full(len(table), np.nan)
+    u = own_uncertainty(table)
     numbers = np.full((len(table), 2), np.nan)
     numbers[good] = _score(curve, table[good], place[good], u[good])
     reason[good & ~np.isfinite(u)] = "uncertainty of the measurement unknown"

@@ -98,8 +98,8 @@ def complete(table: pd.DataFrame, columns: tuple[str, ...] = ()) -> pd.DataFrame
     Raises
     ------
     ValueError
-        If a column is missing, a subject stands twice, a duration is negative, an event is
-        neither 0 nor 1, fewer than 3 events are left, or the region is constant.
+        If a column is missing, a subject stands twice, a duration is negative or infinite, an
+        event is neither 0 nor 1, fewer than 3 events are left, or the region is constant.
     """
     needed = ["participant_id", "value", "duration", "event", *columns]
     for name in needed:
@@ -109,9 +109,10 @@ def complete(table: pd.DataFrame, columns: tuple[str, ...] = ()) -> pd.DataFrame
     if rows["participant_id"].duplicated().any():
         twice = rows.loc[rows["participant_id"].duplicated(), "participant_id"].iloc[0]
         raise ValueError(f"{twice} stands twice: a model of time has one row per subject")
-    if (rows["duration"] < 0).any():
-        bad = rows.loc[rows["duration"].idxmin()]
-        raise ValueError(f"{bad['participant_id']} has the duration {bad['duration']:g}, below 0")
+    wrong = rows[~(np.isfinite(rows["duration"]) & (rows["duration"] >= 0))]
+    if len(wrong):
+        who, bad = wrong[["participant_id", "duration"]].iloc[0]
+        raise ValueError(f"{who} has the duration {bad:g}; it is a number from 0")
     if not rows["event"].isin([0, 1]).all():
         raise ValueError(f"events are 0 or 1, not {sorted(set(rows['event']) - {0, 1})}")
     rows["event"] = rows["event"].astype(int)

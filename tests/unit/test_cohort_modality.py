@@ -54,6 +54,12 @@ def test_measurements_are_matched_by_participant_session_and_run():
     ]
 
 
+def test_what_all_values_of_a_map_share_makes_no_scatter():
+    first = values([1.0, 2.0], u=5.0).assign(u_shared=4.0)
+    found = match(first, values([3.0, 4.0], u=2.0))
+    assert found[["u_x", "u_y"]].to_numpy().tolist() == [[3.0, 2.0], [3.0, 2.0]]
+
+
 def test_a_measurement_that_stands_twice_is_named():
     with pytest.raises(ValueError, match="sub-01 n/a n/a stands twice"):
         match(values([1.0, 2.0]), pd.concat([values([1.0, 2.0]), values([1.0, 2.0]).iloc[1:]]))

@@ -94,6 +94,15 @@ def test_a_measurement_that_errs_more_has_the_wider_interval(rng):
     assert sharp["z_high"][0] - sharp["z_low"][0] < 0.7
 
 
+def test_what_all_values_share_does_not_widen_the_interval(rng):
+    curve = fit_curve(draw(rng), ("sex",))
+    whole, own = (
+        z_scores(curve, person(50.0, u=5.0, u_shared=4.0)),
+        z_scores(curve, person(50.0, u=3.0)),
+    )
+    assert whole["z_low"][0] == pytest.approx(own["z_low"][0])
+
+
 def test_the_interval_holds_the_score_of_the_true_value_on_the_true_curve(rng):
     held = []
     for _ in range(60):
@@ -165,7 +174,8 @@ def test_the_curve_itself_refuses_other_ages_and_levels(rng):
         (lambda t: t.assign(age=40.0), 1.0, "ages of the reference take 1 values"),
         (lambda t: t.assign(value=t["value"] - 60), None, "a power needs values above 0"),
         (lambda t: t.assign(site=t["sex"]), 1.0, "depend on each other"),
-        (lambda t: t.assign(site=np.arange(len(t)) % 40).head(300), 1.0, "too few for this curve"),
+        (lambda t: t.assign(site=np.arange(400) % 40), 1.0, "too few for this curve"),
+        (lambda t: t.assign(site=["b"] + 399 * ["a"]), 1.0, "site b has 1 members; at least 5"),
     ],
 )
 def test_what_is_no_reference_is_refused(rng, change, power, said):

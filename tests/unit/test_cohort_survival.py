@@ -101,7 +101,8 @@ def test_a_value_that_orders_the_events_perfectly_is_held_by_a_ridge():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"duration": -1.0}, "has the duration -1, below 0"),
+        ({"duration": -1.0}, "sub-000 has the duration -1; it is a number from 0"),
+        ({"duration": np.inf}, "sub-000 has the duration inf"),
         ({"event": 0}, "0 events in 150 subjects"),
         ({"event": 2}, "events are 0 or 1"),
         ({"value": 40.0}, "same value, 40, in every subject"),
