@@ -131,9 +131,10 @@ def _all_but(subjects: Integers, n: int) -> Floats:
 
 
 def bca(value: float, resampled: Floats, left_out: Floats, level: float = 0.95) -> Estimate:
-    """Return a bias-corrected and accelerated interval.
+    """Return a bias-corrected and accelerated interval, widened for few subjects.
 
-    Resampled values that could not be determined do not count; where the value lies outside of
+    Its tails are those of Student's t, and of the spread that n - 1 of n subjects show. Resampled
+    values that could not be determined do not count; where the value lies outside of
     all resampled ones, or leaving a subject out says nothing, the interval is that of the
     percentiles.
 
@@ -160,7 +161,8 @@ def bca(value: float, resampled: Floats, left_out: Floats, level: float = 0.95) 
 
     References
     ----------
-    Efron 1987, doi:10.1080/01621459.1987.10478410
+    Efron 1987, doi:10.1080/01621459.1987.10478410; Hesterberg 2015,
+    doi:10.1080/00031305.2015.1089789
     """
     check_level(level)
     known = resampled[np.isfinite(resampled)]
@@ -177,7 +179,8 @@ def bca(value: float, resampled: Floats, left_out: Floats, level: float = 0.95) 
         low, high = np.quantile(known, tails)
         return Estimate(value, float(low), float(high), level, "bootstrap by subject, percentiles")
     shift, acceleration = stats.norm.ppf(below), np.sum(spread**3) / (6 * power)
-    normal = shift + stats.norm.ppf(tails)
+    n = len(spread)
+    normal = shift + np.sqrt(n / (n - 1)) * stats.t.ppf(tails, n - 1)
     low, high = np.quantile(known, stats.norm.cdf(shift + normal / (1 - acceleration * normal)))
     return Estimate(value, float(low), float(high), level, "bootstrap by subject, BCa")
 

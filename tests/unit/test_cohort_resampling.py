@@ -32,11 +32,19 @@ def test_leaving_a_subject_out_gives_the_statistic_of_the_others(rng):
 
 
 def test_the_interval_agrees_with_an_independent_bca(rng):
-    values = rng.exponential(size=30)
-    ours = bca(values.mean(), *bootstrap(mean_of(values), FLAT, rng, 20000))
+    values = rng.exponential(size=300)
+    many = np.zeros(300, dtype=int)
+    ours = bca(values.mean(), *bootstrap(mean_of(values), many, rng, 20000))
     peer = stats.bootstrap((values,), np.mean, n_resamples=20000, method="BCa", rng=rng)
-    assert ours.low == pytest.approx(peer.confidence_interval.low, abs=0.02)
-    assert ours.high == pytest.approx(peer.confidence_interval.high, abs=0.02)
+    assert ours.low == pytest.approx(peer.confidence_interval.low, abs=0.005)
+    assert ours.high == pytest.approx(peer.confidence_interval.high, abs=0.005)
+
+
+def test_the_interval_of_a_mean_of_few_is_about_students(rng):
+    values = rng.normal(size=12)
+    ours = bca(values.mean(), *bootstrap(mean_of(values), FLAT[:12], rng, 20000))
+    half = stats.t.ppf(0.975, 11) * stats.sem(values)
+    assert ours.high - ours.low == pytest.approx(2 * half, rel=0.08)
 
 
 def test_the_same_seed_gives_the_same_interval():
