@@ -133,6 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_atlases(sodium)
     _add_calibration(sodium)
     _add_spaces(sodium)
+    _add_cohort(parser.add_argument_group("cohort (level group)"))
     _add_engine(parser.add_argument_group("how to process"))
     return parser
 
@@ -392,6 +393,22 @@ def _add_spaces(science: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_cohort(cohort: argparse._ArgumentGroup) -> None:
+    """Add the options of the group level."""
+    cohort.add_argument(
+        "--model",
+        type=Path,
+        metavar="FILE",
+        help="JSON: what is compared and how (docs/group.md); what it leaves open is chosen from "
+        "the columns that are found",
+    )
+    cohort.add_argument(
+        "--allow-mixed",
+        action="store_true",
+        help="compare results of several versions of the software, or in several units",
+    )
+
+
 def _add_engine(engine: argparse._ArgumentGroup) -> None:
     """Add the options that change how things run, not what comes out."""
     engine.add_argument(
@@ -476,7 +493,7 @@ def validate_dataset(bids_dir: Path) -> None:
 def _run(settings: Settings) -> int:
     # Imported here: ITK reads its number of threads once, and --help shall be quick.
     if settings.level == "group":
-        from sodiumprep.bids_app.group import run_group
+        from sodiumprep.bids_app.group.run import run_group
 
         return run_group(settings)
     from sodiumprep.bids_app.run import run_participant
@@ -604,6 +621,8 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         min_coverage=options.min_coverage,
         lesion_tables=tuple(dict.fromkeys(options.lesion_tables)),
         lesion_shells=read_shells(options.lesion_shells),
+        model_file=_model(options.model, options.level),
+        allow_mixed=options.allow_mixed,
         na2anat_init=options.na2anat_init,
         na2anat_dof=options.na2anat_dof,
         nipype_plugin=_read_plugin(_absolute(options.nipype_plugin_file)),
@@ -650,6 +669,12 @@ def _read_concentration(given: Sequence[float] | None, reference: str | None) ->
             "standard uncertainty from 0 to half of it"
         )
     return tuple(given)
+
+
+def _model(path: Path | None, level: str) -> Path | None:
+    if path is not None and level != "group":
+        raise UserError(f"--model {path} goes with the level group, not {level}")
+    return _absolute(path)
 
 
 def _absolute(path: Path | None) -> Path | None:

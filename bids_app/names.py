@@ -292,6 +292,11 @@ class DatasetNames:
         return self.out_dir / "group_TSC.tsv"
 
     @property
+    def group_parquet(self) -> Path:
+        """Path of the same for programs: numbers as numbers, columns read one by one."""
+        return self.out_dir / "group_TSC.parquet"
+
+    @property
     def group_qc(self) -> Path:
         """Path of all quality figures in one."""
         return self.out_dir / "group_qc.tsv"
@@ -305,6 +310,21 @@ class DatasetNames:
     def group_dir(self) -> Path:
         """Folder of what else the cohort level leaves."""
         return self.out_dir / "group"
+
+    def group_result(self, name: str) -> Path:
+        """Return the path of a table of the cohort level.
+
+        Parameters
+        ----------
+        name
+            Such as ``effects``.
+        """
+        return self.group_dir / f"{name}.tsv"
+
+    @property
+    def group_model(self) -> Path:
+        """Path of the model that the cohort level used, complete."""
+        return self.group_dir / "model.json"
 
     @property
     def participants(self) -> Path:

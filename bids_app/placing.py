@@ -29,7 +29,7 @@ def refuse_links(out_dir: Path, subjects: Iterable[str] = ()) -> None:
     """
     names = DatasetNames(out_dir)
     tables = (names.participants, names.group_table, names.group_qc)
-    own = [names.description, names.bidsignore, names.group_report, *tables]
+    own = [names.description, names.bidsignore, names.group_report, names.group_parquet, *tables]
     own += [with_json(table) for table in tables]
     for folder in (names.logs, names.group_dir):
         own += _all_below(folder)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -14,10 +13,11 @@ from nipype.pipeline.engine import Workflow
 from sodiumprep.bids_app.atlases import check_atlases
 from sodiumprep.bids_app.boilerplate import write_boilerplate
 from sodiumprep.bids_app.dataset import SubjectJob, collect, describe
-from sodiumprep.bids_app.description import dataset_description, participants_dictionary
+from sodiumprep.bids_app.description import dataset_description
 from sodiumprep.bids_app.engine import execute
 from sodiumprep.bids_app.metadata import UserError
-from sodiumprep.bids_app.names import BIDSIGNORE, DatasetNames, with_json
+from sodiumprep.bids_app.names import BIDSIGNORE, DatasetNames
+from sodiumprep.bids_app.people import copy_people
 from sodiumprep.bids_app.placing import refuse_links
 from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_name
 from sodiumprep.bids_app.record import add_failures, write_record
@@ -63,7 +63,7 @@ def run_participant(settings: Settings) -> int:
     if settings.dry_run:
         return _end([*failures, *_foresee(jobs, settings)])
     refuse_links(settings.out_dir, {job.subject for job in jobs})
-    write_dataset_files(settings)
+    write_dataset_files(settings, {job.subject for job in jobs})
     if settings.reports_only:
         failures += _reports(settings, [job.subject for job in jobs])
         return _end(failures)
@@ -134,22 +134,21 @@ def _plan_runs(job: SubjectJob, settings: Settings) -> tuple[list[SodiumPlan], l
     return plans, lost
 
 
-def write_dataset_files(settings: Settings) -> None:
-    """Write what belongs to the whole output: description, ignore list, participants.
+def write_dataset_files(settings: Settings, subjects: Iterable[str]) -> None:
+    """Write what belongs to the whole output: description, ignore list, tables of people.
 
     Parameters
     ----------
     settings
         The user's choices.
+    subjects
+        Labels of those that are processed.
     """
     names = DatasetNames(settings.out_dir)
     settings.out_dir.mkdir(parents=True, exist_ok=True)
     write_json(names.description, dataset_description(settings.out_dir, links(settings)))
     names.bidsignore.write_text(BIDSIGNORE)
-    source = settings.bids_dir / names.participants.name
-    if source.is_file():
-        shutil.copyfile(source, names.participants)
-        write_json(with_json(names.participants), participants_dictionary(source))
+    copy_people(settings.bids_dir, settings.out_dir, subjects)
 
 
 def to_compute(job: SubjectJob, settings: Settings) -> list[str]:

@@ -120,6 +120,10 @@ class Settings:
         Tables that lesions give beside their rows: ``contralateral``, ``shells``, ``lesions``.
     lesion_shells
         Outer distance of each shell around lesions, rising [mm]; empty for no shells.
+    model_file
+        What is compared at the level group; None to choose from the columns that are found.
+    allow_mixed
+        Whether results of several versions, or in several units, are compared.
     na2anat_init
         What finds the pose of the sodium image: ``auto``, ``header``, ``synthetic``, ``mi`` or
         ``coil``.
@@ -180,6 +184,8 @@ class Settings:
     min_coverage: float = DEFAULT_COVERAGE
     lesion_tables: tuple[str, ...] = ()
     lesion_shells: tuple[float, ...] = DEFAULT_SHELLS
+    model_file: Path | None = None
+    allow_mixed: bool = False
     na2anat_init: str = "auto"
     na2anat_dof: int = 6
     nipype_plugin: Mapping[str, Any] | None = None

@@ -86,7 +86,7 @@ def test_the_participants_are_copied_with_a_dictionary_or_not_at_all(tmp_path, c
     raw = dataset(tmp_path / "raw", Name="r")
     if columns:
         (raw / "participants.tsv").write_text(f"{columns}\nsub-01\t3\n")
-    write_dataset_files(Settings(raw, tmp_path / "out", tmp_path / "work"))
+    write_dataset_files(Settings(raw, tmp_path / "out", tmp_path / "work"), ["01"])
     written = {path.name for path in (tmp_path / "out").iterdir()}
     tables = {"participants.tsv", "participants.json"} if columns else set()
     assert written == {"dataset_description.json", ".bidsignore", *tables}

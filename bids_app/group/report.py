@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sodiumprep.bids_app import figures
+from sodiumprep.bids_app.group.tables import UNKNOWN, as_pandas
+from sodiumprep.bids_app.group.values import RUN, Cohort
 from sodiumprep.bids_app.names import DatasetNames
 from sodiumprep.bids_app.report import Cell, environment
-from sodiumprep.bids_app.results import find_subjects
 from sodiumprep.bids_app.settings import FLUID_REFERENCES
 
 EVERYBODY = "all"
+GROUPS = ("group", "diagnosis")  # columns that tell who is compared with whom
 NUMBERS = ["index", "mean", "ci_low", "ci_high", "uncertainty"]
 BOX_FROM = 5  # points in a group before a box says more than they do
 GROUP_COLORS = ("#0b5394", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -36,21 +40,40 @@ QUALITY = (
 )
 
 
-def write_group_report(
-    out_dir: Path, table: pd.DataFrame, quality: pd.DataFrame, participants: pd.DataFrame
-) -> Path:
+@dataclass(frozen=True)
+class Shown:
+    """What the report of a cohort tells.
+
+    Parameters
+    ----------
+    cohort
+        What was gathered and asked.
+    quality
+        One row per run.
+    missing
+        Who has no values, and why.
+    evidence
+        Tables of results by name.
+    notes
+        What was chosen for the user.
+    """
+
+    cohort: Cohort
+    quality: pd.DataFrame
+    missing: pd.DataFrame
+    evidence: Mapping[str, pd.DataFrame]
+    notes: Sequence[str]
+
+
+def write_group_report(out_dir: Path, shown: Shown) -> Path:
     """Write the report of the cohort.
 
     Parameters
     ----------
     out_dir
         Root of the derivatives.
-    table
-        All regional tables, as text.
-    quality
-        One row per run.
-    participants
-        Participants table, may be empty.
+    shown
+        What it tells.
 
     Returns
     -------
@@ -58,22 +81,20 @@ def write_group_report(
         ``group.html``.
     """
     names = DatasetNames(out_dir)
-    values = tissue_values(table)
+    values, quality = tissue_values(shown.cohort), shown.quality
     with figures.drawing_style():
         regions = figures.save_figure(
             regions_figure(values), names.group_dir / "figures" / "group_regions.svg"
         )
         figure = quality_figure(_with_group(quality, values))
         drawn = figures.save_figure(figure, names.group_dir / "figures" / "group_quality.svg")
-    found = find_subjects(out_dir)
-    done = {*table["participant_id"], *quality["participant_id"]}  # without regions: no table
     template = environment().get_template("group.html")
     page = template.render(
         version=version("sodiumprep"),
         n_subjects=values["participant_id"].nunique(),
         n_runs=len(values[["participant_id", "session", "run"]].drop_duplicates()),
         groups=list(_groups(values)),
-        segmentations=sorted(set(table["seg"]) - {"tissue"}),
+        segmentations=sorted(set(shown.cohort.gathered.segmentations) - {"tissue"}),
         summary=summary(values).to_dict("records"),
         with_sessions=values["session"].nunique() > 1,
         regions=regions,
@@ -81,33 +102,39 @@ def write_group_report(
         runs=_runs(out_dir, values, quality),
         warnings=_warnings(quality),
         relative=_relative(quality),
-        failed=[f"sub-{s}" for s in found if f"sub-{s}" not in done],
-        absent=sorted(set(participants["participant_id"]) - {f"sub-{label}" for label in found}),
+        missing=shown.missing.to_dict("records"),
+        notes=list(shown.notes),
         sloppy="true" in set(quality["sloppy"]),
     )
     names.group_report.write_text(page)
     return names.group_report
 
 
-def tissue_values(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the relaxation-corrected rows of tissues and lesions, with numbers as numbers.
+def tissue_values(cohort: Cohort) -> pd.DataFrame:
+    """Return the relaxation-corrected values of tissues and lesions.
 
     Parameters
     ----------
-    table
-        All regional tables, as text.
+    cohort
+        What was gathered and asked.
 
     Returns
     -------
     values
         With a column ``group``, which is ``all`` where participants have none.
     """
-    chosen = (table["seg"] == "tissue") & (table["desc"] == "corrected")
-    values = table[chosen & table["pvc"].isin(["none", "gtm"])].copy()
-    values[NUMBERS] = values[NUMBERS].apply(pd.to_numeric, errors="coerce")
-    if "group" not in values:
-        values["group"] = EVERYBODY
-    return values.sort_values(["index", "participant_id", "session", "run"], kind="stable")
+    rows = cohort.gathered.scan().filter(
+        (pl.col("seg") == "tissue") & (pl.col("desc") == "corrected"),
+        pl.col("pvc").is_in(["none", "gtm"]),
+    )
+    extra = [key for key in ("rec", "acq") if key in cohort.gathered.columns]
+    values = rows.select(*RUN, *extra, "name", "pvc", "flag", *NUMBERS).collect()
+    known = cohort.covariates.table
+    column = next((c for c in known.columns if c.lower() in GROUPS), None)
+    named = [pl.lit(EVERYBODY) if column is None else pl.col(column).fill_null(UNKNOWN)]
+    people = known.select("participant_id", "session", *(n.alias("group") for n in named))
+    joined = values.join(people, on=["participant_id", "session"], how="left")
+    return as_pandas(joined.sort("index", *RUN, maintain_order=True))
 
 
 def summary(values: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The cohort level: all results of a folder in two tables and one report."""
+"""Quality figures of all runs: one flat row for each."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sodiumprep.bids_app.group_report import write_group_report
-from sodiumprep.bids_app.metadata import UserError
-from sodiumprep.bids_app.names import DatasetNames, acquisition_label, entities, with_json
-from sodiumprep.bids_app.placing import refuse_links
+from sodiumprep.bids_app.group.tables import KEYS, OPTIONAL_KEYS, UNKNOWN
+from sodiumprep.bids_app.names import with_json
 from sodiumprep.bids_app.reconstruction import (
     course_of,
     largest_delay,
@@ -23,23 +21,9 @@ from sodiumprep.bids_app.results import (
     RunResults,
     find_sessions,
     find_subjects,
-    find_tables,
-    read_json,
 )
-from sodiumprep.bids_app.settings import Settings
-from sodiumprep.interfaces.outputs import PARCEL_COLUMNS, TABLE_COLUMNS, write_json
+from sodiumprep.interfaces.outputs import write_json
 
-UNKNOWN = "n/a"
-KEYS = {
-    "participant_id": "Participant",
-    "session": "Label of the session",
-    "run": "Label of the run",
-    "seg": "Segmentation that the regions come from",
-}
-OPTIONAL_KEYS = {
-    "acq": "Label of the sodium acquisition",
-    "rec": "Label of the reconstruction",
-}
 # column -> (key of the quality file, unit, description)
 QUALITY: dict[str, tuple[str, str, str]] = {
     "reconstruction": ("Reconstruction", "1", "Method of reconstruction"),
@@ -115,93 +99,6 @@ DERIVED = {
 }
 
 
-def run_group(settings: Settings) -> int:
-    """Gather all results of the output folder; nothing else is read.
-
-    Parameters
-    ----------
-    settings
-        The user's choices; ``out_dir`` alone counts.
-
-    Returns
-    -------
-    code
-        0.
-
-    Raises
-    ------
-    UserError
-        If the folder holds no regional table, or its participants table is unusable.
-    """
-    names = DatasetNames(settings.out_dir)
-    refuse_links(settings.out_dir)
-    participants = read_participants(names.participants)
-    table = gather_tables(settings.out_dir, participants)
-    quality = gather_quality(settings.out_dir)
-    described = read_json(with_json(names.participants))
-    write_table(names.group_table, table, table_dictionary(table, described))
-    write_table(names.group_qc, quality, quality_dictionary(quality))
-    write_group_report(settings.out_dir, table, quality, participants)
-    for path in (names.group_table, names.group_qc, names.group_report):
-        print(f"group: {path}", flush=True)
-    return 0
-
-
-def read_participants(path: Path) -> pd.DataFrame:
-    """Return the participants table as text, with ``sub-`` before every label.
-
-    Parameters
-    ----------
-    path
-        ``participants.tsv``; a missing one gives an empty table.
-
-    Raises
-    ------
-    UserError
-        If the file has no ``participant_id``, or one of them twice, or cannot be read.
-    """
-    if not path.is_file():
-        return pd.DataFrame(columns=["participant_id"])
-    table = _read_text(path)
-    if "participant_id" not in table:
-        raise UserError(f"{path}: column participant_id is missing")
-    labels = table["participant_id"].str.removeprefix("sub-")
-    twice = labels[labels.duplicated()]
-    if len(twice):
-        raise UserError(f"{path}: participant_id sub-{twice.iloc[0]} stands there twice")
-    return table.assign(participant_id="sub-" + labels).replace("", UNKNOWN)
-
-
-def gather_tables(out_dir: Path, participants: pd.DataFrame) -> pd.DataFrame:
-    """Return all regional tables in one, as text, so that no digit is lost.
-
-    Parameters
-    ----------
-    out_dir
-        Root of the derivatives.
-    participants
-        Columns that are put behind.
-
-    Returns
-    -------
-    table
-        ``participant_id session run seg``, the columns of the tables, ``acq`` and ``rec`` where
-        they tell rows apart, the columns of ``participants``.
-
-    Raises
-    ------
-    UserError
-        If there is no table at all.
-    """
-    frames = [_one_table(path) for path in find_tables(out_dir)]
-    if not any(len(frame) for frame in frames):
-        raise UserError(f"{out_dir}: holds no results; accepted: a folder with sub-*/**/*_TSC.tsv")
-    table = pd.concat(frames, ignore_index=True).fillna(UNKNOWN)
-    extra = [key for key in OPTIONAL_KEYS if table[key].nunique() > 1]
-    columns = [c for c in table.columns if c not in (*KEYS, *OPTIONAL_KEYS)]
-    return _with_participants(table[[*KEYS, *columns, *extra]], participants)
-
-
 def gather_quality(out_dir: Path) -> pd.DataFrame:
     """Return one row of quality figures per run.
 
@@ -224,25 +121,6 @@ def gather_quality(out_dir: Path) -> pd.DataFrame:
     return table.reindex(columns=[*fixed[:3], *extra, *QUALITY, *regional, *DERIVED])
 
 
-def table_dictionary(table: pd.DataFrame, described: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the data dictionary of the table of regions.
-
-    Parameters
-    ----------
-    table
-        What :func:`gather_tables` returns.
-    described
-        Data dictionary of the participants table.
-    """
-    known = {name: {"Description": text} for name, text in (KEYS | OPTIONAL_KEYS).items()}
-    own = {**PARCEL_COLUMNS, **TABLE_COLUMNS, **known}
-    return {
-        column: own.get(column) or described.get(column.removeprefix("participants_"))
-        or {"Description": "As in participants.tsv"}
-        for column in table.columns
-    }  # fmt: skip
-
-
 def quality_dictionary(table: pd.DataFrame) -> dict[str, Any]:
     """Return the data dictionary of the table of quality figures.
 
@@ -263,7 +141,9 @@ def quality_dictionary(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def write_table(path: Path, table: pd.DataFrame, dictionary: Mapping[str, Any]) -> None:
+def write_table(
+    path: Path, table: pd.DataFrame, dictionary: Mapping[str, Any], digits: str | None = None
+) -> None:
     """Write a table and its data dictionary.
 
     Parameters
@@ -274,41 +154,12 @@ def write_table(path: Path, table: pd.DataFrame, dictionary: Mapping[str, Any]) 
         What is not known becomes ``n/a``.
     dictionary
         Goes beside it.
+    digits
+        Format of numbers; None for all digits.
     """
-    table.to_csv(path, sep="\t", index=False, na_rep=UNKNOWN)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, sep="\t", index=False, na_rep=UNKNOWN, float_format=digits)
     write_json(with_json(path), dictionary)
-
-
-def _read_text(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame()
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as a table ({error})") from error
-
-
-def _one_table(path: Path) -> pd.DataFrame:
-    parts = entities(path)
-    keys = {
-        "participant_id": f"sub-{parts['sub']}",
-        "session": parts.get("ses", UNKNOWN),
-        "run": parts.get("run", UNKNOWN),
-        "seg": parts.get("seg", UNKNOWN),
-        "acq": acquisition_label(parts),
-        "rec": parts.get("rec", UNKNOWN),
-    }
-    table = _read_text(path)
-    for place, (name, label) in enumerate(keys.items()):
-        table.insert(place, name, label)
-    return table
-
-
-def _with_participants(table: pd.DataFrame, participants: pd.DataFrame) -> pd.DataFrame:
-    taken = set(table.columns) - {"participant_id"}
-    renamed = {c: f"participants_{c}" for c in participants.columns if c in taken}
-    joined = table.merge(participants.rename(columns=renamed), on="participant_id", how="left")
-    return joined.fillna(UNKNOWN)
 
 
 def _quality_row(run: RunResults, anatomy: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,149 @@
+"""All analyses of a cohort: regions in portions over processes, tables of results out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.multitest import multipletests
+
+from sodiumprep.bids_app.group.diagnosis import diagnose
+from sodiumprep.bids_app.group.model import Model
+from sodiumprep.bids_app.group.regional import MAIN_TABLE, REGIONAL, Asked, Row, Tables, slopes
+from sodiumprep.bids_app.group.values import Block, Cohort, Series
+from sodiumprep.bids_app.settings import Settings
+from sodiumprep.sodium.cohort import designs
+from sodiumprep.sodium.cohort.differences import compare
+
+PORTION = 25  # regions that are read and analysed at a time
+
+
+def analyse(cohort: Cohort, settings: Settings) -> dict[str, pd.DataFrame]:
+    """Return tables of results by name.
+
+    Parameters
+    ----------
+    cohort
+        What was gathered and asked.
+    settings
+        The user's choices: processes and seed.
+    """
+    blocks = cohort.blocks(PORTION)
+    tasks: list[Callable[[], Tables]] = [partial(of_block, cohort, block) for block in blocks]
+    tasks += [partial(diagnose, cohort, seg, settings.random_seed)
+              for seg in dict.fromkeys(block.seg for block in blocks)]  # fmt: skip
+    found: dict[str, list[Row]] = defaultdict(list)
+    for tables in _all_of(tasks, settings.nprocs):
+        for name, rows in tables.items():
+            found[name] += rows
+    results = {name: pd.DataFrame(rows) for name, rows in found.items() if rows}
+    if "effects" in results:
+        results["effects"] = with_discovery(results["effects"])
+    return results
+
+
+def of_block(cohort: Cohort, block: Block) -> Tables:
+    """Return all that the regions of a block tell, by table.
+
+    Parameters
+    ----------
+    cohort
+        What was gathered and asked.
+    block
+        Regions of one segmentation and method.
+    """
+    asked = Asked(cohort.model, cohort.covariates.numbers)
+    series = list(cohort.read(block))
+    found: Tables = defaultdict(list)
+    if cohort.model.fixed and series:
+        found["effects"] += effects(series, cohort)
+    for section, function in REGIONAL.items():
+        if cohort.model.section(section) is None:
+            continue
+        for one in series:
+            _add(found, MAIN_TABLE[section], one, partial(function, one, asked))
+    if "Time" in (cohort.model.section("Change") or {}):
+        for one in series:
+            _add(found, "slopes", one, partial(slopes, one, asked))
+    return dict(found)
+
+
+def effects(series: Iterable[Series], cohort: Cohort) -> list[Row]:
+    """Return group differences and slopes of regions of one method.
+
+    Parameters
+    ----------
+    series
+        Values of each region.
+    cohort
+        What was gathered and asked.
+    """
+    parts = [one.table.assign(**one.keys) for one in series]
+    values = pd.concat(parts, ignore_index=True)
+    if not cohort.model.weighted:
+        values["u"] = np.nan
+    asked = as_design(cohort.model, cohort.covariates.numbers)
+    table = compare(values, asked, by=["seg", "name", "pvc"])
+    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+
+
+def as_design(model: Model, numbers: Iterable[str]) -> designs.Model:
+    """Return the mixed model as its fit takes it.
+
+    Parameters
+    ----------
+    model
+        Complete.
+    numbers
+        Covariates that are numbers; all others are categories.
+    """
+    terms = list(model.fixed)
+    columns = list(dict.fromkeys(part for term in terms for part in term.split("*")))
+    known = set(numbers)
+    return designs.Model(
+        fixed=" + ".join(terms),
+        groups=tuple(c for c in columns if c not in known),
+        slopes=tuple(c for c in columns if c in known),
+        site=next((c for c in model.random if c != "participant_id"), None),
+    )
+
+
+def with_discovery(effects: pd.DataFrame) -> pd.DataFrame:
+    """Return effects with ``q``: p corrected for the regions of the segmentation and method.
+
+    Parameters
+    ----------
+    effects
+        Of all blocks.
+    """
+    if "p" not in effects:
+        return effects
+    q = pd.Series(np.nan, index=effects.index)
+    tested = effects[np.isfinite(effects["p"])]
+    for _, rows in tested.groupby(["contrast", "seg", "pvc"], sort=False):
+        q[rows.index] = multipletests(rows["p"], method="fdr_bh")[1]
+    return effects.assign(q=q)
+
+
+def _add(found: Tables, main: str, series: Series, function: Callable[[], Tables]) -> None:
+    """Add the rows of one analysis; where it cannot answer, a row says why."""
+    try:
+        tables = function()
+    except ValueError as error:
+        tables = {main: [{**series.keys, "notes": str(error)}]}
+    for name, rows in tables.items():
+        found[name] += rows
+
+
+def _all_of(tasks: list[Callable[[], Tables]], nprocs: int) -> Iterator[Tables]:
+    """Yield what tasks return, in their order."""
+    if nprocs == 1 or len(tasks) == 1:
+        yield from (task() for task in tasks)
+        return
+    with ProcessPoolExecutor(max_workers=min(nprocs, len(tasks))) as pool:
+        for future in [pool.submit(task) for task in tasks]:
+            yield future.result()

@@ -1,0 +1,193 @@
+"""What a cohort has: columns, levels, regions, methods; and whether a model names only those."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import polars as pl
+
+from sodiumprep.bids_app.group.covariates import Covariates
+from sodiumprep.bids_app.metadata import UserError
+from sodiumprep.bids_app.results import TISSUES
+
+FEWEST_OF_A_LEVEL = 2  # participants, else a level cannot be compared with another
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model can be asked of.
+
+    Parameters
+    ----------
+    covariates
+        What is known of people.
+    measured
+        ``participant_id session run`` of every run with results.
+    regions
+        Names of the regions of each segmentation.
+    methods
+        Partial-volume corrections.
+    quality
+        Columns of quality figures that hold numbers.
+    """
+
+    covariates: Covariates
+    measured: pl.DataFrame
+    regions: Mapping[str, Sequence[str]]
+    methods: Sequence[str]
+    quality: Sequence[str] = ()
+
+    @property
+    def sessions(self) -> list[str]:
+        """Labels of sessions that at least two participants have."""
+        return self._repeated("session")
+
+    @property
+    def most_runs(self) -> int:
+        """Largest number of runs of a participant in one session."""
+        if not self.measured.height:
+            return 0
+        counts = self.measured.group_by("participant_id", "session").len()
+        return int(counts["len"].max() or 0)  # type: ignore[arg-type]
+
+    @property
+    def lesions(self) -> list[str]:
+        """Names of the lesions of the tissue table."""
+        return [name for name in self.regions.get("tissue", ()) if name not in TISSUES]
+
+    def levels(self, column: str) -> dict[str, int]:
+        """Return the levels of a category and how many participants each has.
+
+        Parameters
+        ----------
+        column
+            Of the covariates, or ``session``, ``run``.
+        """
+        table = self.measured if column in ("session", "run") else self.covariates.table
+        counts = (
+            table.filter(pl.col(column).is_not_null())
+            .group_by(column)
+            .agg(pl.col("participant_id").n_unique().alias("n"))
+            .sort(column)
+        )
+        return dict(counts.iter_rows())
+
+    def options(self) -> dict[str, list[str]]:
+        """Return what rows of the tables can be chosen by, with all values."""
+        names = sorted({name for regions in self.regions.values() for name in regions})
+        return {
+            "seg": list(self.regions),
+            "name": names,
+            "pvc": list(self.methods),
+            "session": list(self.levels("session")),
+        }
+
+    def columns(self) -> list[str]:
+        """Return what values can be explained by."""
+        known = [c for c in self.covariates.table.columns if c != "participant_id"]
+        return list(dict.fromkeys([*known, "session", "run"]))
+
+    def _repeated(self, column: str) -> list[str]:
+        return [level for level, n in self.levels(column).items() if n >= FEWEST_OF_A_LEVEL]
+
+
+def chosen_rows(table: pd.DataFrame, chosen: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the rows whose columns hold the values that are wanted.
+
+    Parameters
+    ----------
+    table
+        Any.
+    chosen
+        A value, or a list of values, by column; empty for all rows.
+    """
+    kept = pd.Series(data=True, index=table.index)
+    for column, wanted in chosen.items():
+        kept &= table[column].isin([wanted] if isinstance(wanted, str) else list(wanted))
+    return table[kept]
+
+
+def check_names(given: Mapping[str, Any], facts: Facts, where: str) -> None:
+    """Refuse columns, levels, regions and methods that there are not; tell those like them.
+
+    Parameters
+    ----------
+    given
+        What a user asked, as the schema has it.
+    facts
+        What there is.
+    where
+        File, for messages.
+
+    Raises
+    ------
+    UserError
+        For the first name that is not there.
+    """
+    for name, options, place in (*_of_rows(given, facts), *_of_people(given, facts)):
+        _known(name, options, f"{where}: {place}")
+
+
+Wanted = Iterator[tuple[str, Iterable[str], str]]  # name, what there is, where it stands
+
+
+def _of_rows(given: Mapping[str, Any], facts: Facts) -> Wanted:
+    """Yield the names of what rows are chosen by."""
+    options = facts.options()
+    for key, known in options.items():
+        yield from ((n, known, f"Input.{key}") for n in given.get("Input", {}).get(key, ()))
+    for name in given.get("Exclude", {}).get("quality", {}):
+        yield name, facts.quality, "Exclude.quality"
+    change = given.get("Change", {})
+    ends = [change[key] for key in ("From", "To") if key in change]
+    yield from ((label, options["session"], "Change") for label in ends)
+    named = given.get("Outcome", {}).get("name", ())
+    yield from ((name, options["name"], "Outcome.name") for name in named)
+    for pair in given.get("Diagnostic", ()):
+        for side in ("Positive", "Negative"):
+            yield from _of_side(pair[side], facts, f"Diagnostic.{side}")
+
+
+def _of_side(chosen: Mapping[str, Any], facts: Facts, place: str) -> Wanted:
+    options = facts.options()
+    for column, wanted in chosen.items():
+        yield column, [*options, *facts.columns()], place
+        known = options.get(column) or list(facts.levels(column))
+        words = [wanted] if isinstance(wanted, str) else wanted
+        yield from ((word, known, f"{place}.{column}") for word in words)
+
+
+def _of_people(given: Mapping[str, Any], facts: Facts) -> Wanted:
+    """Yield the names of covariates and their levels."""
+    columns, numbers = facts.columns(), facts.covariates.numbers
+    model = given.get("Model", {})
+    terms = {part for term in model.get("X", ()) for part in str(term).split("*")} - {"1"}
+    yield from ((part, columns, "Model.X") for part in sorted(terms))
+    allowed = ["participant_id", *columns]
+    yield from ((name, allowed, "Model.Random") for name in model.get("Random", ()))
+    for column, level in model.get("Reference", {}).items():
+        yield column, columns, "Model.Reference"
+        yield level, facts.levels(column), f"Model.Reference.{column}"
+    outcome, norm = given.get("Outcome", {}), given.get("Normative", {})
+    yield from ((c, numbers, "Change.Time") for c in [given.get("Change", {}).get("Time")] if c)
+    yield from ((c, columns, "Change.Group") for c in [given.get("Change", {}).get("Group")] if c)
+    timing = [outcome[key] for key in ("Duration", "Event") if key in outcome]
+    yield from ((name, numbers, "Outcome") for name in timing)
+    yield from ((name, numbers, "Normative.By") for name in [norm.get("By")] if name)
+    for place, section in (("Outcome", outcome), ("Normative", norm)):
+        held = section.get("Covariates", ())
+        yield from ((name, columns, f"{place}.Covariates") for name in held)
+
+
+def _known(name: str, options: Iterable[str], where: str) -> None:
+    known = [str(option) for option in options]
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    shown = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+    raise UserError(f"{where}: {name!r} is not there; {hint}There are: {shown or 'none'}")

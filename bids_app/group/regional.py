@@ -1,0 +1,338 @@
+"""What each region tells by itself: repeatability, change, sample sizes, survival, norms.
+
+Each function takes the values of one region by one method and a section of the model, and returns
+rows for tables of results by name. A region that cannot answer has a row with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sodiumprep.bids_app.group.facts import chosen_rows
+from sodiumprep.bids_app.group.model import Model
+from sodiumprep.bids_app.group.values import Series
+from sodiumprep.sodium.cohort.change import (
+    Error,
+    changes,
+    judge_changes,
+    mixed_slopes,
+    responders,
+)
+from sodiumprep.sodium.cohort.normative import Curve, fit_curve, z_scores
+from sodiumprep.sodium.cohort.planning import Study
+from sodiumprep.sodium.cohort.repeatability import Interval, bland_altman, repeatability
+from sodiumprep.sodium.cohort.survival import cox, kaplan_meier
+
+Row = dict[str, Any]
+Tables = dict[str, list[Row]]  # rows by table
+CENTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+FEWEST_REPEATS = 8  # degrees of freedom, else repeats tell the error of a change too poorly
+CURVE_POINTS = 41  # ages at which a reference curve is written
+SHOWN = "tissue"  # the segmentation whose single points are written for plots
+OF_REPEATS = ("within_sd", "coefficient", "cov", "cov_log", "icc", "icc_agreement",
+              "icc_consistency")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of one region.
+
+    Parameters
+    ----------
+    model
+        Complete.
+    numbers
+        Covariates that are numbers.
+    """
+
+    model: Model
+    numbers: tuple[str, ...]
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        """Return a section of the model.
+
+        Parameters
+        ----------
+        name
+            One that applies.
+        """
+        return self.model.section(name) or {}
+
+
+def repeats(series: Series, asked: Asked) -> Tables:
+    """Return how well a region repeats, and the pairs for its plot.
+
+    Parameters
+    ----------
+    series
+        Values of the region.
+    asked
+        Section ``Repeatability``.
+
+    Raises
+    ------
+    ValueError
+        If too few subjects have repeats.
+    """
+    over = asked.section("Repeatability")["Over"]
+    found = repeatability(series.table, over)
+    row: Row = {**series.keys, "over": over}
+    for name in OF_REPEATS:
+        row |= _interval(name, getattr(found, name))
+    row |= {"between_sd": found.between_sd, "df": found.df, "u": found.u}
+    row |= {"n_subjects": found.n_subjects, "n_values": found.n_values}
+    tables: Tables = {"repeatability": [{**row, "notes": "; ".join(found.notes)}]}
+    try:
+        pairs = bland_altman(series.table, over)
+    except ValueError as error:
+        row["notes"] = "; ".join([*found.notes, str(error)])
+        return {"repeatability": [row]}
+    row |= _interval("bias", pairs.bias) | {"loa_low": pairs.lower.estimate}
+    row |= {"loa_high": pairs.upper.estimate, "p_proportional": pairs.p_proportional}
+    tables["repeatability"] = [{**row, "notes": "; ".join(found.notes)}]
+    if series.seg == SHOWN:
+        points = zip(pairs.subjects, pairs.means, pairs.changes, strict=True)
+        tables["pairs"] = [
+            {**series.keys, "subject": subject, "mean": mean, "difference": difference}
+            for subject, mean, difference in points
+        ]
+    return tables
+
+
+def change(series: Series, asked: Asked) -> Tables:
+    """Return each subject's change against what error alone makes, and how many responded.
+
+    Parameters
+    ----------
+    series
+        Values of the region.
+    asked
+        Sections ``Change`` and, where something was repeated without a change, ``Repeatability``.
+
+    Raises
+    ------
+    ValueError
+        If no subject has both sessions.
+    """
+    wanted = asked.section("Change")
+    pair = [wanted["From"], wanted["To"]]
+    rows = series.table[series.table["session"].isin(pair)]
+    error, source = _error(series.table, rows, asked)
+    judged = judge_changes(changes(rows, wanted["From"]), error, wanted["Better"])
+    answer = responders(judged)
+    row = {
+        **series.keys, "from": pair[0], "to": pair[1], "n": len(judged),
+        **{name.replace(" ", "_"): count for name, count in answer.counts.items()},
+        **_interval("share_improved", answer.share), "share_by_chance": answer.by_chance,
+        "mean_change": judged["change"].mean(), "sd_change": judged["change"].std(),
+        "error_from": source,
+    }  # fmt: skip
+    told = judged.rename(columns={"baseline": "from", "session": "to"})
+    return {"responders": [row], "changes": [{**series.keys, **r} for r in _records(told)]}
+
+
+def slopes(series: Series, asked: Asked) -> Tables:
+    """Return the mean slope by time, where sessions tell their time in numbers.
+
+    Parameters
+    ----------
+    series
+        Values of the region.
+    asked
+        Section ``Change`` with ``Time``.
+
+    Raises
+    ------
+    ValueError
+        If fewer than three subjects have two times.
+    """
+    wanted = asked.section("Change")
+    found = mixed_slopes(series.table, wanted["Time"], wanted.get("Group"))
+    common = {"slope_sd": found.slope_sd, "residual_sd": found.residual_sd,
+              "method": found.method, "notes": "; ".join(found.notes)}  # fmt: skip
+    rows = [{**series.keys, **r, **common} for r in _records(found.effects)]
+    return {"slopes": rows}
+
+
+def planning(series: Series, asked: Asked) -> Tables:
+    """Return how many subjects a trial needs to see the stated difference.
+
+    Parameters
+    ----------
+    series
+        Values of the region.
+    asked
+        Section ``Planning``.
+
+    Raises
+    ------
+    ValueError
+        If fewer than three subjects have a value, or all the same.
+    """
+    wanted = asked.section("Planning")
+    people = _one_each(_reference(series.table, asked))
+    if len(people) < 3:
+        raise ValueError(f"{len(people)} subjects tell no spread; at least 3")
+    mean, between = float(people["value"].mean()), float(people["value"].std())
+    designs = {"groups": between}
+    if asked.model.section("Repeatability"):
+        over = asked.section("Repeatability")["Over"]
+        try:
+            within = repeatability(series.table, over).within_sd.estimate
+            designs["paired"] = float(np.sqrt(2.0) * within)
+        except ValueError:
+            pass  # no repeats of this region: only groups can be planned
+    rows = []
+    for kind, sd in designs.items():
+        study = Study(wanted["Difference"] * abs(mean), sd, kind, alpha=wanted["Alpha"])
+        rows.append({
+            **series.keys, "design": kind, "mean": mean, "sd": sd,
+            "difference": study.effect, "power": wanted["Power"], "alpha": wanted["Alpha"],
+            "n": study.subjects(wanted["Power"]), "n_subjects": len(people),
+        })  # fmt: skip
+    return {"planning": rows}
+
+
+def survival(series: Series, asked: Asked) -> Tables:
+    """Return hazard ratios and survival curves of one region.
+
+    Parameters
+    ----------
+    series
+        Values of the region.
+    asked
+        Section ``Outcome``.
+
+    Raises
+    ------
+    ValueError
+        If too few events are left, or times are unusable.
+    """
+    wanted = asked.section("Outcome")
+    if series.name not in wanted.get("name", [series.name]):
+        return {}
+    named = {wanted["Duration"]: "duration", wanted["Event"]: "event"}
+    people = _one_each(series.table, first=True).rename(columns=named)
+    covariates = tuple(wanted.get("Covariates", ()))
+    hazard = cox(people, covariates)
+    split = kaplan_meier(people, wanted.get("Cut"))
+    row = {
+        **series.keys, **_estimate("hazard_per_sd", hazard.per_sd),
+        **_estimate("hazard_per_10", hazard.per_10), "p": hazard.p,
+        "proportional_p": hazard.proportional_p, "concordance": hazard.concordance,
+        "n": hazard.n, "events": hazard.events, "cut": split.cut, "logrank_p": split.p,
+        **{f"median_{half}": time for half, time in split.median.items()},
+        "covariates": ", ".join(covariates),
+        "notes": "; ".join(dict.fromkeys([*hazard.notes, *split.notes])),
+    }  # fmt: skip
+    tables: Tables = {"survival": [row]}
+    if series.seg == SHOWN:
+        tables["survival_curves"] = [{**series.keys, **r} for r in _records(split.curves)]
+    return tables
+
+
+def norms(series: Series, asked: Asked) -> Tables:
+    """Return reference curves by age and where each value stands on them.
+
+    Parameters
+    ----------
+    series
+        Values of the region.
+    asked
+        Section ``Normative``.
+
+    Raises
+    ------
+    ValueError
+        If the reference is too small, or ages are too few.
+    """
+    wanted = asked.section("Normative")
+    covariates = tuple(wanted.get("Covariates", ()))
+    table = series.table.rename(columns={wanted["By"]: "age"})
+    members = _one_each(chosen_rows(table, wanted.get("Reference", {})))
+    curve = fit_curve(members, covariates)
+    scores = z_scores(curve, table)
+    labels = table[["participant_id", "session", "run"]].reset_index(drop=True)
+    told = pd.concat([labels, scores.drop(columns="participant_id")], axis=1)
+    tables: Tables = {"norms": [{**series.keys, **r} for r in _records(told)]}
+    if series.seg == SHOWN:
+        tables["norm_curves"] = [{**series.keys, **r} for r in _curve_rows(curve)]
+    return tables
+
+
+REGIONAL: Mapping[str, Callable[[Series, Asked], Tables]] = {
+    "Repeatability": repeats,
+    "Change": change,
+    "Planning": planning,
+    "Outcome": survival,
+    "Normative": norms,
+}
+MAIN_TABLE = {"Repeatability": "repeatability", "Change": "responders", "Planning": "planning",
+              "Outcome": "survival", "Normative": "norms"}  # fmt: skip
+
+
+def _error(table: pd.DataFrame, rows: pd.DataFrame, asked: Asked) -> tuple[Error, str]:
+    """Return what stable subjects differ by: from repeats, else from the uncertainties alone."""
+    stable = asked.section("Change").get("Stable")
+    sources = []
+    if asked.section("Repeatability").get("Over") == "run":
+        sources.append((table, "run", "runs of a session"))
+    if stable:
+        told = " ".join(f"{column} {level}" for column, level in stable.items())
+        sources.insert(0, (chosen_rows(rows, stable), "session", f"sessions of {told}"))
+    for held, over, source in sources:
+        try:
+            found = repeatability(held, over)
+        except ValueError:
+            continue  # this region was not repeated so
+        if found.df >= FEWEST_REPEATS:
+            return Error.of(found), f"repeatability, {source}"
+    own = np.sqrt(np.maximum(rows["u"] ** 2 - rows["u_shared"] ** 2, 0.0))
+    if not np.isfinite(own).any():
+        raise ValueError("neither repeats nor uncertainties tell what error alone changes")
+    typical = float(np.sqrt(np.nanmean(own**2)))
+    return Error(typical, u=typical), "uncertainty of the values alone: the body varies besides"
+
+
+def _reference(table: pd.DataFrame, asked: Asked) -> pd.DataFrame:
+    """Return the group that others are compared with, whose spread is no effect of a disease."""
+    held = asked.model.section("Normative") or {}
+    return chosen_rows(table, held.get("Reference", {}))
+
+
+def _one_each(table: pd.DataFrame, first: bool = False) -> pd.DataFrame:
+    """Return one row per participant: the mean of the values, or those of the first session."""
+    rows = table.sort_values(["participant_id", "session", "run"], kind="stable")
+    if first:
+        rows = rows[
+            rows["session"] == rows.groupby("participant_id")["session"].transform("first")
+        ]
+    means = rows.groupby("participant_id", sort=False)["value"].mean()
+    people = rows.drop_duplicates("participant_id").set_index("participant_id")
+    return people.assign(value=means).reset_index()
+
+
+def _curve_rows(curve: Curve) -> list[Row]:
+    """Return centiles over age, for the most frequent level of each covariate."""
+    ages = np.linspace(*curve.ages, CURVE_POINTS)
+    people = pd.DataFrame({"age": ages, **{n: known[0] for n, known in curve.levels.items()}})
+    table = pd.DataFrame(curve.centiles(people, np.array(CENTILES)), columns=map(str, CENTILES))
+    return _records(people.join(table).melt(list(people), var_name="centile", value_name="value"))
+
+
+def _interval(name: str, found: Interval | None) -> Row:
+    held = {"estimate": np.nan, "low": np.nan, "high": np.nan} if found is None else asdict(found)
+    return {name: held["estimate"], f"{name}_low": held["low"], f"{name}_high": held["high"]}
+
+
+def _estimate(name: str, found: Any) -> Row:
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def _records(table: pd.DataFrame) -> list[Row]:
+    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
