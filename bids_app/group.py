@@ -27,6 +27,7 @@ from sodiumprep.bids_app.results import (
     read_json,
 )
 from sodiumprep.bids_app.settings import Settings
+from sodiumprep.interfaces.files import remove_partials, written
 from sodiumprep.interfaces.outputs import PARCEL_COLUMNS, TABLE_COLUMNS, write_json
 
 UNKNOWN = "n/a"
@@ -135,6 +136,7 @@ def run_group(settings: Settings) -> int:
     """
     names = DatasetNames(settings.out_dir)
     refuse_links(settings.out_dir)
+    remove_partials(settings.out_dir)
     participants = read_participants(names.participants)
     table = gather_tables(settings.out_dir, participants)
     quality = gather_quality(settings.out_dir)
@@ -275,7 +277,8 @@ def write_table(path: Path, table: pd.DataFrame, dictionary: Mapping[str, Any]) 
     dictionary
         Goes beside it.
     """
-    table.to_csv(path, sep="\t", index=False, na_rep=UNKNOWN)
+    with written(path) as partial:
+        table.to_csv(partial, sep="\t", index=False, na_rep=UNKNOWN)
     write_json(with_json(path), dictionary)
 
 

@@ -17,6 +17,7 @@ from sodiumprep.bids_app.names import DatasetNames
 from sodiumprep.bids_app.report import Cell, environment
 from sodiumprep.bids_app.results import find_subjects
 from sodiumprep.bids_app.settings import FLUID_REFERENCES
+from sodiumprep.interfaces.files import write_text
 
 EVERYBODY = "all"
 NUMBERS = ["index", "mean", "ci_low", "ci_high", "uncertainty"]
@@ -85,7 +86,7 @@ def write_group_report(
         absent=sorted(set(participants["participant_id"]) - {f"sub-{label}" for label in found}),
         sloppy="true" in set(quality["sloppy"]),
     )
-    names.group_report.write_text(page)
+    write_text(names.group_report, page)
     return names.group_report
 
 

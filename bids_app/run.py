@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Mapping, Set
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +24,7 @@ from sodiumprep.bids_app.report import write_report
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.bids_app.templates import check_spaces
 from sodiumprep.bids_app.wording import registration_problem
+from sodiumprep.interfaces.files import copy_file, remove_partials, write_text
 from sodiumprep.interfaces.outputs import write_json
 from sodiumprep.workflows.base import (
     computed_steps,
@@ -63,6 +63,7 @@ def run_participant(settings: Settings) -> int:
     if settings.dry_run:
         return _end([*failures, *_foresee(jobs, settings)])
     refuse_links(settings.out_dir, {job.subject for job in jobs})
+    remove_partials(settings.out_dir)
     write_dataset_files(settings)
     if settings.reports_only:
         failures += _reports(settings, [job.subject for job in jobs])
@@ -145,10 +146,10 @@ def write_dataset_files(settings: Settings) -> None:
     names = DatasetNames(settings.out_dir)
     settings.out_dir.mkdir(parents=True, exist_ok=True)
     write_json(names.description, dataset_description(settings.out_dir, links(settings)))
-    names.bidsignore.write_text(BIDSIGNORE)
+    write_text(names.bidsignore, BIDSIGNORE)
     source = settings.bids_dir / names.participants.name
     if source.is_file():
-        shutil.copyfile(source, names.participants)
+        copy_file(source, names.participants)
         write_json(with_json(names.participants), participants_dictionary(source))
 
 
