@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Set
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 
 from nipype.pipeline.engine import Workflow
@@ -19,12 +20,13 @@ from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import BIDSIGNORE, DatasetNames, with_json
 from sodiumprep.bids_app.placing import refuse_links
 from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_name
+from sodiumprep.bids_app.pool import KILLED, in_processes
 from sodiumprep.bids_app.record import add_failures, write_record
 from sodiumprep.bids_app.report import write_report
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.bids_app.templates import check_spaces
 from sodiumprep.bids_app.wording import registration_problem
-from sodiumprep.interfaces.files import copy_file, remove_partials, write_text
+from sodiumprep.interfaces.files import WriteError, copy_file, remove_partials, write_text
 from sodiumprep.interfaces.outputs import write_json
 from sodiumprep.workflows.base import (
     computed_steps,
@@ -79,7 +81,7 @@ def run_participant(settings: Settings) -> int:
         crashed = execute(workflow, settings)
         failures += [(_label(by_name[name]), text) for name, text in crashed.items()]
         failures += _misplaced(by_name, set(crashed), settings)
-        add_failures(record, failures)
+        _add_to_record(record, failures)
         failures += _reports(settings, tried)
     return _end(failures)
 
@@ -223,6 +225,13 @@ def _misplaced(
     return failures
 
 
+def _add_to_record(record: Path, failures: list[Failure]) -> None:
+    try:
+        add_failures(record, failures)
+    except WriteError as error:  # the summary that follows tells the same
+        print(f"sodiumprep: {error}", file=sys.stderr)
+
+
 def _label(job: SubjectJob) -> str:
     return job.subject + (f" ses-{job.session}" if job.session else "")
 
@@ -235,22 +244,31 @@ def _write_graph(workflow: Workflow, settings: Settings) -> None:
 
 
 def _report(out_dir: Path, subject: str, sessions_at_most: int, interactive: bool) -> str:
-    """Write the report of a subject; return what went wrong, or nothing."""
-    try:
-        path = write_report(out_dir, subject, (), sessions_at_most, interactive)
-        print(f"report: {path}", flush=True)
-    except (ValueError, OSError, KeyError) as error:
-        return f"{out_dir}: the report cannot be written ({error!r})"
-    return ""
+    """Write the report of a subject; return where it is."""
+    return str(write_report(out_dir, subject, (), sessions_at_most, interactive))
 
 
 def _reports(settings: Settings, subjects: list[str]) -> list[Failure]:
-    wanted = sorted(set(subjects))
+    """Write the reports; whatever goes wrong with one is the failure of its subject alone."""
     chosen = settings.aggregate_session_reports, not settings.no_viewer
-    with ProcessPoolExecutor(max_workers=min(settings.nprocs, max(1, len(wanted)))) as pool:
-        tasks = {s: pool.submit(_report, settings.out_dir, s, *chosen) for s in wanted}
-        problems = {subject: task.result() for subject, task in tasks.items()}
-    return [(subject, text) for subject, text in problems.items() if text]
+    calls = {s: partial(_report, settings.out_dir, s, *chosen) for s in sorted(set(subjects))}
+    failures = []
+    for subject, made in in_processes(calls, settings.nprocs).items():
+        if isinstance(made, str):
+            print(f"report: {made}", flush=True)
+        else:
+            failures.append((subject, _why_no_report(settings.out_dir, made)))
+    return failures
+
+
+def _why_no_report(out_dir: Path, error: BaseException) -> str:
+    if isinstance(error, BrokenProcessPool):
+        reason = KILLED
+    elif isinstance(error, (WriteError, UserError)):
+        reason = str(error)
+    else:
+        reason = " ".join(repr(error).split())
+    return f"{out_dir}: the report cannot be written ({reason})"
 
 
 def _end(failures: list[Failure]) -> int:
