@@ -190,6 +190,8 @@ class Pool(MultiProcPlugin):
 
     def _report_crash(self, node: Any, result: Mapping[str, Any] | None = None) -> str:
         """Write a crash file; where that cannot be, keep what it would say."""
+        with suppress(Exception):  # inputs that cannot be read may be what has failed
+            node._get_inputs()  # else the file tells only those that no other step gives
         try:
             return str(super()._report_crash(node, result=result))
         except OSError:
