@@ -1,99 +1,109 @@
 """What a run survives: killed workers, spoiled caches, full disks, being told to stop."""
 
-import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-
-SCRIPT = """
-import json, os, sys, time
-from pathlib import Path
 from nipype.interfaces.utility import Function
 from nipype.pipeline.engine import Node, Workflow
+
 from sodiumprep.bids_app import engine
+from sodiumprep.bids_app.run import _reports
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.bids_app.stopping import Stopped, stoppable
 
+
 def good(x):
     from pathlib import Path
+
     Path("made.txt").write_text(str(x))
     return x + 1
 
+
 def killed(x):
-    import os, time
+    import os
+    import time
+
     time.sleep(0.5)
     os.kill(os.getpid(), 9)
 
+
 def slow(x):
-    import os, time
-    from pathlib import Path
-    Path("pid.txt").write_text(str(os.getpid()))
+    import time
+
     time.sleep(2)
     return x + 1
 
+
 def endless(x):
-    import os, time
+    import os
+    import time
     from pathlib import Path
+
     Path("pid.txt").write_text(str(os.getpid()))
     time.sleep(100)
-    return x + 1
+    return x
+
 
 def full(x):
-    import errno, os
+    import errno
+    import os
+
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/work/image.nii.gz")
 
-def graph(start, **functions):
+
+def graph(value, functions):
+    """Return a graph of subjects of three steps, of which the second one is given."""
     whole = Workflow(name="sodiumprep_wf")
     for label, function in functions.items():
         subject = Workflow(name=f"sub_{label}_wf")
-        before = None
-        for name, step in (("first", good), ("second", function), ("third", good)):
-            node = Node(Function(["x"], ["y"], step), name=name)
-            if before is None:
-                node.inputs.x = start
-                subject.add_nodes([node])
-            else:
-                subject.connect(before, "y", node, "x")
-            before = node
+        first, second, third = (
+            Node(Function(["x"], ["y"], step), name=name)
+            for name, step in (("first", good), ("second", function), ("third", good))
+        )
+        first.inputs.x = value
+        subject.connect([(first, second, [("y", "x")]), (second, third, [("y", "x")])])
         whole.add_nodes([subject])
     return whole
 
-if __name__ == "__main__":
-    root, start, *asked = sys.argv[1:]
-    root = Path(root)
-    functions = {label: globals()[name] for label, _, name in (a.partition("=") for a in asked)}
-    settings = Settings(root / "raw", root / "out", root / "work", nprocs=2)
-    ran = []
-    def counted(self, node, status, told=engine.Progress.__call__):
+
+def work(root, value, functions, answer):
+    """Run subjects; send what failed and which steps were started."""
+    said = os.open(root / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    ran, told = [], engine.Progress.__call__
+
+    def counted(self, node, status):
         if status == "start":
             ran.append(node.fullname.removeprefix("sodiumprep_wf."))
         told(self, node, status)
+
     engine.Progress.__call__ = counted
+    settings = Settings(root / "raw", root / "out", root / "work", nprocs=2)
     try:
         with stoppable():
-            found = engine.execute(graph(int(start), **functions), settings)
+            found = engine.execute(graph(value, functions), settings)
     except Stopped as stopped:
-        sys.exit(stopped.code)
-    (root / "found.json").write_text(json.dumps([found, sorted(ran)]))
-"""
+        os._exit(stopped.code)
+    answer.send((found, sorted(ran)))
 
 
 @pytest.fixture
 def start(tmp_path):
-    """Return a function that starts a run of subjects whose second step is given."""
-    (tmp_path / "script.py").write_text(SCRIPT)
+    """Return a function that starts a run in a process of its own."""
+    context = multiprocessing.get_context("fork")
 
-    def begin(*asked, value=1):
-        command = [sys.executable, "script.py", str(tmp_path), str(value), *asked]
-        return subprocess.Popen(
-            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, "NIPYPE_NO_ET": "1", "NO_ET": "1"},
-        )  # fmt: skip
+    def begin(value=1, **functions):
+        answer, own = context.Pipe(duplex=False)
+        run = context.Process(target=work, args=(tmp_path, value, functions, own))
+        run.start()
+        own.close()
+        return run, answer
 
     return begin
 
@@ -102,11 +112,12 @@ def start(tmp_path):
 def finish(start, tmp_path):
     """Return a function that runs subjects to the end: failures, steps run, what was said."""
 
-    def go(*asked, value=1):
-        (tmp_path / "found.json").unlink(missing_ok=True)
-        said, _ = start(*asked, value=value).communicate(timeout=60)
-        assert (tmp_path / "found.json").is_file(), said
-        return *json.loads((tmp_path / "found.json").read_text()), said
+    def go(**asked):
+        run, answer = start(**asked)
+        assert answer.poll(60), "it hangs"
+        result = answer.recv()
+        run.join(20)
+        return *result, (tmp_path / "said.txt").read_text()
 
     return go
 
@@ -135,7 +146,7 @@ def gone(pids):
 
 
 def test_a_killed_worker_costs_its_own_step_and_the_steps_beside_it_run_once(finish, tmp_path):
-    failures, ran, said = finish("a=killed", "b=slow", "c=good")
+    failures, ran, said = finish(a=killed, b=slow, c=good)
     assert list(failures) == ["sub_a_wf"]
     assert failures["sub_a_wf"].startswith("second: WorkerError: its process was killed")
     assert [step for step in ran if not step.startswith("sub_a")] == [
@@ -149,20 +160,20 @@ def test_a_killed_worker_costs_its_own_step_and_the_steps_beside_it_run_once(fin
 
 
 def test_a_second_run_runs_nothing_again_and_a_changed_input_what_follows_it(finish):
-    assert len(finish("a=good", "b=good")[1]) == 6
-    assert finish("a=good", "b=good")[1] == []
-    assert finish("a=slow", "b=good")[1] == ["sub_a_wf.second"]  # what it gives is the same
-    assert len(finish("a=slow", "b=good", value=2)[1]) == 6
+    assert len(finish(a=good, b=good)[1]) == 6
+    assert finish(a=good, b=good)[1] == []
+    assert finish(a=slow, b=good)[1] == ["sub_a_wf.second"]  # what it gives is the same
+    assert len(finish(a=slow, b=good, value=2)[1]) == 6
 
 
 def test_a_failure_is_tried_again_and_nothing_else(finish):
-    finish("a=killed", "b=good")
-    assert finish("a=good", "b=good")[1] == ["sub_a_wf.second", "sub_a_wf.third"]
+    finish(a=killed, b=good)
+    assert finish(a=good, b=good)[1] == ["sub_a_wf.second", "sub_a_wf.third"]
 
 
 @pytest.mark.parametrize("spoil", ["cut", "empty", "zeros", "hash", "absent"])
 def test_a_spoiled_cache_is_made_again(finish, tmp_path, spoil):
-    finish("a=good", "b=good")
+    finish(a=good, b=good)
     (result,) = steps(tmp_path, "result_second.pklz")[:1]
     content = result.read_bytes()
     if spoil in ("cut", "empty", "zeros"):
@@ -173,15 +184,15 @@ def test_a_spoiled_cache_is_made_again(finish, tmp_path, spoil):
         path.rename(path.with_name(path.name.replace(".json", "_unfinished.json")))
     else:
         result.unlink()
-    failures, ran, _ = finish("a=good", "b=good")
+    failures, ran, _ = finish(a=good, b=good)
     assert failures == {}
     assert "sub_a_wf.second" in ran
     assert set(ran) <= {"sub_a_wf.second", "sub_a_wf.third"}
-    assert finish("a=good", "b=good")[1] == []
+    assert finish(a=good, b=good)[1] == []
 
 
 def test_a_full_disk_is_named_as_the_reason(finish):
-    failures, ran, _ = finish("a=full", "b=good")
+    failures, ran, _ = finish(a=full, b=good)
     assert "No space left on device: '/work/image.nii.gz'" in failures["sub_a_wf"]
     assert "sub_b_wf.third" in ran
 
@@ -189,7 +200,7 @@ def test_a_full_disk_is_named_as_the_reason(finish):
 def test_a_failure_is_told_where_its_crash_file_cannot_be_written(finish, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "logs").write_text("in the way")
-    failures, ran, _ = finish("a=full", "b=good")
+    failures, ran, _ = finish(a=full, b=good)
     assert "No space left" in failures["sub_a_wf"]
     assert "no room for a crash file" in failures["sub_a_wf"]
     assert "sub_b_wf.third" in ran
@@ -199,24 +210,61 @@ def test_a_failure_is_told_where_its_crash_file_cannot_be_written(finish, tmp_pa
 def test_a_signal_to_stop_ends_all_at_once_and_the_next_run_goes_on(
     start, finish, tmp_path, number
 ):
-    run = start("a=endless", "b=good")
+    run, _ = start(a=endless, b=good)
     pids = wait_for(tmp_path, "pid.txt")
     began = time.monotonic()
-    run.send_signal(number)
-    said, _ = run.communicate(timeout=20)
+    os.kill(run.pid, number)
+    run.join(20)
     assert time.monotonic() - began < 5
-    assert run.returncode == 128 + number
+    assert run.exitcode == 128 + number
     assert gone(pids)
-    assert "Traceback" not in said
-    failures, ran, _ = finish("a=good", "b=good")
+    assert "Traceback" not in (tmp_path / "said.txt").read_text()
+    failures, ran, _ = finish(a=good, b=good)
     assert failures == {}
     assert "sub_a_wf.first" not in ran
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of this")
 def test_no_worker_outlives_a_run_that_was_killed(start, tmp_path):
-    run = start("a=endless")
+    run, _ = start(a=endless)
     pids = wait_for(tmp_path, "pid.txt")
     run.kill()
-    run.communicate()
+    run.join()
     assert gone(pids)
+
+
+def _make_report(out_dir, subject, *_):
+    if subject == "broken":
+        raise LookupError("no such template")
+    if subject == "killed":
+        os._exit(9)
+    return out_dir / f"sub-{subject}.html"
+
+
+def test_whatever_goes_wrong_with_a_report_is_the_failure_of_its_subject(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("sodiumprep.bids_app.run.write_report", _make_report)
+    settings = Settings(tmp_path / "raw", tmp_path, tmp_path / "work", nprocs=2)
+    failures = dict(_reports(settings, ["broken", "fine", "good", "killed", "well"]))
+    assert list(failures) == ["broken", "killed"]
+    assert "the report cannot be written (LookupError('no such template'))" in failures["broken"]
+    assert "its process was killed" in failures["killed"]
+    assert capsys.readouterr().out.count("report: ") == 3
+
+
+def test_a_second_signal_does_not_wait(tmp_path):
+    process = multiprocessing.get_context("fork").Process(target=_stop_twice)
+    process.start()
+    process.join(20)
+    assert process.exitcode == 128 + signal.SIGTERM
+
+
+def _stop_twice():
+    with stoppable():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except Stopped:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
