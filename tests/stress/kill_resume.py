@@ -1,9 +1,10 @@
 """Kill a run at a random moment and let it go on; ``python tests/stress/kill_resume.py`` counts.
 
 A run of one small simulated subject is started in a session of its own, killed with all its
-processes by SIGKILL after a random share of the time that an undisturbed run took, and started
-again with the same command. What it leaves is compared byte by byte with what the undisturbed
-run left; ``logs/`` is left out, which tells of the runs.
+processes by SIGKILL after a random time, and started again with the same command: one cycle. A
+few cycles follow each other in the same folders before a run may end. After each kill the files
+that are there, and in the end all of them, are compared byte by byte with what an undisturbed run
+left; ``logs/`` is left out, which tells of the runs.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ from sodiumprep.bids_app.phantom import main as simulate  # noqa: E402
 SMALL = ["--subjects", "1", "--groups", "one", "--coils", "1", "--seed", "5", "--format", "image",
          "--voxel-size", "7"]  # fmt: skip
 COARSER = 4  # voxels of the anatomy in one
+SEEN = np.s_[4:30, 4:30, 6:28]  # sodium voxels that are kept: the time goes there
 PATIENCE = 1200.0  # s, for a run; one that takes longer hangs
 
 
 def make_dataset(raw: Path) -> Path:
-    """Simulate a subject with an anatomy of 4 mm, and a pose that is known: it is fast."""
+    """Simulate a subject with an anatomy of 4 mm, part of a sodium image and its known pose."""
     if simulate([str(raw), *SMALL]):
         raise RuntimeError(f"{raw}: cannot be simulated")
     (pose,) = (raw / "derivatives" / "truth").rglob("*_from-sodium_to-T1w_*_xfm.txt")
@@ -47,6 +49,9 @@ def make_dataset(raw: Path) -> Path:
     shutil.copyfile(pose, raw / "derivatives" / "anat" / "sub-01" / "anat" / name)
     for path in (raw / "derivatives" / "anat").rglob("*_dseg.nii.gz"):
         path.unlink()
+    (sodium,) = (raw / "sub-01").rglob("*_PDw.nii.gz")
+    image = nib.load(sodium)
+    nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32), image.affine).slicer[SEEN], sodium)
     for folder in (raw / "sub-01", raw / "derivatives" / "anat"):
         for ending in ("T1w", "probseg", "mask"):
             for path in folder.rglob(f"*_{ending}.nii.gz"):
@@ -82,10 +87,9 @@ class Place:
 
     def command(self, raw: Path) -> list[str]:
         """Return the arguments of the program."""
-        ready = [f"{name}={raw / 'derivatives' / name}" for name in ("manual", "anat")]
         return [str(raw), str(self.root / "out"), "participant", "-w", str(self.root / "work"),
                 "--nprocs", "2", "--omp-nthreads", "1", "--sloppy", "--skip-bids-validation",
-                "-d", *ready]  # fmt: skip
+                "-d", f"anat={raw / 'derivatives' / 'anat'}", "--reference", "csf"]  # fmt: skip
 
     def digests(self) -> dict[str, str]:
         """Return a digest of each output file but the logs, by its name."""
@@ -143,36 +147,47 @@ class Count:
     partials: int = 0
 
 
-def cycle(place: Place, raw: Path, after: float, truth: dict[str, str], count: Count) -> str:
-    """Kill a run after some seconds, let it go on, count; return a line."""
+def broken(held: dict[str, str], truth: dict[str, str]) -> list[str]:
+    """Return the files that are there and are not what they should be."""
+    return [name for name, digest in held.items() if truth.get(name) != digest]
+
+
+def chain(
+    place: Place, raw: Path, moments: list[float], truth: dict[str, str], count: Count
+) -> str:
+    """Kill a run after each of some times and start it again, the last time to its end."""
     log = place.root / "log.txt"
     place.root.mkdir(parents=True)
-    pid = start(place.command(raw), log)
-    if end_of(pid, after) is None:
+    lines = []
+    for after in moments:
+        pid = start(place.command(raw), log)
+        if end_of(pid, after) is not None:
+            break
         kill(pid)
         count.killed += 1
-    seen = place.digests()
-    broken = [name for name, digest in seen.items() if truth.get(name) not in (digest, None)]
+        held = place.digests()
+        lines.append(f"{after:.1f} s ({len(held)} files)")
+        count.corrupt += len(broken(held, truth))
     pid = start(place.command(raw), log)
     code = end_of(pid, PATIENCE)
     if code is None:
         kill(pid)
     final = place.digests()
-    wrong = sorted(name for name in {*final, *truth} if final.get(name) != truth.get(name))
-    count.corrupt += len(wrong) + len(broken)
+    wrong = {*broken(final, truth), *(set(truth) - set(final))}
+    count.corrupt += len(wrong)
     count.clean_ups += code != 0
     count.partials += len(list((place.root / "out").rglob(".*partial-*")))
-    return f"killed after {after:.1f} s with {len(seen)} files: then exit {code}, " + (
-        f"differs: {', '.join([*broken, *wrong])}" if wrong or broken else "all the same"
-    )
+    end = f"differs: {', '.join(sorted(wrong))}" if wrong else "all the same"
+    return f"killed after {', '.join(lines)}: then exit {code}, {end}"
 
 
 def main() -> int:
     """Print how many cycles left a corrupt output or needed a hand; 1 if any did."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cycles", type=int, default=50)
+    parser.add_argument("--in-a-row", type=int, default=3, help="cycles before a run may end")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=3600, help="no cycle starts later")
+    parser.add_argument("--seconds", type=float, default=3600, help="no run starts over later")
     parser.add_argument("--folder", type=Path, help="kept; a temporary one without")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -191,13 +206,14 @@ def stress(options: argparse.Namespace, folder: Path) -> int:
     if end_of(start(place.command(raw), place.root / "log.txt"), PATIENCE) != 0:
         print((place.root / "log.txt").read_text())
         return 1
-    took, truth, done = time.monotonic() - began, place.digests(), 0
+    took, truth = time.monotonic() - began, place.digests()
     print(f"undisturbed: {took:.1f} s, {len(truth)} files", flush=True)
-    while done < options.cycles and time.monotonic() - began < options.seconds:
+    while count.killed < options.cycles and time.monotonic() - began < options.seconds:
         shutil.rmtree(place.root)
-        print(cycle(place, raw, rng.uniform(0, took), truth, count), flush=True)
-        done += 1
-    print(f"{done} cycles, {count}, {time.monotonic() - began:.0f} s")
+        row = min(options.in_a_row, options.cycles - count.killed)
+        moments = [rng.uniform(0, took) / (1 + n / 2) for n in range(row)]
+        print(chain(place, raw, moments, truth, count), flush=True)
+    print(f"{count}, {time.monotonic() - began:.0f} s")
     return 1 if count.corrupt or count.clean_ups or count.partials else 0
 
 
