@@ -84,7 +84,7 @@ def in_processes(
     Returns
     -------
     results
-        By the same names: what came back or was raised.
+        By the same names in the same order: what came back or was raised.
     """
     waiting, idle = list(calls.items()), []
     running: dict[Future[str], tuple[str, Worker]] = {}
@@ -104,7 +104,7 @@ def in_processes(
                     idle.append(worker)
     finally:
         _end(idle, [worker for _, worker in running.values()])
-    return results
+    return {name: results[name] for name in calls}
 
 
 def _end(idle: Iterable[Worker], busy: Iterable[Worker]) -> None:

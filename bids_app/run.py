@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Mapping, Set
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -112,13 +113,19 @@ def build(
         try:
             plans, lost = ([], []) if settings.anat_only else _plan_runs(job, settings)
             anatomy = plan_anatomy(job, settings) if job.has_anatomy else None
+            graph = init_subject_wf(workflow_name(job), anatomy, plans, settings.sloppy)
         except UserError as error:
             failures.append((_label(job), str(error)))
             continue
+        except Exception as error:  # a mistake of ours over one subject must not stop the others
+            if settings.verbose:
+                traceback.print_exc()
+            reason = " ".join(repr(error).split())
+            failures.append((_label(job), f"cannot be planned: {reason} (-v tells more)"))
+            continue
         failures += lost
-        name = workflow_name(job)
-        workflow.add_nodes([init_subject_wf(name, anatomy, plans, settings.sloppy)])
-        by_name[name] = job
+        workflow.add_nodes([graph])
+        by_name[graph.name] = job
     return workflow, by_name, failures
 
 

@@ -6,13 +6,15 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from nipype.interfaces.utility import Function
 from nipype.pipeline.engine import Node, Workflow
 
 from sodiumprep.bids_app import engine
-from sodiumprep.bids_app.run import _reports
+from sodiumprep.bids_app.dataset import SubjectJob
+from sodiumprep.bids_app.run import _reports, build
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.bids_app.stopping import Stopped, stoppable
 
@@ -22,6 +24,13 @@ def good(x):
 
     Path("made.txt").write_text(str(x))
     return x + 1
+
+
+def writes(x):
+    from pathlib import Path
+
+    Path("made.txt").write_text(str(x))
+    return str(Path("made.txt").resolve())
 
 
 def killed(x):
@@ -251,6 +260,35 @@ def test_whatever_goes_wrong_with_a_report_is_the_failure_of_its_subject(
     assert "the report cannot be written (LookupError('no such template'))" in failures["broken"]
     assert "its process was killed" in failures["killed"]
     assert capsys.readouterr().out.count("report: ") == 3
+
+
+def _plan(job, _):
+    if job.subject == "02":
+        raise KeyError("EchoTime")
+    return [], []
+
+
+def test_a_mistake_of_ours_in_planning_one_subject_does_not_stop_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("sodiumprep.bids_app.run._plan_runs", _plan)
+    jobs = [
+        SubjectJob(label, None, SimpleNamespace(exists=False), ()) for label in ("01", "02", "03")
+    ]
+    _, by_name, failures = build(jobs, Settings(tmp_path, tmp_path, tmp_path))
+    assert [job.subject for job in by_name.values()] == ["01", "03"]
+    assert failures == [("02", "cannot be planned: KeyError('EchoTime') (-v tells more)")]
+
+
+def test_a_step_whose_file_is_gone_or_empty_is_made_again(tmp_path):
+    node = Node(Function(["x"], ["path"], writes), name="first", base_dir=str(tmp_path))
+    node.inputs.x = 1
+    made = Path(node.run().outputs.path)
+    assert engine.drop_broken(tmp_path) == []
+    made.write_bytes(b"")
+    assert engine.drop_broken(tmp_path) == [made.parent]
+    assert not made.parent.exists()
+    made = Path(node.run().outputs.path)
+    made.unlink()
+    assert engine.drop_broken(tmp_path) == [made.parent]
 
 
 def test_a_second_signal_does_not_wait(tmp_path):
