@@ -562,6 +562,11 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         for path in (options.bids_dir, options.out_dir, options.work_dir)
     )
     _check_folders(bids_dir, out_dir, work_dir, options.level)
+    computes = not (options.dry_run or options.reports_only or options.boilerplate_only)
+    if options.level == "participant" and computes and not _writable(work_dir):
+        raise UserError(
+            f"work folder {work_dir} cannot be written; accepted: -w with a folder of your own"
+        )
     if options.vials is not None:
         load_vials(options.vials.expanduser())
     if options.relaxation is not None:
@@ -683,10 +688,6 @@ def _check_folders(bids_dir: Path, out_dir: Path, work_dir: Path, level: str) ->
         )
     if not _writable(out_dir):
         raise UserError(f"OUT_DIR {out_dir} cannot be written; accepted: a folder of your own")
-    if level == "participant" and not _writable(work_dir):
-        raise UserError(
-            f"work folder {work_dir} cannot be written; accepted: -w with a folder of your own"
-        )
     if work_dir.is_relative_to(bids_dir):
         raise UserError(f"work folder {work_dir} lies inside BIDS_DIR; accepted: -w outside of it")
 

@@ -93,8 +93,8 @@ def in_processes(
         while waiting or running:
             while waiting and len(running) < max(1, processes):
                 name, call = waiting.pop(0)
-                worker = idle.pop() if idle else Worker.start()
-                running[worker.executor.submit(call)] = name, worker
+                worker, task = _give(idle, call)
+                running[task] = name, worker
             for task in wait(running, return_when=FIRST_COMPLETED).done:
                 name, worker = running.pop(task)
                 results[name] = task.exception() or task.result()
@@ -105,6 +105,18 @@ def in_processes(
     finally:
         _end(idle, [worker for _, worker in running.values()])
     return {name: results[name] for name in calls}
+
+
+def _give(idle: list[Worker], call: Callable[..., Any], *given: Any) -> tuple[Worker, Future[Any]]:
+    """Let an idle worker make a call, or a new one where none is left that lives."""
+    while idle:
+        worker = idle.pop()
+        try:
+            return worker, worker.executor.submit(call, *given)
+        except BrokenProcessPool:  # it was killed while it waited
+            worker.executor.shutdown()
+    worker = Worker.start()
+    return worker, worker.executor.submit(call, *given)
 
 
 def _end(idle: Iterable[Worker], busy: Iterable[Worker]) -> None:
@@ -161,10 +173,8 @@ class Pool(MultiProcPlugin):
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1
-        worker = self._idle.pop() if self._idle else Worker.start()
-        self._busy[self._taskid] = worker
-        task = worker.executor.submit(run_node, node, updatehash, self._taskid)
-        self._task_obj[self._taskid] = task
+        worker, task = _give(self._idle, run_node, node, updatehash, self._taskid)
+        self._busy[self._taskid], self._task_obj[self._taskid] = worker, task
         task.add_done_callback(partial(self._take, self._taskid))
         return self._taskid
 

@@ -41,6 +41,19 @@ def killed(x):
     os.kill(os.getpid(), 9)
 
 
+def kills_the_others(x):
+    import os
+    import time
+    from pathlib import Path
+
+    parent = os.getppid()
+    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        if int(pid) != os.getpid():
+            os.kill(int(pid), 9)
+    time.sleep(0.5)
+    return x + 1
+
+
 def slow(x):
     import time
 
@@ -166,6 +179,11 @@ def test_a_killed_worker_costs_its_own_step_and_the_steps_beside_it_run_once(fin
     text = crash.read_text()
     assert "Node: sodiumprep_wf.sub_a_wf.second" in text
     assert "x = 2" in text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_worker_that_is_killed_while_it_waits_costs_nothing(finish):
+    assert finish(a=kills_the_others)[0] == {}
 
 
 def test_a_second_run_runs_nothing_again_and_a_changed_input_what_follows_it(finish):
