@@ -86,7 +86,8 @@ def in_processes(
     results
         By the same names in the same order: what came back or was raised.
     """
-    waiting, idle = list(calls.items()), []
+    waiting = list(calls.items())
+    idle: list[Worker] = []
     running: dict[Future[str], tuple[str, Worker]] = {}
     results: dict[str, str | BaseException] = {}
     try:
