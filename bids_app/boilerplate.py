@@ -14,6 +14,7 @@ from nipype.pipeline.engine import Workflow
 
 from sodiumprep.bids_app.names import DatasetNames
 from sodiumprep.bids_app.settings import Settings
+from sodiumprep.interfaces.files import write_text
 from sodiumprep.workflows.reconstruct import DENSITY
 
 # of every run
@@ -159,7 +160,6 @@ def write_boilerplate(out_dir: Path, workflow: Workflow, settings: Settings) -> 
         The user's choices.
     """
     names = DatasetNames(out_dir)
-    names.logs.mkdir(parents=True, exist_ok=True)
     sloppy = " Registration was coarse (--sloppy): not for publication." if settings.sloppy else ""
     text = (
         f"Sodium images were processed with sodiumprep {version('sodiumprep')}, a pipeline on "
@@ -168,6 +168,6 @@ def write_boilerplate(out_dir: Path, workflow: Workflow, settings: Settings) -> 
     )
     used = references(text)
     listed = "\n".join(f"- {reference}" for reference in used.values())
-    names.citation_md.write_text(f"# Methods\n\n{text}\n\n# References\n\n{listed}\n")
+    write_text(names.citation_md, f"# Methods\n\n{text}\n\n# References\n\n{listed}\n")
     entries = (f"@misc{{{key},\n  note = {{{said}}}\n}}\n" for key, said in used.items())
-    names.citation_bib.write_text("\n".join(entries))
+    write_text(names.citation_bib, "\n".join(entries))

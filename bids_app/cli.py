@@ -44,7 +44,9 @@ from sodiumprep.bids_app.settings import (
     Settings,
     available_processors,
 )
+from sodiumprep.bids_app.stopping import Stopped, stoppable
 from sodiumprep.bids_app.templates import read_spaces
+from sodiumprep.interfaces.files import WriteError, remove_partials
 from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
 
 EXIT_USAGE = 2
@@ -70,17 +72,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     code
-        0 all done, 1 at least one subject failed, 2 usage or nothing could be started.
+        0 all done, 1 at least one subject failed, 2 usage or nothing could be started, 130 and
+        143 stopped by SIGINT (Ctrl-C) and SIGTERM.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     os.umask(os.umask(0) | 0o002)  # nothing that is written can be changed by everybody
     try:
         settings = parse_settings(arguments)
         os.environ.update(settings.environment())
-        if settings.level == "participant" and not settings.skip_bids_validation:
-            validate_dataset(settings.bids_dir)
-        return _run(settings)
-    except UserError as error:
+        with stoppable():
+            if settings.level == "participant" and not settings.skip_bids_validation:
+                validate_dataset(settings.bids_dir)
+            return _run(settings)
+    except Stopped as stopped:
+        remove_partials(settings.out_dir)
+        print(
+            f"sodiumprep: stopped by {stopped.name}; the same command goes on from here",
+            file=sys.stderr,
+        )
+        return stopped.code
+    except (UserError, WriteError) as error:
         if any(re.fullmatch("-v+|--verbose", argument) for argument in arguments):
             sys.excepthook(type(error), error, error.__traceback__)
         print(f"sodiumprep: error: {error}", file=sys.stderr)
@@ -568,6 +579,11 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         for path in (options.bids_dir, options.out_dir, options.work_dir)
     )
     _check_folders(bids_dir, out_dir, work_dir, options.level)
+    computes = not (options.dry_run or options.reports_only or options.boilerplate_only)
+    if options.level == "participant" and computes and not _writable(work_dir):
+        raise UserError(
+            f"work folder {work_dir} cannot be written; accepted: -w with a folder of your own"
+        )
     if options.vials is not None:
         load_vials(options.vials.expanduser())
     if options.relaxation is not None:

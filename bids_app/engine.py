@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import logging
+import os
 import re
+import secrets
 import shutil
 import sys
-import threading
 import time
-import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,48 +21,17 @@ from typing import Any
 from nipype import config as nipype_config
 from nipype import logging as nipype_logging
 from nipype.pipeline.engine import Workflow
-from nipype.pipeline.plugins.multiproc import MultiProcPlugin
+from nipype.pipeline.engine.utils import load_resultfile
 
+from sodiumprep.bids_app.metadata import UserError
+from sodiumprep.bids_app.pool import POLL_SECONDS, Pool
 from sodiumprep.bids_app.settings import Settings
 
 _NODE = re.compile(r"^Node: (\S+)", re.MULTILINE)
-_ERROR = re.compile(
-    r"^\s*(?:\w+\.)*(\w*(?:Error|Exception|BrokenProcessPool)): (.+)$", re.MULTILINE
-)
-PLAIN_ERRORS = ("ValueError", "UserError")  # ours: the message is made for users
-POLL_SECONDS = 0.5  # Nipype's own 2 s would add half a minute to a subject
-SOON = 0.01  # s, between looks at a graph of which no node runs
-
-
-class Pool(MultiProcPlugin):
-    """Nipype's local pool, which otherwise waits forever for a task whose result is lost.
-
-    A worker that was killed, or a result that cannot be sent back, becomes the failure of its
-    node. What follows a node starts when that ends, not at the next look at the graph.
-    """
-
-    def __init__(self, plugin_args: Mapping[str, Any] | None = None) -> None:
-        super().__init__(plugin_args=plugin_args)
-        self._ended = threading.Event()
-
-    def run(self, graph: Any, config: Mapping[str, Any], updatehash: bool = False) -> None:
-        """Run a graph as Nipype does, without its sleep at the end of each look."""
-        execution = {**config["execution"], "poll_sleep_duration": 0}
-        super().run(graph, {**config, "execution": execution}, updatehash)
-
-    def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
-        super()._send_procs_to_workers(updatehash=updatehash, graph=graph)
-        self._ended.wait(POLL_SECONDS if self.pending_tasks else SOON)
-        self._ended.clear()
-
-    def _async_callback(self, args: Any) -> None:
-        try:
-            super()._async_callback(args)
-        except Exception:  # whatever the worker's end raised, the node has failed
-            lost = next(number for number, task in self._task_obj.items() if task is args)
-            trace = traceback.format_exc().splitlines(keepends=True)
-            self._taskresult[lost] = {"result": None, "traceback": trace, "taskid": lost}
-        self._ended.set()
+_ERROR = re.compile(r"^\s*(?:\w+\.)*(\w*(?:Error|Exception)): (.+)$", re.MULTILINE)
+PLAIN_ERRORS = ("ValueError", "UserError", "WriteError")  # ours: the message is made for users
+# what a full disk makes fail first is the cause of what fails then
+NO_ROOM = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
 
 
 def work_folder(settings: Settings) -> Path:
@@ -97,12 +67,21 @@ def execute(workflow: Workflow, settings: Settings) -> dict[str, str]:
     -------
     failures
         First message of each failed subject, by the name of its workflow.
+
+    Raises
+    ------
+    UserError
+        If the graph stopped and no node is to blame: its work folder cannot be written.
     """
-    crashes = settings.out_dir / "logs" / time.strftime("crash-%Y%m%d-%H%M%S")
+    # runs over other subjects may start in the same second
+    name = f"{time.strftime('crash-%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    crashes = settings.out_dir / "logs" / name
     _configure(settings, crashes)
     if settings.clean_workdir:
         shutil.rmtree(work_folder(settings), ignore_errors=True)
     workflow.base_dir = str(work_folder(settings))
+    for owner in {name.split(".")[0] for name in workflow.list_node_names()}:
+        drop_broken(work_folder(settings) / workflow.name / owner)
     workflow.config["execution"] = dict(nipype_config._sections["execution"])
     plugin = _plugin(settings)
     plugin["plugin_args"]["status_callback"] = Progress(workflow)
@@ -119,9 +98,56 @@ def execute(workflow: Workflow, settings: Settings) -> dict[str, str]:
     finally:
         gc.unfreeze()
     failures = read_crashes(crashes)
+    if isinstance(plugin["plugin"], Pool):
+        for node, trace in plugin["plugin"].unwritten.items():
+            failures.setdefault(node.split(".")[1], _told(read_trace(node, trace)))
     if stopped and not failures:
-        raise RuntimeError(stopped)
+        raise UserError(f"work folder {work_folder(settings)}: {stopped}")
     return failures
+
+
+def drop_broken(folder: Path) -> list[Path]:
+    """Remove what a disk that was full or a power cut has spoiled, so that it is made again.
+
+    Nipype takes the result of a step for granted where its file exists, and fails at the steps
+    that read it.
+
+    Parameters
+    ----------
+    folder
+        Of the steps of a subject.
+
+    Returns
+    -------
+    dropped
+        Folders of steps whose result cannot be read, or names files that are gone or empty.
+    """
+    broken = [path.parent for path in folder.rglob("result_*.pklz") if not _is_whole(path)]
+    for step in broken:
+        shutil.rmtree(step, ignore_errors=True)
+    return broken
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        outputs = load_resultfile(path).outputs
+    except Exception:  # a spoiled pickle may raise anything
+        return False
+    if outputs is None:  # of a step that failed
+        return True
+    held = [getattr(outputs, name) for name in outputs.copyable_trait_names()]
+    return all(file.is_file() and file.stat().st_size for file in _files_below(held, path.parent))
+
+
+def _files_below(value: Any, folder: Path) -> Iterator[Path]:
+    """Yield the files inside a folder that the outputs of a step name."""
+    if isinstance(value, str) and value.startswith(f"{folder}/"):
+        yield Path(value)
+    elif isinstance(value, Mapping):
+        yield from _files_below(list(value.values()), folder)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _files_below(part, folder)
 
 
 @dataclass(frozen=True)
@@ -131,7 +157,7 @@ class Crash:
     Parameters
     ----------
     path
-        Nipype's file.
+        Nipype's file; an empty path where it could not be written.
     owner
         Name of the workflow of the subject.
     node
@@ -184,20 +210,35 @@ def read_crash(path: Path) -> Crash:
     """
     text = path.read_text(errors="replace")
     node = _NODE.search(text)
-    parts = node.group(1).split(".") if node else ["", "unknown"]
+    return replace(read_trace(node.group(1) if node else ".unknown", text), path=path)
+
+
+def read_trace(node: str, text: str) -> Crash:
+    """Read what came of a node that failed.
+
+    Parameters
+    ----------
+    node
+        Its full name.
+    text
+        Its trace.
+    """
+    parts = node.split(".")
     found = _ERROR.findall(text)
-    name, said = found[-1] if found else ("", "stopped without a message")
+    full = [pair for pair in found if any(text in pair[1] for text in NO_ROOM)]
+    name, said = (*full, *found[-1:], ("", "stopped without a message"))[0]
     ours = name in PLAIN_ERRORS
     message = said if ours or not name else f"{name}: {said}"
     owner = parts[1] if len(parts) > 1 else parts[0]
-    return Crash(path, owner, ".".join(parts[2:]), message, not ours)
+    return Crash(Path(), owner, ".".join(parts[2:]), message, not ours)
 
 
 def _told(crash: Crash) -> str:
     """Return the message of a crash; with its node and file where it is not made for users."""
     if not crash.unforeseen:
         return crash.message
-    return f"{crash.node}: {crash.message} (details: {crash.path})"
+    details = f"details: {crash.path}" if crash.path.name else "no room for a crash file"
+    return f"{crash.node}: {crash.message} ({details})"
 
 
 def _configure(settings: Settings, crashes: Path) -> None:

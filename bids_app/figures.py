@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from sodiumprep.bids_app.results import RunResults, SessionResults
+from sodiumprep.interfaces.files import write_bytes
 from sodiumprep.interfaces.image import load_image
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import index_map, resample
@@ -510,8 +511,7 @@ def save_figure(figure: Figure, path: Path) -> str:
         fast = {"pil_kwargs": {"compress_level": 1}} if kind == "png" else {}
         figure.savefig(buffer, format=kind, dpi=PNG_DPI, metadata=metadata, **fast)
     content = _fewer_colors(buffer) if kind == "png" else buffer.getvalue()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    write_bytes(path, content)
     mime = "image/png" if kind == "png" else "image/svg+xml"
     return f"data:{mime};base64,{base64.b64encode(content).decode()}"
 

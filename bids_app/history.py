@@ -1,7 +1,11 @@
-"""How the results of a subject came about: what was asked, what failed, how to ask it again."""
+"""How the results of a subject came about: what was asked, what failed, how to ask it again.
+
+No time and no name of a run is told: the same command gives the same report.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from sodiumprep.bids_app.names import DatasetNames
 from sodiumprep.bids_app.record import Record, last_record, without_home
 from sodiumprep.bids_app.wording import plain_value
 
+_DETAILS = re.compile(r" \(details: [^()]*\)$")
 NO_RECORD = (
     "No record of a run over this subject lies in logs/: it was deleted, or the results are those "
     "of a version that kept none. What the sidecars tell stands under Provenance."
@@ -31,7 +36,9 @@ def known_errors(out_dir: Path, subject: str, errors: Sequence[str] = ()) -> lis
     """
     record = last_record(out_dir, subject)
     held = record.failures.get(subject, ()) if record else ()
-    return list(dict.fromkeys([*map(without_home, errors), *map(str, held)]))
+    # the name of a crash file holds the time and the user
+    told = [_DETAILS.sub("", text) for text in (*map(without_home, errors), *map(str, held))]
+    return list(dict.fromkeys(told))
 
 
 def history_section(out_dir: Path, subject: str, errors: Sequence[str]) -> dict[str, Any]:
@@ -49,17 +56,12 @@ def history_section(out_dir: Path, subject: str, errors: Sequence[str]) -> dict[
     Returns
     -------
     section
-        ``crashes``, ``no_crash`` (why there is none), ``command``, ``file``, ``facts``,
-        ``options``, and ``problem`` where nothing is known.
+        ``crashes``, ``no_crash`` (why there is none), ``command``, ``facts``, ``options``,
+        and ``problem`` where nothing is known.
     """
     record = last_record(out_dir, subject)
     crashes = [
-        {
-            "node": crash.node or "n/a",
-            "message": without_home(crash.message),
-            # the name of the file holds that of the user
-            "folder": crash.path.parent.relative_to(out_dir).as_posix(),
-        }
+        {"node": crash.node or "n/a", "message": without_home(crash.message)}
         for crash in find_crashes(out_dir, subject, record.stamp if record else "")
     ]
     return {"crashes": crashes, "no_crash": _why_no_crash(record, errors), **_asked(record)}
@@ -88,30 +90,27 @@ def find_crashes(out_dir: Path, subject: str, since: str = "") -> Iterator[Crash
 
 
 def _why_no_crash(record: Record | None, errors: Sequence[str]) -> str:
-    when = f" of {record.told.get('started')}" if record else ""
     if errors:
-        return f"No node crashed in the last run{when}: what failed did so before or after them."
+        return "No node crashed in the last run: what failed did so before or after them."
     if record is None:
         return "No crash file of this subject lies in logs/."
-    return f"Nothing failed in the last run over this subject, that{when}."
+    return "Nothing failed in the last run over this subject."
 
 
 def _asked(record: Record | None) -> dict[str, Any]:
     if record is None:
-        return {"problem": NO_RECORD, "command": "", "file": "", "facts": [], "options": []}
+        return {"problem": NO_RECORD, "command": "", "facts": [], "options": []}
     told = record.told
     software = told.get("software") or {}
     facts = [
         ("sodiumprep", plain_value(told.get("version"))),
         ("Random seed", plain_value(told.get("seed"))),
-        ("Started", plain_value(told.get("started"))),
         ("Software", plain_value(software)),
     ]
     options = [(f"--{name}", plain_value(value)) for name, value in record.options.items()]
     return {
         "problem": "",
         "command": str(told.get("command", "")),
-        "file": f"logs/{record.path.name}",
         "facts": facts,
         "options": options,
     }

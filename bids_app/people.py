@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sodiumprep.bids_app.description import participants_dictionary
 from sodiumprep.bids_app.names import DatasetNames, with_json
+from sodiumprep.interfaces.files import copy_file
 from sodiumprep.interfaces.outputs import write_json
 
 PHENOTYPE = "phenotype"  # folder of a BIDS dataset: tables of measurements of people
@@ -33,12 +33,10 @@ def copy_people(bids_dir: Path, out_dir: Path, subjects: Iterable[str]) -> None:
     names = DatasetNames(out_dir)
     source = bids_dir / names.participants.name
     if source.is_file():
-        shutil.copyfile(source, names.participants)
+        copy_file(source, names.participants)
         write_json(with_json(names.participants), participants_dictionary(source))
     for path in _beside(bids_dir, subjects):
-        target = out_dir / path.relative_to(bids_dir)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+        copy_file(path, out_dir / path.relative_to(bids_dir))
 
 
 def _beside(bids_dir: Path, subjects: Iterable[str]) -> Iterator[Path]:

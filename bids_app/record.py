@@ -18,6 +18,7 @@ from typing import Any
 
 from sodiumprep.bids_app.names import DatasetNames
 from sodiumprep.bids_app.settings import Settings
+from sodiumprep.interfaces.files import write_text
 
 TABLE = "record"  # of a configuration file: what is told, not asked
 PACKAGES = ("antspyx", "finufft", "nibabel", "nipype", "numpy", "pandas", "scipy", "sigpy")
@@ -123,7 +124,6 @@ def write_record(
         If it cannot be written.
     """
     logs = DatasetNames(settings.out_dir).logs
-    logs.mkdir(parents=True, exist_ok=True)
     started = time.localtime()
     # runs over other subjects may start in the same second
     name = f"run-{time.strftime('%Y%m%d-%H%M%S', started)}-{secrets.token_hex(3)}.toml"
@@ -138,7 +138,7 @@ def write_record(
         "software": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
     }
     record = Record(logs / name, options, told)
-    record.path.write_text(as_toml(record), encoding="utf-8")
+    write_text(record.path, as_toml(record))
     return add_failures(record.path, failures)
 
 
@@ -163,7 +163,7 @@ def add_failures(path: Path, failures: Sequence[tuple[str, str]]) -> Path:
     record = read_record(path)
     if record is not None and lines:
         told = Record(path, record.options, record.told, lines)
-        path.write_text(as_toml(told), encoding="utf-8")
+        write_text(path, as_toml(told))
     return path
 
 

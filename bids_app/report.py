@@ -28,6 +28,7 @@ from sodiumprep.bids_app.settings import SESSIONS_PER_REPORT
 from sodiumprep.bids_app.summary import FLUID_NAMES, PHANTOM, Cell, value_cards, what_was_chosen
 from sodiumprep.bids_app.viewer import ROOM, session_view
 from sodiumprep.bids_app.wording import doi_links, number, plain_value
+from sodiumprep.interfaces.files import write_text
 from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
 from sodiumprep.sodium.quality import PLAUSIBLE
 
@@ -82,7 +83,7 @@ def write_report(
     for stale in set(out_dir.glob(f"sub-{subject}_ses-*.html")) - set(pages):
         stale.unlink()
     for path, page in pages.items():
-        path.write_text(page, encoding="utf-8")
+        write_text(path, page)
     return names.report()
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Iterable, Mapping, Set
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 
 from nipype.pipeline.engine import Workflow
@@ -20,11 +22,13 @@ from sodiumprep.bids_app.names import BIDSIGNORE, DatasetNames
 from sodiumprep.bids_app.people import copy_people
 from sodiumprep.bids_app.placing import refuse_links
 from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_name
+from sodiumprep.bids_app.pool import KILLED, in_processes
 from sodiumprep.bids_app.record import add_failures, write_record
 from sodiumprep.bids_app.report import write_report
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.bids_app.templates import check_spaces
 from sodiumprep.bids_app.wording import registration_problem
+from sodiumprep.interfaces.files import WriteError, remove_partials, write_text
 from sodiumprep.interfaces.outputs import write_json
 from sodiumprep.workflows.base import (
     computed_steps,
@@ -63,6 +67,7 @@ def run_participant(settings: Settings) -> int:
     if settings.dry_run:
         return _end([*failures, *_foresee(jobs, settings)])
     refuse_links(settings.out_dir, {job.subject for job in jobs})
+    remove_partials(settings.out_dir)
     write_dataset_files(settings, {job.subject for job in jobs})
     if settings.reports_only:
         failures += _reports(settings, [job.subject for job in jobs])
@@ -78,7 +83,7 @@ def run_participant(settings: Settings) -> int:
         crashed = execute(workflow, settings)
         failures += [(_label(by_name[name]), text) for name, text in crashed.items()]
         failures += _misplaced(by_name, set(crashed), settings)
-        add_failures(record, failures)
+        _add_to_record(record, failures)
         failures += _reports(settings, tried)
     return _end(failures)
 
@@ -109,13 +114,19 @@ def build(
         try:
             plans, lost = ([], []) if settings.anat_only else _plan_runs(job, settings)
             anatomy = plan_anatomy(job, settings) if job.has_anatomy else None
+            graph = init_subject_wf(workflow_name(job), anatomy, plans, settings.sloppy)
         except UserError as error:
             failures.append((_label(job), str(error)))
             continue
+        except Exception as error:  # a mistake of ours over one subject must not stop the others
+            if settings.verbose:
+                traceback.print_exc()
+            reason = " ".join(repr(error).split())
+            failures.append((_label(job), f"cannot be planned: {reason} (-v tells more)"))
+            continue
         failures += lost
-        name = workflow_name(job)
-        workflow.add_nodes([init_subject_wf(name, anatomy, plans, settings.sloppy)])
-        by_name[name] = job
+        workflow.add_nodes([graph])
+        by_name[graph.name] = job
     return workflow, by_name, failures
 
 
@@ -147,7 +158,7 @@ def write_dataset_files(settings: Settings, subjects: Iterable[str]) -> None:
     names = DatasetNames(settings.out_dir)
     settings.out_dir.mkdir(parents=True, exist_ok=True)
     write_json(names.description, dataset_description(settings.out_dir, links(settings)))
-    names.bidsignore.write_text(BIDSIGNORE)
+    write_text(names.bidsignore, BIDSIGNORE)
     copy_people(settings.bids_dir, settings.out_dir, subjects)
 
 
@@ -221,6 +232,13 @@ def _misplaced(
     return failures
 
 
+def _add_to_record(record: Path, failures: list[Failure]) -> None:
+    try:
+        add_failures(record, failures)
+    except WriteError as error:  # the summary that follows tells the same
+        print(f"sodiumprep: {error}", file=sys.stderr)
+
+
 def _label(job: SubjectJob) -> str:
     return job.subject + (f" ses-{job.session}" if job.session else "")
 
@@ -233,22 +251,31 @@ def _write_graph(workflow: Workflow, settings: Settings) -> None:
 
 
 def _report(out_dir: Path, subject: str, sessions_at_most: int, interactive: bool) -> str:
-    """Write the report of a subject; return what went wrong, or nothing."""
-    try:
-        path = write_report(out_dir, subject, (), sessions_at_most, interactive)
-        print(f"report: {path}", flush=True)
-    except (ValueError, OSError, KeyError) as error:
-        return f"{out_dir}: the report cannot be written ({error!r})"
-    return ""
+    """Write the report of a subject; return where it is."""
+    return str(write_report(out_dir, subject, (), sessions_at_most, interactive))
 
 
 def _reports(settings: Settings, subjects: list[str]) -> list[Failure]:
-    wanted = sorted(set(subjects))
+    """Write the reports; whatever goes wrong with one is the failure of its subject alone."""
     chosen = settings.aggregate_session_reports, not settings.no_viewer
-    with ProcessPoolExecutor(max_workers=min(settings.nprocs, max(1, len(wanted)))) as pool:
-        tasks = {s: pool.submit(_report, settings.out_dir, s, *chosen) for s in wanted}
-        problems = {subject: task.result() for subject, task in tasks.items()}
-    return [(subject, text) for subject, text in problems.items() if text]
+    calls = {s: partial(_report, settings.out_dir, s, *chosen) for s in sorted(set(subjects))}
+    failures = []
+    for subject, made in in_processes(calls, settings.nprocs).items():
+        if isinstance(made, str):
+            print(f"report: {made}", flush=True)
+        else:
+            failures.append((subject, _why_no_report(settings.out_dir, made)))
+    return failures
+
+
+def _why_no_report(out_dir: Path, error: BaseException) -> str:
+    if isinstance(error, BrokenProcessPool):
+        reason = KILLED
+    elif isinstance(error, (WriteError, UserError)):
+        reason = str(error)
+    else:
+        reason = " ".join(repr(error).split())
+    return f"{out_dir}: the report cannot be written ({reason})"
 
 
 def _end(failures: list[Failure]) -> int:

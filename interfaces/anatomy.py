@@ -18,6 +18,7 @@ from nipype.interfaces.base import (
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from sodiumprep.interfaces.composites import settle_composite
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
 from sodiumprep.interfaces.templates import FAINT, template_brain
 from sodiumprep.interfaces.templates import embedded_template as _template
@@ -573,8 +574,8 @@ class Normalize(SimpleInterface):
         prefix = str(Path(runtime.cwd) / "template_")
         template = template_brain(*self._template_files(), GRID_MM[self.inputs.sloppy])
         result = normalize(template, array, affine, mask, lesion, self.inputs.sloppy, prefix)
-        self._results["from_template_xfm"] = result["fwdtransforms"]
-        self._results["to_template_xfm"] = result["invtransforms"]
+        self._results["from_template_xfm"] = settle_composite(result["fwdtransforms"])
+        self._results["to_template_xfm"] = settle_composite(result["invtransforms"])
         scaled = to_ants(bright_range(array, mask), affine)
         warped = _ants().apply_transforms(to_ants(*template), scaled, result["invtransforms"])
         out_file = Path(runtime.cwd) / "warped.nii.gz"

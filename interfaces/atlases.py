@@ -18,7 +18,7 @@ from nipype.interfaces.base import (
 
 from sodiumprep.interfaces.anatomy import labels_through
 from sodiumprep.interfaces.image import load_image, save_image
-from sodiumprep.interfaces.outputs import save_as, sidecar_path, write_json
+from sodiumprep.interfaces.outputs import Saving, save_as, sidecar_path, write_json
 from sodiumprep.interfaces.templates import embedded_template
 from sodiumprep.sodium.alignment import index_map, resample
 from sodiumprep.sodium.lobes import LOBES, lobe_labels
@@ -100,7 +100,7 @@ class _SavedOutput(TraitedSpec):
     out_files = traits.List(File(exists=True), desc="what was written")
 
 
-class SaveLabels(SimpleInterface):
+class SaveLabels(Saving):
     """Save the labels of an atlas on the grid of the anatomy, and the table of their names."""
 
     input_spec = _SaveLabelsInput

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from nipype.interfaces.base import (
 
 from sodiumprep.interfaces.calibrate import load_lines
 from sodiumprep.interfaces.equation import explained_equation
+from sodiumprep.interfaces.files import copy_file, write_text, written
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.lesions import load_lesion
 from sodiumprep.interfaces.quality import (
@@ -82,7 +81,7 @@ NOT_SAVED = {  # numbers of the sidecars
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file; nan becomes null, folders are made.
+    """Write a JSON file, complete or not at all; nan becomes null, folders are made.
 
     Parameters
     ----------
@@ -91,8 +90,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     content
         What to write.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -113,20 +111,12 @@ def save_as(source: str, target: str) -> None:
     source, target
         Files; an existing target is replaced.
     """
-    final = Path(target)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(final)
-    if target.endswith(".nii.gz"):
-        values, affine = load_image(source)
-        save_image(partial, _as_stored(values, final.name), affine)
-    else:
-        shutil.copyfile(source, partial)
-    partial.replace(final)
-
-
-def _partial(final: Path) -> Path:
-    """Return where a file grows; two processes may write the anatomy that sessions share."""
-    return final.with_name(f".partial-{os.getpid()}-{final.name}")
+    if not target.endswith(".nii.gz"):
+        copy_file(source, target)
+        return
+    values, affine = load_image(source)
+    with written(target) as partial:
+        save_image(partial, _as_stored(values, Path(target).name), affine)
 
 
 def _as_stored(values: Any, name: str) -> Any:
@@ -151,6 +141,15 @@ class _SavedOutput(TraitedSpec):
     out_files = traits.List(File(exists=True), desc="what was written")
 
 
+class Saving(SimpleInterface):
+    """Writes results under their final names, in every run.
+
+    A cache cannot know whether what it once wrote outside of itself is still there.
+    """
+
+    _always_run = True
+
+
 class _SaveAnatomyInput(BaseInterfaceInputSpec):
     outputs = traits.Dict(mandatory=True, desc="output path by port; a port without is not saved")
     provenance = traits.Dict(mandatory=True, desc="entries of every sidecar")
@@ -170,7 +169,7 @@ class _SaveAnatomyInput(BaseInterfaceInputSpec):
     ready_warning = traits.Str(desc="what must be said of ready-made anatomy, or empty")
 
 
-class SaveAnatomy(SimpleInterface):
+class SaveAnatomy(Saving):
     """Save the anatomy with its sidecars."""
 
     input_spec = _SaveAnatomyInput
@@ -224,11 +223,8 @@ def save_lesion_mask(
     mask, own = load_lesion(source)
     reference, affine = load_image(reference_file)
     moved = resample(mask, index_map(affine, own, np.eye(4)), reference.shape, 1) > 0.5
-    final = Path(target)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(final)
-    save_image(partial, moved, affine)
-    partial.replace(final)
+    with written(target) as partial:
+        save_image(partial, moved, affine)
     write_json(sidecar_path(target), {"Units": "1", **sidecar})
 
 
@@ -259,7 +255,7 @@ class _SaveSodiumInput(BaseInterfaceInputSpec):
     told = traits.Dict(usedefault=True, desc="of the table's uncertainty; Warnings are read")
 
 
-class SaveSodium(SimpleInterface):
+class SaveSodium(Saving):
     """Save maps, table and quality figures; every sidecar holds the numbers that were used."""
 
     input_spec = _SaveSodiumInput
@@ -397,7 +393,7 @@ class _SaveSpaceInput(BaseInterfaceInputSpec):
     uncertainty_terms = traits.Dict(mandatory=True, desc="of the uncertainty of maps, by name")
 
 
-class SaveSpace(SimpleInterface):
+class SaveSpace(Saving):
     """Save the maps on the grid of a template."""
 
     input_spec = _SaveSpaceInput
@@ -427,7 +423,7 @@ class _SaveCorrectedInput(BaseInterfaceInputSpec):
     uncertainty_terms = traits.Dict(mandatory=True, desc="of the uncertainty of maps, by name")
 
 
-class SaveCorrected(SimpleInterface):
+class SaveCorrected(Saving):
     """Save the maps of partial-volume corrections."""
 
     input_spec = _SaveCorrectedInput
@@ -462,7 +458,7 @@ class _SaveTransformsInput(BaseInterfaceInputSpec):
     warning = traits.Str(mandatory=True, desc="empty if the normalization is plausible")
 
 
-class SaveTransforms(SimpleInterface):
+class SaveTransforms(Saving):
     """Save both transforms between the anatomy and a template."""
 
     input_spec = _SaveTransformsInput
@@ -510,7 +506,7 @@ class _SaveNonlinearInput(BaseInterfaceInputSpec):
     uncertainty_file = File(exists=True, mandatory=True, desc="[mmol/L]")
 
 
-class SaveNonlinear(SimpleInterface):
+class SaveNonlinear(Saving):
     """Save the maps of a reconstruction that is not linear; there is no table, by intention."""
 
     input_spec = _SaveNonlinearInput
@@ -568,7 +564,7 @@ class _SaveSodiumOnlyInput(BaseInterfaceInputSpec):
     told = traits.Dict(usedefault=True, desc="of the table's uncertainty; Warnings are read")
 
 
-class SaveSodiumOnly(SimpleInterface):
+class SaveSodiumOnly(Saving):
     """Save what can be told without an anatomy: apparent maps, and a table of drawn regions."""
 
     input_spec = _SaveSodiumOnlyInput
@@ -768,7 +764,7 @@ class _SaveParcelsInput(BaseInterfaceInputSpec):
     calibration_file = File(exists=True, mandatory=True, desc="calibration lines (JSON)")
 
 
-class SaveParcels(SimpleInterface):
+class SaveParcels(Saving):
     """Save the table of an atlas with its data dictionary."""
 
     input_spec = _SaveParcelsInput

@@ -20,8 +20,9 @@ from nipype.interfaces.base import (
 from scipy.ndimage import binary_dilation
 
 from sodiumprep.interfaces.anatomy import bias_field, to_ants
+from sodiumprep.interfaces.files import written
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
-from sodiumprep.interfaces.outputs import save_lesion_mask, write_json
+from sodiumprep.interfaces.outputs import Saving, save_lesion_mask, write_json
 from sodiumprep.interfaces.registration import read_transform, write_transform
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import (
@@ -457,7 +458,7 @@ class _SaveSessionOutput(TraitedSpec):
     out_files = traits.List(File(exists=True), desc="what was written")
 
 
-class SaveSession(SimpleInterface):
+class SaveSession(Saving):
     """Save the pose of a session and its lesion masks on the grid of the reference."""
 
     input_spec = _SaveSessionInput
@@ -466,19 +467,19 @@ class SaveSession(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         pose = read_transform(self.inputs.xfm_files[self.inputs.index])
         target = Path(self.inputs.outputs["xfm"])
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_transform(target, pose)
+        with written(target) as partial:
+            write_transform(partial, pose)
         text = "Maps points of the anatomical reference to points of the session's 1H image"
         head = {
             "Description": f"{text} (ITK, LPS)", "Units": "mm",
             "Score": self.inputs.scores[self.inputs.index],
         }  # fmt: skip
         write_json(target.with_suffix(".json"), {**head, **self.inputs.provenance})
-        written = [str(target)]
+        saved = [str(target)]
         for name, path in self.inputs.lesion_files.items():
             place = self.inputs.outputs[f"lesion_{name}"]
             said = {"Description": f"Lesion mask: {name}", **self.inputs.provenance}
             save_lesion_mask(path, self.inputs.reference_file, place, said)
-            written.append(place)
-        self._results["out_files"] = written
+            saved.append(place)
+        self._results["out_files"] = saved
         return runtime

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing import get_context
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from sodiumprep.bids_app.group.diagnosis import diagnose
 from sodiumprep.bids_app.group.model import Model
 from sodiumprep.bids_app.group.regional import MAIN_TABLE, REGIONAL, Asked, Row, Tables, slopes
 from sodiumprep.bids_app.group.values import Block, Cohort, Series
+from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.sodium.cohort import designs
 from sodiumprep.sodium.cohort.differences import compare
@@ -140,10 +143,16 @@ def _add(found: Tables, main: str, series: Series, function: Callable[[], Tables
 
 
 def _all_of(tasks: list[Callable[[], Tables]], nprocs: int) -> Iterator[Tables]:
-    """Yield what tasks return, in their order."""
+    """Yield what tasks return, in their order; a worker that is killed ends the run in words."""
     if nprocs == 1 or len(tasks) == 1:
         yield from (task() for task in tasks)
         return
-    with ProcessPoolExecutor(max_workers=min(nprocs, len(tasks))) as pool:
+    with ProcessPoolExecutor(min(nprocs, len(tasks)), get_context("forkserver")) as pool:
         for future in [pool.submit(task) for task in tasks]:
-            yield future.result()
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                raise UserError(
+                    "a process of the analyses was killed, most often since memory ran out; "
+                    "fewer at a time need less: --nprocs 1"
+                ) from None

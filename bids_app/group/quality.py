@@ -22,6 +22,7 @@ from sodiumprep.bids_app.results import (
     find_sessions,
     find_subjects,
 )
+from sodiumprep.interfaces.files import written
 from sodiumprep.interfaces.outputs import write_json
 
 # column -> (key of the quality file, unit, description)
@@ -157,8 +158,8 @@ def write_table(
     digits
         Format of numbers; None for all digits.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, sep="\t", index=False, na_rep=UNKNOWN, float_format=digits)
+    with written(path) as partial:
+        table.to_csv(partial, sep="\t", index=False, na_rep=UNKNOWN, float_format=digits)
     write_json(with_json(path), dictionary)
 
 

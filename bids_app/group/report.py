@@ -20,6 +20,7 @@ from sodiumprep.bids_app.group.values import RUN, Cohort
 from sodiumprep.bids_app.names import DatasetNames
 from sodiumprep.bids_app.report import Cell, environment
 from sodiumprep.bids_app.settings import FLUID_REFERENCES
+from sodiumprep.interfaces.files import write_text
 
 EVERYBODY = "all"
 GROUPS = ("group", "diagnosis")  # columns that tell who is compared with whom
@@ -106,7 +107,7 @@ def write_group_report(out_dir: Path, shown: Shown) -> Path:
         notes=list(shown.notes),
         sloppy="true" in set(quality["sloppy"]),
     )
-    names.group_report.write_text(page)
+    write_text(names.group_report, page)
     return names.group_report
 
 

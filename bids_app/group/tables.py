@@ -15,6 +15,7 @@ import polars as pl
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import acquisition_label, entities
 from sodiumprep.bids_app.results import find_tables
+from sodiumprep.interfaces.files import written
 from sodiumprep.interfaces.outputs import PARCEL_COLUMNS, TABLE_COLUMNS
 
 UNKNOWN = "n/a"
@@ -87,7 +88,7 @@ def gather_tables(out_dir: Path, participants: pl.DataFrame, tsv: Path, parquet:
     UserError
         If there is no table at all, one cannot be read, or two rows are of the same value.
     """
-    with TemporaryDirectory(prefix=".partial-group-", dir=out_dir) as folder:
+    with TemporaryDirectory(prefix="sodiumprep-") as folder:
         parts = list(_write_parts(find_tables(out_dir), Path(folder)))
         if not parts:
             raise UserError(
@@ -97,13 +98,10 @@ def gather_tables(out_dir: Path, participants: pl.DataFrame, tsv: Path, parquet:
         own = _chosen_columns(rows)
         behind = _beside(participants, own.collect_schema().names())
         chosen = _with_participants(own, behind)
-        growing = Path(folder)
-        chosen.sink_csv(growing / tsv.name, separator="\t", quote_style="never")
-        numbers = _as_numbers(chosen, behind.columns)
-        numbers.sink_parquet(growing / parquet.name, statistics=True)
-        for target in (tsv, parquet):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (growing / target.name).replace(target)
+        with written(tsv) as partial:
+            chosen.sink_csv(partial, separator="\t", quote_style="never")
+        with written(parquet) as partial:
+            _as_numbers(chosen, behind.columns).sink_parquet(partial, statistics=True)
     gathered = Gathered(
         parquet,
         tuple(pl.read_parquet_schema(parquet)),

@@ -104,7 +104,7 @@ def test_every_output_is_written_with_a_sidecar(sodium):
     for port in SAVED:
         assert (folder / f"{port}{extension(port)}").stat().st_size > 0
         assert (folder / f"{port}.json").is_file()
-    assert not list(folder.glob(".partial*"))
+    assert not list(folder.rglob(".*partial*"))
 
 
 @pytest.mark.parametrize("port", [p for p in SAVED if p != "table_file"])

@@ -194,7 +194,7 @@ def test_pose_and_masks_of_a_session_are_saved_with_their_sidecars(run_in, tmp_p
     found, own = load_image(outputs["lesion_core"])
     np.testing.assert_array_equal(found, values > 0)
     np.testing.assert_allclose(own, affine)
-    assert not list(Path(out).glob(".partial*"))
+    assert not list(Path(out).rglob(".*partial*"))
 
 
 def test_a_moved_mask_lies_where_one_drawn_in_the_reference_does(mask):

@@ -52,6 +52,14 @@ def written(tmp_path):
     return write
 
 
+def test_a_work_folder_that_cannot_be_written_is_refused_where_it_is_needed(parse, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    work = ("-w", str(tmp_path / "file" / "work"))
+    with pytest.raises(UserError, match="file/work cannot be written"):
+        parse(*work)
+    assert parse(*work, "--dry-run").dry_run
+
+
 @pytest.mark.parametrize(
     ("options", "field", "value"),
     [

@@ -76,7 +76,7 @@ def test_every_line_has_a_planned_file():
     "name",
     ["sub-01/anat/sub-01_acq-23Na_desc-other_TSCmap.nii.gz", "sub-01/anat/leftover.nii.gz",
      "sub-01/sub-01_desc-brain_mask.nii.gz", "tmp.txt", "sub-01/anat/sub-01_T1w.nii.gz",
-     "sub-01/anat/sub-01_desc-brain_mask.nii", "sub-01/anat/.partial-1-sub-01_dseg.nii.gz"],
+     "sub-01/anat/sub-01_desc-brain_mask.nii", "sub-01/anat/.sub-01_dseg.partial-0-1.nii.gz"],
 )  # fmt: skip
 def test_a_file_without_a_purpose_is_found(name):
     assert page.unexplained([name]) == [name]
