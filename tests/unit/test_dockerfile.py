@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from sodiumprep.bids_app.cli import build_parser
 
 ROOT = Path(__file__).parents[2]
 COMPILERS = re.compile(r"\b(gcc|g\+\+|clang|build-essential|cmake|make|python3-dev|\w+-dev)\b")
@@ -112,3 +115,19 @@ def test_hadolint_finds_nothing():
         env={**os.environ, "HOME": "/"},
     )  # fmt: skip
     assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_the_recipe_for_babs_uses_options_that_exist():
+    recipe = yaml.safe_load((ROOT / "container/babs.yaml").read_text())
+    known = {option for action in build_parser()._actions for option in action.option_strings}
+    asked = {name for name in recipe["bids_app_args"] if name.startswith("-")}
+    assert asked <= known
+    assert recipe["bids_app_args"]["$SUBJECT_SELECTION_FLAG"] in known
+
+
+def test_hooks_of_pre_commit_are_local_and_their_tools_are_those_of_lint():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repository["repo"] for repository in hooks] == ["local"]
+    named = {hook["id"] for hook in hooks[0]["hooks"]}
+    assert {"ruff-check", "ruff-format", "mypy", "codespell", "hadolint"} <= named
+    assert {hook["language"] for hook in hooks[0]["hooks"]} == {"system"}
