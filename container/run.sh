@@ -61,6 +61,6 @@ exec unshare --mount --net --pid --ipc --fork --kill-child bash -euc '
     environment=()
     while [ "$1" != -- ]; do environment+=("$1"); shift; done
     shift
-    exec env -i "${environment[@]}" chroot --userspec="$user:$user" --groups= "$root" \
+    exec env -i "${environment[@]}" /usr/sbin/chroot --userspec="$user:$user" --groups= "$root" \
         bash -c "cd \"\$0\" && exec \"\$@\"" "$workdir" "$@"
 ' inner "${volumes[@]}" -- "${environment[@]}" -- "$@"
