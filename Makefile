@@ -20,7 +20,8 @@ export NO_ET := 1
 export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv bench demo screenshots test test-fast test-slow lint lock clean
+.PHONY: help venv bench demo screenshots test test-fast test-slow test-container test-lowest \
+	test-latest lint lock licences clean
 
 help:
 	@echo 'make demo       simulate a cohort and process it (results in $(DEMO)/)'
@@ -28,8 +29,11 @@ help:
 	echo 'make bench      speed and accuracy against other tools'
 	echo 'make screenshots  of the report of the demo, into docs/ (needs Chromium and make demo)'
 	echo 'make test-fast  unit, interface and graph tests'
-	echo 'make lint       ruff, mypy, codespell'
+	echo 'make test-container  build the image without an engine and run it (root, buildah, debootstrap)'
+	echo 'make test-lowest, test-latest  fast tests with other versions than the locked ones'
+	echo 'make lint       ruff, mypy, codespell, hadolint'
 	echo 'make lock       write requirements.lock anew'
+	echo 'make licences   write docs/licences.md anew'
 	echo 'make clean      remove the virtual environment and what was built'
 
 venv: $(VENV)/.installed
@@ -83,6 +87,8 @@ lint: venv
 	$(BIN)/mypy -p sodiumprep.sodium
 	echo '== codespell'
 	$(BIN)/codespell
+	echo '== hadolint'
+	if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint Dockerfile; else echo 'not installed: skipped'; fi
 
 test-fast: venv
 	@echo '== unit, interface and graph tests, doctests'
@@ -93,6 +99,13 @@ test-slow: venv
 	@echo '== whole runs'
 	# by file, two at a time: each whole run takes one process
 	$(BIN)/pytest -n 2 --dist loadfile -rA -m slow tests
+
+test-container: venv
+	@echo '== the image'
+	$(BIN)/pytest -rAs tests/container/check_image.py
+
+test-lowest test-latest: test-%:
+	@PYTHON='$(PYTHON)' tests/dependencies/run.sh $*
 
 test: lint test-fast test-slow
 	@echo '== all passed'
@@ -106,6 +119,9 @@ lock:
 		"$$folder/bin/python" -m pip freeze --all | grep -viE '^(pip|sodiumprep)[ =]'
 	} > requirements.lock
 	rm -rf "$$folder" build
+
+licences: venv
+	@$(BIN)/python tests/dependencies/licences.py
 
 clean:
 	@rm -rf $(VENV) build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache

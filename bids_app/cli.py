@@ -24,6 +24,7 @@ from sodiumprep.bids_app.arguments import (
     seed,
     share,
 )
+from sodiumprep.bids_app.caches import cache_environment
 from sodiumprep.bids_app.metadata import UserError, load_vials, read_json, read_text
 from sodiumprep.bids_app.record import TABLE as RECORD
 from sodiumprep.bids_app.record import given_options
@@ -56,6 +57,15 @@ VALIDATOR = "bids-validator-deno"
 FILTER_GROUPS = ("sodium", "anat", "fmap")
 
 
+class _SelfTest(argparse.Action):
+    """Tests the installation and ends, like ``--version``."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from sodiumprep.bids_app.self_test import main as self_test
+
+        parser.exit(self_test())
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
@@ -79,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.umask(os.umask(0) | 0o002)  # nothing that is written can be changed by everybody
     try:
         settings = parse_settings(arguments)
+        os.environ.update(cache_environment(os.environ, settings.work_dir))
         os.environ.update(settings.environment())
         with stoppable():
             if settings.level == "participant" and not settings.skip_bids_validation:
@@ -130,6 +141,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="process subjects, or gather their results (needs OUT_DIR only)",
     )
     parser.add_argument("--version", action="version", version=f"sodiumprep {_version()}")
+    parser.add_argument(
+        "--self-test",
+        action=_SelfTest,
+        nargs=0,
+        help="say what of this installation works, without a dataset or network, and exit (1 if "
+        "something does not; takes up to a minute)",
+    )
     parser.add_argument(
         "-v", "--verbose", action="count", default=0, help="say more, with tracebacks"
     )
@@ -564,7 +582,7 @@ def _config_defaults(
 
 def _as_tokens(path: Path, name: str, value: object) -> list[str]:
     option = f"--{name.replace('_', '-')}"
-    if option in ("--config-file", "--help", "--version"):
+    if option in ("--config-file", "--help", "--self-test", "--version"):
         raise UserError(f"{path}: {name} has no place in a configuration file")
     if isinstance(value, bool):
         return [option] if value else []

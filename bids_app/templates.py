@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sodiumprep.bids_app.ages import age_of, per_year_of
+from sodiumprep.bids_app.caches import home_of
 from sodiumprep.bids_app.metadata import UserError, read_json
 from sodiumprep.bids_app.names import entities, suffix
 
@@ -93,7 +94,8 @@ def template_home() -> Path:
     stated = os.environ.get(HOME)
     if stated:
         return Path(stated).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = home_of(os.environ) or Path("/")  # without a home nothing is stored
+    cache = os.environ.get("XDG_CACHE_HOME") or home / ".cache"
     return Path(cache) / "templateflow"
 
 
