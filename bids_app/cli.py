@@ -24,6 +24,8 @@ from sodiumprep.bids_app.arguments import (
     seed,
     share,
 )
+from sodiumprep.bids_app.host import memory as available_memory
+from sodiumprep.bids_app.host import processors as available_processors
 from sodiumprep.bids_app.metadata import UserError, load_vials, read_json, read_text
 from sodiumprep.bids_app.record import TABLE as RECORD
 from sodiumprep.bids_app.record import given_options
@@ -42,7 +44,6 @@ from sodiumprep.bids_app.settings import (
     SESSIONS_PER_REPORT,
     SESSIONWISE,
     Settings,
-    available_processors,
 )
 from sodiumprep.bids_app.templates import read_spaces
 from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
@@ -397,9 +398,10 @@ def _add_engine(engine: argparse._ArgumentGroup) -> None:
     engine.add_argument(
         "--nprocs",
         type=positive,
-        default=available_processors(),
+        default=int(available_processors().value),
         metavar="N",
-        help="processes at a time (default: all processors)",
+        help="processes at a time (default: all processors, or those of the Slurm, PBS or SGE job "
+        "or of the cgroup)",
     )
     engine.add_argument(
         "--omp-nthreads",
@@ -412,12 +414,23 @@ def _add_engine(engine: argparse._ArgumentGroup) -> None:
         "--mem",
         type=memory,
         metavar="SIZE",
-        help="upper bound of the memory, as 8GB; a plain number counts MB",
+        help="upper bound of the memory, as 8GB; a plain number counts MB (default: that of the "
+        "Slurm job or of the cgroup, else 90 %% of the machine's)",
     )
     engine.add_argument(
         "--low-mem", action="store_true", help="iterative reconstruction with less memory, slower"
     )
-    engine.add_argument("--nipype-plugin-file", type=Path, metavar="FILE", help="YAML or JSON")
+    engine.add_argument(
+        "--resource-monitor",
+        action="store_true",
+        help="write memory and time of every step to OUT_DIR/logs",
+    )
+    engine.add_argument(
+        "--nipype-plugin-file",
+        type=Path,
+        metavar="FILE",
+        help="YAML or JSON",
+    )
     engine.add_argument(
         "-w", "--work-dir", type=Path, default=Path("work"), help="work folder (default: ./work)"
     )
@@ -568,7 +581,7 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         derivatives=_read_derivatives(options.derivatives),
         nprocs=options.nprocs,
         omp_nthreads=options.omp_nthreads,
-        memory_gb=options.mem,
+        memory_gb=options.mem or available_memory().value,
         clean_workdir=options.clean_workdir,
         random_seed=options.random_seed,
         anat_only=options.anat_only,
@@ -579,6 +592,7 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         write_graph=options.write_graph,
         stop_on_first_crash=options.stop_on_first_crash,
         sloppy=options.sloppy,
+        resource_monitor=options.resource_monitor,
         verbose=options.verbose,
         subject_anatomical_reference=options.subject_anatomical_reference,
         recon=options.recon,

@@ -16,6 +16,7 @@ from sodiumprep.bids_app.boilerplate import write_boilerplate
 from sodiumprep.bids_app.dataset import SubjectJob, collect, describe
 from sodiumprep.bids_app.description import dataset_description, participants_dictionary
 from sodiumprep.bids_app.engine import execute
+from sodiumprep.bids_app.host import describe as describe_host
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import BIDSIGNORE, DatasetNames, with_json
 from sodiumprep.bids_app.placing import refuse_links
@@ -32,6 +33,7 @@ from sodiumprep.workflows.base import (
     init_subject_wf,
 )
 from sodiumprep.workflows.plans import AtlasPlan, SodiumPlan
+from sodiumprep.workflows.resources import declare
 
 Failure = tuple[str, str]  # subject label, message
 
@@ -74,6 +76,7 @@ def run_participant(settings: Settings) -> int:
         _write_graph(workflow, settings)
     if by_name and not settings.boilerplate_only:
         tried = [job.subject for job in by_name.values()]
+        print(describe_host(settings.nprocs, settings.memory_gb, settings.options))
         record = write_record(settings, tried, failures)
         crashed = execute(workflow, settings)
         failures += [(_label(by_name[name]), text) for name, text in crashed.items()]
@@ -114,7 +117,9 @@ def build(
             continue
         failures += lost
         name = workflow_name(job)
-        workflow.add_nodes([init_subject_wf(name, anatomy, plans, settings.sloppy)])
+        subject = init_subject_wf(name, anatomy, plans, settings.sloppy)
+        declare(subject, anatomy, plans, settings.omp_nthreads)
+        workflow.add_nodes([subject])
         by_name[name] = job
     return workflow, by_name, failures
 

@@ -100,6 +100,7 @@ def written(tmp_path):
         (["--gradient-delay", "2", "0", "-1"], "gradient_delay", (2e-6, 0.0, -1e-6)),
         (["--gradient-delay", "estimate"], "estimate_delay", True),
         (["--low-mem"], "low_mem", True),
+        (["--resource-monitor"], "resource_monitor", True),
         (
             ["--subject-anatomical-reference", "first-lex"],
             "subject_anatomical_reference",
