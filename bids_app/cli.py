@@ -53,6 +53,8 @@ FLUID_RANGE = (50.0, 250.0)  # mmol/L; a fluid of the body beyond it is a mistak
 LARGEST_DELAY = 50e-6  # s; a longer one is a mistake of unit
 VALIDATOR = "bids-validator-deno"
 FILTER_GROUPS = ("sodium", "anat", "fmap")
+# those of Nipype that end when their jobs have ended
+NIPYPE_PLUGINS = ("MultiProc", "Linear", "SLURM", "SLURMGraph", "PBS", "SGE")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -429,7 +431,8 @@ def _add_engine(engine: argparse._ArgumentGroup) -> None:
         "--nipype-plugin-file",
         type=Path,
         metavar="FILE",
-        help="YAML or JSON",
+        help="YAML or JSON: what runs the steps, and its arguments; ready-made ones for clusters "
+        "are in docs/hpc (default: processes of this machine)",
     )
     engine.add_argument(
         "-w", "--work-dir", type=Path, default=Path("work"), help="work folder (default: ./work)"
@@ -766,6 +769,10 @@ def _read_plugin(path: Path | None) -> Mapping[str, Any] | None:
         raise UserError(f"{path}: cannot be read as YAML: {reason}") from error
     if not isinstance(content, dict) or not isinstance(content.get("plugin"), str):
         raise UserError(f"{path}: plugin is missing; accepted: the name of a Nipype plugin")
+    if content["plugin"] not in NIPYPE_PLUGINS:
+        raise UserError(
+            f"{path}: plugin is {content['plugin']}; accepted: {', '.join(NIPYPE_PLUGINS)}"
+        )
     if not isinstance(content.setdefault("plugin_args", {}), dict):
         raise UserError(f"{path}: plugin_args is not an object")
     return content

@@ -23,6 +23,7 @@ from nipype import logging as nipype_logging
 from nipype.pipeline.engine import Workflow
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 
+from sodiumprep.bids_app.clusters import batch_plugin, is_batch
 from sodiumprep.bids_app.monitor import measure, what_is_too_large, write_measured
 from sodiumprep.bids_app.settings import Settings
 
@@ -106,7 +107,7 @@ def execute(workflow: Workflow, settings: Settings) -> dict[str, str]:
         shutil.rmtree(work_folder(settings), ignore_errors=True)
     workflow.base_dir = str(work_folder(settings))
     workflow.config["execution"] = dict(nipype_config._sections["execution"])
-    plugin = _plugin(settings)
+    plugin = batch_plugin(workflow, settings) if is_batch(settings) else _plugin(settings)
     measure(workflow)
     warning = what_is_too_large(workflow, settings.memory_gb or math.inf)
     if warning and plugin["plugin"] is Pool:
