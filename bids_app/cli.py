@@ -25,6 +25,8 @@ from sodiumprep.bids_app.arguments import (
     share,
 )
 from sodiumprep.bids_app.caches import cache_environment
+from sodiumprep.bids_app.host import memory as available_memory
+from sodiumprep.bids_app.host import processors as available_processors
 from sodiumprep.bids_app.metadata import UserError, load_vials, read_json, read_text
 from sodiumprep.bids_app.record import TABLE as RECORD
 from sodiumprep.bids_app.record import given_options
@@ -43,7 +45,6 @@ from sodiumprep.bids_app.settings import (
     SESSIONS_PER_REPORT,
     SESSIONWISE,
     Settings,
-    available_processors,
 )
 from sodiumprep.bids_app.stopping import Stopped, stoppable
 from sodiumprep.bids_app.templates import read_spaces
@@ -55,6 +56,8 @@ FLUID_RANGE = (50.0, 250.0)  # mmol/L; a fluid of the body beyond it is a mistak
 LARGEST_DELAY = 50e-6  # s; a longer one is a mistake of unit
 VALIDATOR = "bids-validator-deno"
 FILTER_GROUPS = ("sodium", "anat", "fmap")
+# those of Nipype that end when their jobs have ended
+NIPYPE_PLUGINS = ("MultiProc", "Linear", "SLURM", "SLURMGraph", "PBS", "SGE")
 
 
 class _SelfTest(argparse.Action):
@@ -443,9 +446,10 @@ def _add_engine(engine: argparse._ArgumentGroup) -> None:
     engine.add_argument(
         "--nprocs",
         type=positive,
-        default=available_processors(),
+        default=int(available_processors().value),
         metavar="N",
-        help="processes at a time (default: all processors)",
+        help="processes at a time (default: all processors, or those of the Slurm, PBS or SGE job "
+        "or of the cgroup)",
     )
     engine.add_argument(
         "--omp-nthreads",
@@ -458,12 +462,24 @@ def _add_engine(engine: argparse._ArgumentGroup) -> None:
         "--mem",
         type=memory,
         metavar="SIZE",
-        help="upper bound of the memory, as 8GB; a plain number counts MB",
+        help="upper bound of the memory, as 8GB; a plain number counts MB (default: that of the "
+        "Slurm job or of the cgroup, else 90 %% of the machine's)",
     )
     engine.add_argument(
         "--low-mem", action="store_true", help="iterative reconstruction with less memory, slower"
     )
-    engine.add_argument("--nipype-plugin-file", type=Path, metavar="FILE", help="YAML or JSON")
+    engine.add_argument(
+        "--resource-monitor",
+        action="store_true",
+        help="write memory and time of every step to OUT_DIR/logs",
+    )
+    engine.add_argument(
+        "--nipype-plugin-file",
+        type=Path,
+        metavar="FILE",
+        help="YAML or JSON: what runs the steps, and its arguments; ready-made ones for clusters "
+        "are in docs/hpc (default: processes of this machine)",
+    )
     engine.add_argument(
         "-w", "--work-dir", type=Path, default=Path("work"), help="work folder (default: ./work)"
     )
@@ -619,7 +635,7 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         derivatives=_read_derivatives(options.derivatives),
         nprocs=options.nprocs,
         omp_nthreads=options.omp_nthreads,
-        memory_gb=options.mem,
+        memory_gb=options.mem or available_memory().value,
         clean_workdir=options.clean_workdir,
         random_seed=options.random_seed,
         anat_only=options.anat_only,
@@ -630,6 +646,7 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         write_graph=options.write_graph,
         stop_on_first_crash=options.stop_on_first_crash,
         sloppy=options.sloppy,
+        resource_monitor=options.resource_monitor,
         verbose=options.verbose,
         subject_anatomical_reference=options.subject_anatomical_reference,
         recon=options.recon,
@@ -811,6 +828,10 @@ def _read_plugin(path: Path | None) -> Mapping[str, Any] | None:
         raise UserError(f"{path}: cannot be read as YAML: {reason}") from error
     if not isinstance(content, dict) or not isinstance(content.get("plugin"), str):
         raise UserError(f"{path}: plugin is missing; accepted: the name of a Nipype plugin")
+    if content["plugin"] not in NIPYPE_PLUGINS:
+        raise UserError(
+            f"{path}: plugin is {content['plugin']}; accepted: {', '.join(NIPYPE_PLUGINS)}"
+        )
     if not isinstance(content.setdefault("plugin_args", {}), dict):
         raise UserError(f"{path}: plugin_args is not an object")
     return content

@@ -6,6 +6,7 @@ import errno
 import gc
 import hashlib
 import logging
+import math
 import os
 import re
 import secrets
@@ -23,7 +24,9 @@ from nipype import logging as nipype_logging
 from nipype.pipeline.engine import Workflow
 from nipype.pipeline.engine.utils import load_resultfile
 
+from sodiumprep.bids_app.clusters import batch_plugin, is_batch
 from sodiumprep.bids_app.metadata import UserError
+from sodiumprep.bids_app.monitor import measure, what_is_too_large, write_measured
 from sodiumprep.bids_app.pool import POLL_SECONDS, Pool
 from sodiumprep.bids_app.settings import Settings
 
@@ -83,10 +86,14 @@ def execute(workflow: Workflow, settings: Settings) -> dict[str, str]:
     for owner in {name.split(".")[0] for name in workflow.list_node_names()}:
         drop_broken(work_folder(settings) / workflow.name / owner)
     workflow.config["execution"] = dict(nipype_config._sections["execution"])
-    plugin = _plugin(settings)
+    plugin = batch_plugin(workflow, settings) if is_batch(settings) else _plugin(settings)
+    measure(workflow)
+    warning = what_is_too_large(workflow, settings.memory_gb or math.inf)
+    if warning and plugin["plugin"] is Pool:
+        print(warning, file=sys.stderr)
     plugin["plugin_args"]["status_callback"] = Progress(workflow)
-    if plugin["plugin"] is Pool:
-        plugin["plugin"] = Pool(plugin["plugin_args"])
+    if isinstance(plugin["plugin"], type):
+        plugin["plugin"] = plugin["plugin"](plugin_args=plugin["plugin_args"])
     stopped = ""
     gc.freeze()  # Nipype collects at every poll, which took most of a processor
     try:
@@ -97,6 +104,8 @@ def execute(workflow: Workflow, settings: Settings) -> dict[str, str]:
             print(error, file=sys.stderr)
     finally:
         gc.unfreeze()
+    if settings.resource_monitor:
+        write_measured(workflow, settings.out_dir / "logs" / f"resources-{crashes.name[6:]}.tsv")
     failures = read_crashes(crashes)
     if isinstance(plugin["plugin"], Pool):
         for node, trace in plugin["plugin"].unwritten.items():
@@ -259,13 +268,13 @@ def _configure(settings: Settings, crashes: Path) -> None:
 
 
 def _plugin(settings: Settings) -> dict[str, Any]:
-    if settings.nipype_plugin is not None:
-        given: Mapping[str, Any] = settings.nipype_plugin
+    given: Mapping[str, Any] = settings.nipype_plugin or {}
+    if given and given["plugin"] != "MultiProc":
         return {"plugin": given["plugin"], "plugin_args": dict(given.get("plugin_args") or {})}
     arguments: dict[str, Any] = {"n_procs": settings.nprocs, "raise_insufficient": False}
     if settings.memory_gb:
         arguments["memory_gb"] = settings.memory_gb
-    return {"plugin": Pool, "plugin_args": arguments}
+    return {"plugin": Pool, "plugin_args": {**arguments, **(given.get("plugin_args") or {})}}
 
 
 class Progress:

@@ -25,6 +25,7 @@ from sodiumprep.bids_app.sessions import (
     lies_in_reference,
 )
 from sodiumprep.bids_app.settings import DEFAULT_RECON, PHANTOM, SESSIONWISE, Settings
+from sodiumprep.bids_app.sizes import anatomy_size, sodium_size
 from sodiumprep.bids_app.spaces import (
     backward_transforms,
     plan_spaces,
@@ -43,6 +44,7 @@ from sodiumprep.workflows.plans import (
     LesionPlan,
     ReferencePlan,
     SessionPlan,
+    Size,
     SodiumPlan,
     SpacePlan,
 )
@@ -137,7 +139,13 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
         atlases=plan_labels(job, settings, provenance, links(settings)),
         age=read_age(settings.bids_dir, job.subject, job.session),
         inversions=_inversions(found.image),
+        size=_anatomy_size(job),
     )
+
+
+def _anatomy_size(job: SubjectJob) -> Size:
+    shared = job.reference.images[0].image if job.reference else None
+    return anatomy_size(job.anatomy.ready.get("preproc") or job.anatomy.image or shared)
 
 
 def _ready(found: Anatomy) -> dict[str, Path]:
@@ -312,6 +320,7 @@ def plan_run(job: SubjectJob, run: SodiumRun, settings: Settings) -> SodiumPlan:
             "random_seed": settings.random_seed,
         },
         map_outputs=_map_outputs(_names(job, run, settings), settings) if anatomical else {},
+        size=sodium_size(run.source, run.is_kspace, _anatomy_size(job)),
         provenance={
             **_provenance(job, [p for p in inputs if p], settings, notes),
             "EchoTime": run.protocol.echo_time,

@@ -17,6 +17,7 @@ from sodiumprep.bids_app.boilerplate import write_boilerplate
 from sodiumprep.bids_app.dataset import SubjectJob, collect, describe
 from sodiumprep.bids_app.description import dataset_description
 from sodiumprep.bids_app.engine import execute
+from sodiumprep.bids_app.host import describe as describe_host
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import BIDSIGNORE, DatasetNames
 from sodiumprep.bids_app.people import copy_people
@@ -36,6 +37,7 @@ from sodiumprep.workflows.base import (
     init_subject_wf,
 )
 from sodiumprep.workflows.plans import AtlasPlan, SodiumPlan
+from sodiumprep.workflows.resources import declare
 
 Failure = tuple[str, str]  # subject label, message
 
@@ -79,6 +81,7 @@ def run_participant(settings: Settings) -> int:
         _write_graph(workflow, settings)
     if by_name and not settings.boilerplate_only:
         tried = [job.subject for job in by_name.values()]
+        print(describe_host(settings.nprocs, settings.memory_gb, settings.options))
         record = write_record(settings, tried, failures)
         crashed = execute(workflow, settings)
         failures += [(_label(by_name[name]), text) for name, text in crashed.items()]
@@ -115,6 +118,7 @@ def build(
             plans, lost = ([], []) if settings.anat_only else _plan_runs(job, settings)
             anatomy = plan_anatomy(job, settings) if job.has_anatomy else None
             graph = init_subject_wf(workflow_name(job), anatomy, plans, settings.sloppy)
+            declare(graph, anatomy, plans, settings.omp_nthreads)
         except UserError as error:
             failures.append((_label(job), str(error)))
             continue

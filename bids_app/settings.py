@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +68,8 @@ class Settings:
         Start nothing more after a failure.
     sloppy
         Coarse registration, for tests.
+    resource_monitor
+        Whether a table tells memory and time of every step.
     verbose
         0 or more: how much is said; from 1 on with tracebacks.
     subject_anatomical_reference
@@ -130,7 +131,8 @@ class Settings:
     na2anat_dof
         6 (rigid) or 12 (affine).
     nipype_plugin
-        Keys ``plugin`` and ``plugin_args`` for Nipype, None for its local pool.
+        Keys ``plugin`` and ``plugin_args`` for Nipype, None for its local pool; ``poll_seconds``
+        between two questions to a batch system.
     aggregate_session_reports
         Sessions that one report of a subject holds at most.
     options
@@ -160,6 +162,7 @@ class Settings:
     no_viewer: bool = False
     stop_on_first_crash: bool = False
     sloppy: bool = False
+    resource_monitor: bool = False
     verbose: int = 0
     subject_anatomical_reference: str = SESSIONWISE
     kspace_filter: str = "none"
@@ -208,8 +211,3 @@ class Settings:
             "NIPYPE_NO_ET": "1",
             "NO_ET": "1",
         }
-
-
-def available_processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0))

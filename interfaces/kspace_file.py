@@ -174,6 +174,17 @@ class KspaceFile:
         parts = [self._read(start)["head"].copy() for start in range(0, length, BLOCK)]
         return np.concatenate(parts) if parts else np.zeros(0, self._table.dtype["head"])
 
+    def coils(self) -> int:
+        """Return the receive coils of the first readout, 1 where there is no readout.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged.
+        """
+        first = self._read(0, 1)
+        return max(1, int(first["head"]["active_channels"][0])) if len(first) else 1
+
     def blocks(self, rows: Integers) -> Iterator[tuple[int, Any]]:
         """Yield position among ``rows`` and table entry of each of them, in ascending order.
 
@@ -188,9 +199,9 @@ class KspaceFile:
                 block = self._read(start)
                 yield from ((int(i), block[rows[i] - start]) for i in inside)
 
-    def _read(self, start: int) -> Any:
+    def _read(self, start: int, length: int = BLOCK) -> Any:
         try:
-            return self._table[start : start + BLOCK]
+            return self._table[start : start + length]
         except BROKEN as error:
             raise ValueError(
                 f"{self.path}: truncated or damaged, the readouts from {start} on cannot be read "

@@ -68,8 +68,8 @@ def init_anatomy_wf(sloppy: bool, name: str = "anatomy_wf") -> Workflow:
     extract = Node(BrainExtract(), name="extract")
     correct = Node(BiasCorrect(sloppy=sloppy), name="correct")
     head = Node(HeadMask(), name="head")
-    normalize = Node(Normalize(sloppy=sloppy), name="normalize", mem_gb=2.5)
-    fractions = Node(TissueFractions(), name="fractions", mem_gb=1.5)
+    normalize = Node(Normalize(sloppy=sloppy), name="normalize")
+    fractions = Node(TissueFractions(), name="fractions")
     workflow.connect(
         [
             (source, clean, [("anat_file", "in_file"), ("inversion_files", "inversion_files")]),

@@ -67,7 +67,6 @@ def init_labels_wf(plan: AnatomyPlan, name: str = "labels_wf") -> Workflow:
                 names=dict(atlas.names), in_template=bool(atlas.template), **_image(atlas)
             ),
             name=f"bring_{atlas.name}",
-            mem_gb=1.0,
         )
         save = Node(
             SaveLabels(
@@ -121,7 +120,6 @@ def init_atlas_wf(plan: SodiumPlan, atlas: AtlasPlan) -> Workflow:
             protocol=dict(plan.protocol),
         ),
         name="table",
-        mem_gb=3.0,
     )
     save = Node(
         SaveParcels(

@@ -56,9 +56,8 @@ def init_nonlinear_wf(plan: SodiumPlan, name: str = "nonlinear_wf") -> Workflow:
     image = Node(
         interface(tissues=plan.kernel_tissues, **plan.nonlinear["source"]),
         name="image",
-        mem_gb=2.5,
     )
-    receive = Node(CorrectReceive(**plan.receive), name="receive", mem_gb=1.0)
+    receive = Node(CorrectReceive(**plan.receive), name="receive")
     last = add_transmit(workflow, plan, receive)
     maps = Node(MapConcentration(**constants, protocol=dict(plan.protocol)), name="maps")
     save = Node(

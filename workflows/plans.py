@@ -12,6 +12,28 @@ SHELLS, CONTRALATERAL, LESIONS = "shells", "contralateral", "lesions"  # tables 
 
 
 @dataclass(frozen=True)
+class Size:
+    """How much a graph has to deal with; what memory it needs follows from that.
+
+    Parameters
+    ----------
+    anatomy
+        Voxels of the 1H image.
+    sodium
+        Voxels of the sodium image.
+    samples
+        Of raw data, all readouts and repetitions of one coil; 0 for an image.
+    coils
+        Receive coils of raw data.
+    """
+
+    anatomy: int = 256 * 256 * 192
+    sodium: int = 64**3
+    samples: int = 0
+    coils: int = 1
+
+
+@dataclass(frozen=True)
 class SessionPlan:
     """What is saved of one session that lies on an anatomy which sessions share.
 
@@ -219,6 +241,8 @@ class AnatomyPlan:
         Label images that are brought to the anatomy.
     backward
         Ready-made transforms that resample a template to the anatomy, by the template's name.
+    size
+        Of the 1H image.
     """
 
     image: str
@@ -234,6 +258,7 @@ class AnatomyPlan:
     inversions: tuple[str, ...] = ()
     atlases: tuple[AtlasPlan, ...] = ()
     backward: Mapping[str, str] = field(default_factory=dict)
+    size: Size = Size()
 
 
 @dataclass(frozen=True)
@@ -311,6 +336,8 @@ class SodiumPlan:
         Whose regions have tables of their own.
     surroundings
         Tables that lesions give; None without lesions.
+    size
+        Of the sodium data and the anatomy.
     """
 
     name: str
@@ -342,6 +369,7 @@ class SodiumPlan:
     force: bool = False
     atlases: tuple[AtlasPlan, ...] = ()
     surroundings: LesionPlan | None = None
+    size: Size = Size()
 
     @property
     def kernel_tissues(self) -> dict[str, Mapping[str, Any]]:

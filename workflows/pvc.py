@@ -73,7 +73,7 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
         *(["transmit_model_file"] if plan.transmit else []),
     ]
     source = Node(IdentityInterface(ports), name="inputnode")
-    eyes = Node(FindEyes(needed=plan.reference == "vitreous"), name="eyes", mem_gb=0.5)
+    eyes = Node(FindEyes(needed=plan.reference == "vitreous"), name="eyes")
     regions = Node(
         SampleRegions(
             **plan.regions,
@@ -82,12 +82,10 @@ def init_pvc_wf(plan: SodiumPlan, name: str = "pvc_wf") -> Workflow:
             keep_fine=bool(plan.atlases) or plan.surroundings is not None,
         ),
         name="regions",
-        mem_gb=2.5,
     )
     correct = Node(
         CorrectPartialVolume(**plan.pvc),
         name="correct",
-        mem_gb=1.0,
     )
     result = Node(IdentityInterface([*OUTPUTS, *transmit_port(plan)]), name="outputnode")
     workflow.connect([
@@ -140,7 +138,6 @@ def _add_transmit(workflow: Workflow, plan: SodiumPlan) -> None:
     assess = Node(
         AssessTransmit(tissues=dict(plan.tissues), protocol=dict(plan.protocol)),
         name="transmit",
-        mem_gb=0.5,
     )
     workflow.connect(
         [
@@ -175,7 +172,6 @@ def _add_kspace(workflow: Workflow, plan: SodiumPlan) -> None:
     kspace = Node(
         RegressKspace(tissues=dict(plan.tissues), border_shift=shift, **known, **plan.regions),
         name="kspace",
-        mem_gb=4.0,
     )
     workflow.connect([
         (source, kspace, [

@@ -44,7 +44,6 @@ def init_pvc_maps_wf(plan: SodiumPlan, name: str = "pvc_maps_wf") -> Workflow:
     maps = Node(
         MapCorrected(tissues=dict(plan.tissues), protocol=dict(plan.protocol)),
         name="maps",
-        mem_gb=3.0,
     )
     save = Node(
         SaveCorrected(

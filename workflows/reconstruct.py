@@ -125,9 +125,8 @@ def init_reconstruct_wf(plan: SodiumPlan, name: str = "reconstruct_wf") -> Workf
     source = Node(
         SOURCES[plan.is_kspace](tissues=plan.kernel_tissues, **plan.source),
         name="source",
-        mem_gb=2.0,
     )
-    receive = Node(CorrectReceive(**plan.receive), name="receive", mem_gb=1.0)
+    receive = Node(CorrectReceive(**plan.receive), name="receive")
     result = Node(
         IdentityInterface([*OUTPUTS, *(OF_TRANSMIT if plan.transmit else [])]), name="outputnode"
     )
@@ -188,7 +187,6 @@ def add_transmit(workflow: Workflow, plan: SodiumPlan, receive: Node) -> Node:
     transmit = Node(
         CorrectTransmit(protocol=dict(plan.protocol), **plan.transmit),
         name="transmit",
-        mem_gb=1.0,
     )
     taken = ("noise_file", "static_file", "static_noise_file", "field_file", "properties")
     workflow.connect(

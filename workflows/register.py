@@ -66,7 +66,7 @@ def init_register_wf(
     source = Node(IdentityInterface(INPUTS), name="inputnode")
     given = {"given_xfm": given_xfm} if given_xfm else {}
     interface = RegisterSodium(sloppy=sloppy, **given, **options)
-    register = Node(interface, name="register", mem_gb=1.0)
+    register = Node(interface, name="register")
     result = Node(IdentityInterface(OUTPUTS), name="outputnode")
     workflow.connect([
         (source, register, [(port, port) for port in INPUTS]),

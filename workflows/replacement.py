@@ -51,9 +51,8 @@ def init_phantom_wf(plan: SodiumPlan, name: str = "phantom_wf") -> Workflow:
     source = Node(
         SOURCES[plan.is_kspace](tissues={PHANTOM: dict(known["constants"])}, **known["source"]),
         name="source",
-        mem_gb=2.0,
     )
-    receive = Node(CorrectReceive(**plan.receive), name="receive", mem_gb=1.0)
+    receive = Node(CorrectReceive(**plan.receive), name="receive")
     measure = Node(
         MeasurePhantom(
             protocol=dict(plan.protocol),

@@ -43,9 +43,7 @@ def init_template_wf(reference: ReferencePlan, sloppy: bool, name: str = "poses_
     """
     workflow = Workflow(name=name)
     workflow.__desc__ = TEMPLATE_DESCRIPTION
-    build = Node(
-        BuildTemplate(in_files=list(reference.images), sloppy=sloppy), name="build", mem_gb=2.0
-    )
+    build = Node(BuildTemplate(in_files=list(reference.images), sloppy=sloppy), name="build")
     result = Node(IdentityInterface([*POSES, "reference_file", "lesion_file"]), name="outputnode")
     ports = [*POSES, "reference_file"]
     workflow.connect([(build, result, [(port, port) for port in ports])])
@@ -85,7 +83,6 @@ def init_alignment_wf(reference: ReferencePlan, name: str = "poses_wf") -> Workf
             in_files=list(reference.images), reference_index=reference.reference_index
         ),
         name="align",
-        mem_gb=2.0,
     )  # fmt: skip
     result = Node(IdentityInterface(POSES), name="outputnode")
     workflow.connect([

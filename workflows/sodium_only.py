@@ -35,7 +35,7 @@ def init_sodium_only_wf(plan: SodiumPlan) -> Workflow:
     workflow.__desc__ = DESCRIPTION
     constants = {"tissues": dict(plan.tissues), "protocol": dict(plan.protocol)}
     image = init_reconstruct_wf(plan)
-    regions = Node(SampleDrawnRegions(**plan.regions), name="regions", mem_gb=1.0)
+    regions = Node(SampleDrawnRegions(**plan.regions), name="regions")
     calibrate = Node(
         Calibrate(
             reference=plan.reference,

@@ -97,16 +97,13 @@ def _tabulate(plan: SodiumPlan, lesions: LesionPlan, table: str) -> Node:
             protocol=dict(plan.protocol),
         ),
         name=f"tabulate_{table}",
-        mem_gb=3.0,
     )
 
 
 def _label(lesions: LesionPlan, table: str) -> Node:
     if table == SHELLS:
-        return Node(LabelShells(edges=list(lesions.edges)), name="label_shells", mem_gb=1.0)
-    return Node(
-        LabelMirrors(classes=list(lesions.classes)), name="label_contralateral", mem_gb=1.5
-    )
+        return Node(LabelShells(edges=list(lesions.edges)), name="label_shells")
+    return Node(LabelMirrors(classes=list(lesions.classes)), name="label_contralateral")
 
 
 def _keep(lesions: LesionPlan, table: str) -> Node:

@@ -116,7 +116,7 @@ def _normalize(workflow: Workflow, source: Node, template: TemplatePlan, sloppy:
     port = template_port(template.name)
     files = {"template_file": template.image, "template_mask": template.mask}
     given = files if template.image else {}
-    node = Node(Normalize(sloppy=sloppy, **given), name=f"normalize_{port}", mem_gb=2.5)
+    node = Node(Normalize(sloppy=sloppy, **given), name=f"normalize_{port}")
     save = Node(
         SaveTransforms(outputs=dict(template.outputs), provenance=dict(template.provenance)),
         name=f"save_{port}",
@@ -160,7 +160,7 @@ def init_space_wf(plan: SodiumPlan, space: SpacePlan) -> Workflow:
     workflow.__desc__ = RESAMPLED
     source = Node(IdentityInterface(SPACE_INPUTS), name="inputnode")
     grid = {"grid_file": space.grid} if space.grid else {"resolution": space.resolution}
-    resample = {port: Node(ResampleToTemplate(**grid), name=port, mem_gb=1.0) for port in MAPS}
+    resample = {port: Node(ResampleToTemplate(**grid), name=port) for port in MAPS}
     save = Node(
         SaveSpace(
             outputs=dict(space.outputs),

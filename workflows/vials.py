@@ -49,7 +49,6 @@ def init_vials_wf(plan: SodiumPlan, name: str = "vials_wf") -> Workflow:
             **(plan.vial_search or {}),
         ),
         name="find",
-        mem_gb=1.0,
     )
     result = Node(IdentityInterface(OUTPUTS), name="outputnode")
     workflow.connect([

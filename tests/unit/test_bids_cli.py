@@ -108,6 +108,7 @@ def test_a_work_folder_that_cannot_be_written_is_refused_where_it_is_needed(pars
         (["--gradient-delay", "2", "0", "-1"], "gradient_delay", (2e-6, 0.0, -1e-6)),
         (["--gradient-delay", "estimate"], "estimate_delay", True),
         (["--low-mem"], "low_mem", True),
+        (["--resource-monitor"], "resource_monitor", True),
         (
             ["--subject-anatomical-reference", "first-lex"],
             "subject_anatomical_reference",

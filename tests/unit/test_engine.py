@@ -211,9 +211,17 @@ def test_the_work_folder_of_this_code_stays_the_same(tmp_path):
 
 def test_the_local_pool_is_used_unless_a_plugin_is_given(tmp_path):
     assert engine._plugin(settings(tmp_path))["plugin"] is Pool
-    own = {"plugin": "SLURM", "plugin_args": {"sbatch_args": "-t 10"}}
+    own = {"plugin": "Linear", "plugin_args": {}}
     given = Settings(Path("raw"), Path("out"), Path("work"), nipype_plugin=own)
     assert engine._plugin(given) == own
+
+
+def test_a_local_pool_of_a_plugin_file_is_ours_with_its_arguments():
+    own = {"plugin": "MultiProc", "plugin_args": {"n_procs": 7}}
+    given = Settings(Path("raw"), Path("out"), Path("work"), nipype_plugin=own, memory_gb=5.0)
+    held = engine._plugin(given)
+    assert held["plugin"] is Pool
+    assert (held["plugin_args"]["n_procs"], held["plugin_args"]["memory_gb"]) == (7, 5.0)
 
 
 def test_processes_and_memory_reach_the_pool():

@@ -1,0 +1,57 @@
+#!/bin/bash
+# One subject per task of a SGE array, then the group level: bash submit_sge.sh BIDS_DIR OUT_DIR
+# WORK_DIR [options of sodiumprep]. All three folders must lie on a disk that the nodes share.
+set -euo pipefail
+
+# how sodiumprep is called: the command, or a container as the README has it
+SODIUMPREP=${SODIUMPREP:-sodiumprep}
+CPUS=${CPUS:-2}            # of each subject
+MEM_GB=${MEM_GB:-8}       # of each subject
+TIME=${TIME:-06:00:00}    # of each subject
+AT_ONCE=${AT_ONCE:-50}    # subjects that run at a time
+PE=${PE:-smp}             # parallel environment of your cluster: qconf -spl
+MEMORY=${MEMORY:-mem_free}  # what your cluster calls memory: mem_free, h_vmem (per processor), …
+EXTRA=${EXTRA:-}          # more for qsub, such as -q long.q -P brain
+
+if [ $# -lt 3 ]; then
+    sed -n '2,3s/^# //p' "$0" >&2
+    exit 2
+fi
+bids=$(realpath "$1") out=$(realpath -m "$2") work=$(realpath -m "$3")
+shift 3
+options=$(printf '%q ' "$@")
+[ $# -gt 0 ] || options=''
+jobs=$work/sge-$(date +%Y%m%d-%H%M%S)
+mkdir -p "$jobs" "$out"
+
+# the subjects are numbered as the tasks are; SUBJECTS="01 07" takes those alone
+if [ -n "${SUBJECTS:-}" ]; then
+    printf '%s\n' $SUBJECTS
+else
+    find "$bids" -maxdepth 1 -name 'sub-*' -printf '%f\n' | sort
+fi > "$jobs/subjects.txt"
+count=$(wc -l < "$jobs/subjects.txt")
+[ "$count" -gt 0 ] || { echo "no sub-* in $bids" >&2; exit 2; }
+
+cat > "$jobs/subject.sh" <<JOB
+#!/bin/bash
+cd $(printf '%q' "$PWD")
+subject=\$(sed -n "\${SGE_TASK_ID}p" $(printf '%q' "$jobs/subjects.txt"))
+exec $SODIUMPREP $(printf '%q ' "$bids" "$out")participant --participant-label "\$subject" \\
+    -w $(printf '%q' "$work") --skip-bids-validation --nprocs $CPUS --mem ${MEM_GB}GB $options
+JOB
+cat > "$jobs/group.sh" <<JOB
+#!/bin/bash
+cd $(printf '%q' "$PWD")
+exec $SODIUMPREP $(printf '%q ' "$bids" "$out")group
+JOB
+
+# shellcheck disable=SC2086  # EXTRA holds several words
+array=$(qsub -terse $EXTRA -N sodiumprep -t "1-$count" -tc "$AT_ONCE" -pe "$PE" "$CPUS" \
+    -l "$MEMORY=${MEM_GB}G" -l h_rt="$TIME" -S /bin/bash -j y -o "$jobs/" "$jobs/subject.sh")
+array=${array%%.*}
+# after all subjects, also after those that failed: the others have results
+# shellcheck disable=SC2086
+group=$(qsub -terse $EXTRA -N sodiumprep-group -hold_jid "$array" -l "$MEMORY=4G" \
+    -l h_rt=01:00:00 -S /bin/bash -j y -o "$jobs/" "$jobs/group.sh")
+echo "$count subject(s): job $array; group level: job $group; scripts and output: $jobs"
