@@ -106,12 +106,17 @@ def execute(workflow: Workflow, settings: Settings) -> dict[str, str]:
         gc.unfreeze()
     if settings.resource_monitor:
         write_measured(workflow, settings.out_dir / "logs" / f"resources-{crashes.name[6:]}.tsv")
-    failures = read_crashes(crashes)
-    if isinstance(plugin["plugin"], Pool):
-        for node, trace in plugin["plugin"].unwritten.items():
-            failures.setdefault(node.split(".")[1], _told(read_trace(node, trace)))
+    failures = _with_unwritten(read_crashes(crashes), plugin["plugin"])
     if stopped and not failures:
         raise UserError(f"work folder {work_folder(settings)}: {stopped}")
+    return failures
+
+
+def _with_unwritten(failures: dict[str, str], plugin: Any) -> dict[str, str]:
+    """Add the failures that no crash file tells, since it could not be written."""
+    if isinstance(plugin, Pool):
+        for node, trace in plugin.unwritten.items():
+            failures.setdefault(node.split(".")[1], _told(read_trace(node, trace)))
     return failures
 
 

@@ -112,6 +112,8 @@ def as_design(model: Model, numbers: Iterable[str]) -> designs.Model:
         groups=tuple(c for c in columns if c not in known),
         slopes=tuple(c for c in columns if c in known),
         site=next((c for c in model.random if c != "participant_id"), None),
+        reference=model.reference,
+        contrasts=model.contrasts,
     )
 
 

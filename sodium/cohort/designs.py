@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import formulaic
@@ -32,6 +32,11 @@ class Model:
         Columns of the formula that are numbers.
     site
         Column with a random intercept; every subject stays at one site. None: no such column.
+    reference
+        Level of a group that the others are compared with; else the first by name.
+    contrasts
+        What is tested instead of all pairs and slopes: weights of conditions (``group.patients``,
+        ``age``), by name.
     robust
         Whether to skip the mixed model for least squares with standard errors by subject.
     confidence
@@ -42,6 +47,8 @@ class Model:
     groups: Sequence[str] = ("group",)
     slopes: Sequence[str] = ()
     site: str | None = None
+    reference: Mapping[str, str] = field(default_factory=dict)
+    contrasts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     robust: bool = False
     confidence: float = 0.95
 
@@ -224,23 +231,63 @@ def _contrasts(
         changed = spec.get_model_matrix(rows.assign(**assumed), na_action="ignore")
         return np.asarray(changed, float).mean(axis=0)
 
-    def slope(name: str, **assumed: object) -> Floats:
-        return predicted(**{name: rows[name] + 1.0}, **assumed) - predicted(**assumed)
+    weights: dict[str, _Weights]
+    if model.contrasts:
+        asked = model.contrasts.items()
+        weights = {name: _asked(rows, model, wanted, predicted) for name, wanted in asked}
+    else:
+        weights = _all_pairs(rows, model, predicted)
+    return {
+        name: Contrast(each, spread, not within[np.abs(each) > 1e-12].any())
+        for name, (each, spread) in weights.items()
+    }
 
-    weights: dict[str, tuple[Floats, float]] = {}
-    for name in model.slopes:
-        weights[f"{name}"] = slope(name), float(rows[name].std())
+
+_Weights = tuple[Floats, float]  # of the coefficients; spread that the effect is standardized by
+_Predicted = Callable[..., Floats]  # mean row of the design, columns as they are assumed
+
+
+def _slope(rows: pd.DataFrame, predicted: _Predicted, name: str, **assumed: object) -> Floats:
+    return predicted(**{name: rows[name] + 1.0}, **assumed) - predicted(**assumed)
+
+
+def _all_pairs(rows: pd.DataFrame, model: Model, predicted: _Predicted) -> dict[str, _Weights]:
+    """Return all slopes, and all pairs of levels, each level less the reference."""
+    spreads = {name: float(rows[name].std()) for name in model.slopes}
+    weights = {name: (_slope(rows, predicted, name), spreads[name]) for name in model.slopes}
     for name in model.groups:
-        means = {level: predicted(**{name: level}) for level in sorted(rows[name].unique())}
-        slopes = {(by, one): slope(by, **{name: one}) for by in model.slopes for one in means}
+        first = model.reference.get(name)
+        order = sorted(rows[name].unique(), key=lambda level: (level != first, level))
+        means = {level: predicted(**{name: level}) for level in order}
+        slopes = {
+            (by, level): _slope(rows, predicted, by, **{name: level})
+            for by in model.slopes
+            for level in means
+        }
         for one, other in combinations(means, 2):
             weights[f"{name}: {other} - {one}"] = means[other] - means[one], 1.0
             for by in model.slopes:
                 change = slopes[by, other] - slopes[by, one]
                 if np.abs(change).max() > 1e-9:  # an interaction
-                    spread = float(rows[by].std())
-                    weights[f"{by} by {name}: {other} - {one}"] = change, spread
-    return {
-        name: Contrast(each, spread, not within[np.abs(each) > 1e-12].any())
-        for name, (each, spread) in weights.items()
-    }
+                    weights[f"{by} by {name}: {other} - {one}"] = change, spreads[by]
+    return weights
+
+
+def _asked(
+    rows: pd.DataFrame, model: Model, wanted: Mapping[str, float], predicted: _Predicted
+) -> _Weights:
+    """Return a sum of conditions: ``group.patients`` for a level, ``age`` for a slope."""
+    total: Floats = np.zeros_like(predicted())
+    spread = 1.0
+    for condition, weight in wanted.items():
+        name, _, level = condition.partition(".")
+        if name in model.slopes and not level:
+            total = total + weight * _slope(rows, predicted, name)
+            spread = float(rows[name].std())
+        elif name in model.groups and level in set(rows[name]):
+            total = total + weight * predicted(**{name: level})
+        else:
+            known = [f"{g}.{one}" for g in model.groups for one in sorted(rows[g].unique())]
+            told = ", ".join([*known, *model.slopes])
+            raise ValueError(f"condition {condition} is not in the model; there are: {told}")
+    return total, spread

@@ -278,3 +278,29 @@ def test_type_one_error_and_coverage_are_as_stated_with_ten_per_group(sessions):
     false = sum(effect.p < 0.05 for effect in effects)
     assert stats.binomtest(false, 60, 0.05).pvalue > 0.005
     assert all((effect.p < 0.05) == (effect.ci_low * effect.ci_high > 0) for effect in effects)
+
+
+AGED = Model("group + age", ("group",), ("age",))
+
+
+def test_a_contrast_that_is_written_is_the_same_sum_of_predictions(rng):
+    table = cohort(rng)
+    usual = differences(table, AGED).effects
+    written = {"both": {"group.patient": 1.0, "group.control": -1.0, "age": 10.0}}
+    found = differences(table, replace(AGED, contrasts=written)).effects
+    assert list(found) == ["both"]
+    expected = usual[CONTRAST].estimate + 10 * usual["age"].estimate
+    assert found["both"].estimate == pytest.approx(expected)
+
+
+def test_the_reference_turns_the_sign_of_a_difference(rng):
+    table = cohort(rng)
+    turned = differences(table, Model(reference={"group": "patient"})).effects
+    usual = differences(table, Model()).effects[CONTRAST]
+    assert turned["group: control - patient"].estimate == pytest.approx(-usual.estimate)
+
+
+def test_a_condition_that_is_not_there_is_named_with_those_that_are(rng):
+    model = Model(contrasts={"x": {"group.other": 1.0}})
+    with pytest.raises(ValueError, match=r"group\.other .*group\.control, group\.patient"):
+        differences(cohort(rng), model)
