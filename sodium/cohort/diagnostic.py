@@ -363,7 +363,7 @@ def cutoff(
 
     The cut-off is chosen anew in every resampled cohort. How much better it does there than in
     the whole cohort is its optimism: the mean of it is taken off, its spread makes the interval.
-    In small cohorts a part of the optimism stays (a quarter with 25 subjects of each class).
+    In small cohorts a part of the optimism stays (a third with 25 subjects of each class).
 
     Parameters
     ----------
