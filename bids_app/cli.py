@@ -9,11 +9,12 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from sodiumprep.bids_app.arguments import (
     distance,
@@ -26,7 +27,7 @@ from sodiumprep.bids_app.arguments import (
 )
 from sodiumprep.bids_app.metadata import UserError, load_vials, read_json, read_text
 from sodiumprep.bids_app.record import TABLE as RECORD
-from sodiumprep.bids_app.record import given_options
+from sodiumprep.bids_app.record import all_options, given_options, write_record
 from sodiumprep.bids_app.relaxation import load_relaxation
 from sodiumprep.bids_app.settings import (
     DEFAULT_COVERAGE,
@@ -98,9 +99,14 @@ def parse_settings(argv: Sequence[str]) -> Settings:
     tokens = [_dashed(argument) for argument in argv]
     configured = _config_tokens(tokens)
     parser = build_parser()
-    defaults = _config_defaults(parser, *configured) if configured else None
+    defaults = _config_defaults(parser, configured.tokens, configured.path) if configured else None
     options = parser.parse_args(tokens, defaults)
-    options.given = given_options(build_parser(), tokens, configured[0] if configured else ())
+    first = configured.tokens if configured else ()
+    held = given_options(build_parser(), tokens, first)
+    options.resolved = all_options(build_parser(), held)
+    defaulted = configured.defaulted if configured else ()
+    typed = given_options(build_parser(), tokens)
+    options.given = {n: v for n, v in held.items() if n not in defaulted or n in typed}
     return _to_settings(options)
 
 
@@ -478,7 +484,10 @@ def _run(settings: Settings) -> int:
     if settings.level == "group":
         from sodiumprep.bids_app.group import run_group
 
-        return run_group(settings)
+        started = time.localtime()
+        code = run_group(settings)
+        write_record(settings, (), started=started)  # of what could not be started there is none
+        return code
     from sodiumprep.bids_app.run import run_participant
 
     return run_participant(settings)
@@ -507,8 +516,16 @@ def _validator_errors(answer: str) -> list[str] | None:
     ]
 
 
-def _config_tokens(tokens: Sequence[str]) -> tuple[list[str], Path] | None:
-    """Return what a configuration file asks, as arguments, and its path."""
+class _Configured(NamedTuple):
+    """A configuration file: what it asks, as arguments, and which of it were defaults."""
+
+    path: Path
+    tokens: list[str]
+    defaulted: frozenset[str]
+
+
+def _config_tokens(tokens: Sequence[str]) -> _Configured | None:
+    """Return what a configuration file asks."""
     finder = _Parser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config-file", type=Path)
     path = finder.parse_known_args(tokens)[0].config_file
@@ -518,10 +535,11 @@ def _config_tokens(tokens: Sequence[str]) -> tuple[list[str], Path] | None:
         options = tomllib.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as TOML: {error}") from error
-    options.pop(RECORD, None)
-    return [
-        part for name, value in options.items() for part in _as_tokens(path, name, value)
-    ], path
+    told = options.pop(RECORD, None)
+    given = told.get("given") if isinstance(told, dict) else None
+    defaulted = frozenset(options).difference(given) if isinstance(given, list) else frozenset()
+    parts = [part for name, value in options.items() for part in _as_tokens(path, name, value)]
+    return _Configured(path, parts, defaulted)
 
 
 def _config_defaults(
@@ -542,6 +560,8 @@ def _as_tokens(path: Path, name: str, value: object) -> list[str]:
         return [option] if value else []
     if isinstance(value, dict):
         return [option, *(f"{key}={part}" for key, part in value.items())]
+    if value == []:
+        return []  # as in a record: nothing was asked
     return [option, *map(str, value)] if isinstance(value, list) else [f"{option}={value}"]
 
 
@@ -609,6 +629,7 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         nipype_plugin=_read_plugin(_absolute(options.nipype_plugin_file)),
         aggregate_session_reports=options.aggregate_session_reports,
         options=options.given,
+        resolved=options.resolved,
     )
 
 

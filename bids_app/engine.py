@@ -1,4 +1,4 @@
-"""Running a Nipype graph: its configuration, its progress, its failures in one line each."""
+"""Running a Nipype graph: its configuration, its pool, its failures in one line each."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from nipype import logging as nipype_logging
 from nipype.pipeline.engine import Workflow
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 
+from sodiumprep.bids_app.progress import Course, Lines, Listener
 from sodiumprep.bids_app.settings import Settings
 
 _NODE = re.compile(r"^Node: (\S+)", re.MULTILINE)
@@ -83,7 +84,9 @@ def work_folder(settings: Settings) -> Path:
     return settings.work_dir / f"sodiumprep-{version('sodiumprep')}-{digest.hexdigest()[:8]}"
 
 
-def execute(workflow: Workflow, settings: Settings) -> dict[str, str]:
+def execute(
+    workflow: Workflow, settings: Settings, listener: Listener | None = None
+) -> dict[str, str]:
     """Run a graph to its end.
 
     Parameters
@@ -92,6 +95,8 @@ def execute(workflow: Workflow, settings: Settings) -> dict[str, str]:
         Complete graph.
     settings
         The user's choices.
+    listener
+        Is told of every node that starts, ends or fails; lines are printed if None.
 
     Returns
     -------
@@ -105,7 +110,8 @@ def execute(workflow: Workflow, settings: Settings) -> dict[str, str]:
     workflow.base_dir = str(work_folder(settings))
     workflow.config["execution"] = dict(nipype_config._sections["execution"])
     plugin = _plugin(settings)
-    plugin["plugin_args"]["status_callback"] = Progress(workflow)
+    heard = listener or Lines(Course(list(workflow.list_node_names()), settings.nprocs))
+    plugin["plugin_args"]["status_callback"] = heard
     if plugin["plugin"] is Pool:
         plugin["plugin"] = Pool(plugin["plugin_args"])
     stopped = ""
@@ -212,9 +218,12 @@ def _configure(settings: Settings, crashes: Path) -> None:
         "logging": {"log_to_file": False},
     })  # fmt: skip
     nipype_logging.update_logging(nipype_config)
-    level = logging.INFO if settings.verbose else logging.CRITICAL
+    level = logging.INFO if settings.verbose else logging.WARNING
     for name in ("nipype", "nipype.workflow", "nipype.interface", "nipype.utils"):
-        logging.getLogger(name).setLevel(level)
+        logging.getLogger(name).setLevel(level)  # warnings go to the logs of the subjects
+    for handler in logging.getLogger("nipype").handlers:
+        if type(handler) is logging.StreamHandler:  # Nipype's own, to the terminal
+            handler.setLevel(level if settings.verbose else logging.CRITICAL)
 
 
 def _plugin(settings: Settings) -> dict[str, Any]:
@@ -225,33 +234,3 @@ def _plugin(settings: Settings) -> dict[str, Any]:
     if settings.memory_gb:
         arguments["memory_gb"] = settings.memory_gb
     return {"plugin": Pool, "plugin_args": arguments}
-
-
-class Progress:
-    """Prints a line for each node that ends.
-
-    Parameters
-    ----------
-    workflow
-        Whose nodes are counted.
-    """
-
-    def __init__(self, workflow: Workflow) -> None:
-        self.total = sum(1 for node in workflow.list_node_names() if not _is_port(node))
-        self.done, self.started = 0, time.monotonic()
-
-    def __call__(self, node: Any, status: str) -> None:
-        """Take Nipype's word that a node has started, ended or failed."""
-        if status == "start" or _is_port(node.name):
-            return
-        self.done += 1
-        parts = node.fullname.split(".")[1:]
-        subject = parts[0].removesuffix("_wf").replace("sub_", "sub-").replace("_ses_", " ses-")
-        step = " ".join(part.removesuffix("_wf").replace("_", " ") for part in parts[1:])
-        word = "" if status == "end" else "  FAILED"
-        clock = f"{time.monotonic() - self.started:5.0f} s {self.done:3d}/{self.total}"
-        print(f"[{clock}] {subject}: {step}{word}", flush=True)
-
-
-def _is_port(name: str) -> bool:
-    return name.rpartition(".")[2] in ("inputnode", "outputnode")

@@ -107,11 +107,11 @@ def _asked(record: Record | None) -> dict[str, Any]:
         ("Started", plain_value(told.get("started"))),
         ("Software", plain_value(software)),
     ]
-    options = [(f"--{name}", plain_value(value)) for name, value in record.options.items()]
+    options = [(f"--{name}", plain_value(value)) for name, value in record.given.items()]
     return {
         "problem": "",
         "command": str(told.get("command", "")),
-        "file": f"logs/{record.path.name}",
+        "file": f"logs/{record.path.parent.name}/{record.path.name}",
         "facts": facts,
         "options": options,
     }

@@ -83,9 +83,12 @@ def test_any_text_survives_a_record(study):
 def test_the_last_record_of_a_subject_counts_and_a_broken_one_does_not(study):
     settings = asked()
     first = write_record(settings, ["01"])
-    for name, content in (("run-20990101-000000-a.toml", "?"), ("run-2098.toml", "a = 1")):
-        first.with_name(name).write_text(content)
-    later = first.with_name("run-20970101-000000-b.toml")
+    logs = first.parents[1]
+    for name, content in (("run-20990101-000000-a", "?"), ("run-2098", "a = 1")):
+        (logs / name).mkdir()
+        (logs / name / "config.toml").write_text(content)
+    later = logs / "run-20970101-000000-b" / "config.toml"
+    later.parent.mkdir()
     later.write_text(write_record(settings, ["02"], [("03", "lost")]).read_text())
     assert last_record(settings.out_dir, "01").path == first
     assert last_record(settings.out_dir, "03").path == later
