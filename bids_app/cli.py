@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
-import shutil
-import subprocess
 import sys
 import time
 import tomllib
@@ -46,12 +43,12 @@ from sodiumprep.bids_app.settings import (
     available_processors,
 )
 from sodiumprep.bids_app.templates import read_spaces
+from sodiumprep.bids_app.validation import validate_dataset
 from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
 
 EXIT_USAGE = 2
 FLUID_RANGE = (50.0, 250.0)  # mmol/L; a fluid of the body beyond it is a mistake
 LARGEST_DELAY = 50e-6  # s; a longer one is a mistake of unit
-VALIDATOR = "bids-validator-deno"
 FILTER_GROUPS = ("sodium", "anat", "fmap")
 
 
@@ -79,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = parse_settings(arguments)
         os.environ.update(settings.environment())
         if settings.level == "participant" and not settings.skip_bids_validation:
-            validate_dataset(settings.bids_dir)
+            validate_dataset(settings.bids_dir, settings.participants)
         return _run(settings)
     except UserError as error:
         if any(re.fullmatch("-v+|--verbose", argument) for argument in arguments):
@@ -446,39 +443,6 @@ def _add_engine(engine: argparse._ArgumentGroup) -> None:
     )
 
 
-def validate_dataset(bids_dir: Path) -> None:
-    """Run the BIDS validator, or say that it is not installed.
-
-    What it finds in the folder of a subject is said and left to the checks of that subject, so
-    that one broken file does not keep the others from being processed.
-
-    Raises
-    ------
-    UserError
-        If the dataset has errors outside of its subjects' folders.
-    """
-    beside = Path(sys.executable).with_name(VALIDATOR)
-    program = str(beside) if beside.exists() else shutil.which(VALIDATOR)
-    if program is None:
-        print(f"sodiumprep: {VALIDATOR} is not installed: dataset not validated", file=sys.stderr)
-        return
-    command = [program, str(bids_dir), "--ignoreWarnings", "--format", "json"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    errors = _validator_errors(answer.stdout)
-    if errors is None:
-        print(f"sodiumprep: {VALIDATOR} did not answer: dataset not validated", file=sys.stderr)
-        return
-    for error in errors:
-        if error.startswith("/sub-"):
-            print(f"sodiumprep: BIDS error in {error}")
-    fatal = [error for error in errors if not error.startswith("/sub-")]
-    if fatal:
-        raise UserError(
-            f"{bids_dir}: {len(fatal)} BIDS error(s), first: {fatal[0]} "
-            "(--skip-bids-validation goes on all the same)"
-        )
-
-
 def _run(settings: Settings) -> int:
     # Imported here: ITK reads its number of threads once, and --help shall be quick.
     if settings.level == "group":
@@ -502,18 +466,6 @@ def _dashed(argument: str) -> str:
         return argument
     name, equals, value = argument.partition("=")
     return name.replace("_", "-") + equals + value
-
-
-def _validator_errors(answer: str) -> list[str] | None:
-    try:
-        issues = json.loads(answer)["issues"]["issues"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    errors = [issue for issue in issues if issue.get("severity") == "error"]
-    return [
-        " ".join(filter(None, (issue.get("location"), issue["code"], issue.get("subCode"))))
-        for issue in errors
-    ]
 
 
 class _Configured(NamedTuple):

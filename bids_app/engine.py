@@ -55,6 +55,10 @@ class Pool(MultiProcPlugin):
         self._ended.wait(POLL_SECONDS if self.pending_tasks else SOON)
         self._ended.clear()
 
+    def _clear_task(self, taskid: int) -> None:
+        super()._clear_task(taskid)
+        self._taskresult.pop(taskid, None)  # kept, they grow with the number of subjects
+
     def _async_callback(self, args: Any) -> None:
         try:
             super()._async_callback(args)

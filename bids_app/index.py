@@ -123,6 +123,9 @@ def find_participants(settings: Settings) -> tuple[str, ...]:
         If a label is unknown, or the dataset has no subject at all.
     """
     roots = (settings.bids_dir, settings.bids_dir / "sourcedata")
+    asked = [f"sub-{label}" for label in settings.participants]
+    if asked and all(any((root / name).is_dir() for root in roots) for name in asked):
+        return settings.participants  # of thousands of others nothing need be known
     folders = [folder for root in roots for folder in root.glob("sub-*") if folder.is_dir()]
     known = sorted({folder.name.removeprefix("sub-") for folder in folders})
     if not known:

@@ -36,6 +36,8 @@ def main() -> int:
     raw = options.folder / "raw"
     if not raw.exists():
         make_subjects(raw, options.subjects)
+    found = sorted(path.name.removeprefix("sub-") for path in raw.glob("sub-*"))
+    labels = found[: options.subjects]
     anatomy = f"anat={raw / 'derivatives/anat'}"
     places = [
         "-d",
@@ -46,7 +48,9 @@ def main() -> int:
     ]
     command = [*APP, str(raw), str(options.folder / "out"), "participant", *places, "--sloppy",
                "--nprocs", str(options.nprocs), "--omp-nthreads", "1", "--no-viewer",
-               "--skip-bids-validation"]  # fmt: skip
+               "--skip-bids-validation",
+        "--participant-label",
+        *labels,]  # fmt: skip
     seen = watch(command, options.folder / "run.log", options.limit, every=1.0)
     tell(seen, options.folder, options.subjects, options.nprocs)
     return 0 if seen.code == 0 else 1
