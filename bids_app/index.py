@@ -285,7 +285,8 @@ def _layout(settings: Settings, participants: Sequence[str]) -> BIDSLayout:
     if stored is not None and (stored / DATABASE).exists():
         return _stored_layout(settings, stored)
     # An index that is kept must hold every subject, or the next run misses some.
-    wanted = None if stored else participants
+    # And of thousands of labels no pattern is made where all are wanted.
+    wanted = participants if settings.participants and not stored else None
     indexer = BIDSLayoutIndexer(validate=False, ignore=_ignored(wanted))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on IntendedFor, which is read here, not there

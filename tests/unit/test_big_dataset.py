@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from sodiumprep.bids_app.ages import read_age
 from sodiumprep.bids_app.dataset import collect
 from sodiumprep.bids_app.index import find_participants
 from sodiumprep.bids_app.settings import Settings
@@ -82,6 +83,18 @@ def test_a_derivatives_folder_is_listed_once_for_all_subjects(many):
     with touched() as names:
         collect(settings)
     assert names.count(str(many / "ready")) <= 2  # is there a subject; and whose are its files
+
+
+def test_the_table_of_participants_is_read_once_until_it_changes(many):
+    table = many / "raw" / "participants.tsv"
+    table.write_text("participant_id\tage\nsub-001\t30\nsub-002\t40\nsub-001\t50\n")
+    with touched() as names:
+        ages = [read_age(many / "raw", f"{number:03d}", None) for number in range(1, SUBJECTS)]
+    assert names.count(str(table)) == 1
+    assert ages[:3] == [30, 40, None]
+    table.write_text("participant_id\tage\nsub-001\t31\n")
+    assert read_age(many / "raw", "001", None) == 31
+    table.unlink()
 
 
 def test_a_dangling_link_is_a_failure_of_its_subject_alone(many):
