@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +140,12 @@ def append(path: Path, lines: Iterable[str]) -> None:
     """
     now = time.strftime("%Y-%m-%d %H:%M:%S")
     text = "".join(f"{now} {without_home(line)}\n" for line in lines)
-    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o664)
-    try:
-        os.write(opened, text.encode(errors="replace"))
-    finally:
-        os.close(opened)
+    with suppress(OSError):  # a disk that is full must not end the run that fills it
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o664)
+        try:
+            os.write(opened, text.encode(errors="replace"))
+        finally:
+            os.close(opened)
 
 
 def _head(path: Path, subject: str) -> list[str]:

@@ -94,3 +94,9 @@ def test_lines_are_appended(tmp_path):
     append(tmp_path / "a.log", ["two \udc80"])
     assert [line[20:] for line in (tmp_path / "a.log").read_text().splitlines()] == [
         "one", "two ?"]  # fmt: skip
+
+
+def test_a_log_that_cannot_be_written_ends_nothing(tmp_path):
+    (tmp_path / "a.log").mkdir()
+    append(tmp_path / "a.log", ["one"])
+    assert list((tmp_path / "a.log").iterdir()) == []
