@@ -48,7 +48,13 @@ class Pool(MultiProcPlugin):
     def run(self, graph: Any, config: Mapping[str, Any], updatehash: bool = False) -> None:
         """Run a graph as Nipype does, without its sleep at the end of each look."""
         execution = {**config["execution"], "poll_sleep_duration": 0}
+        gc.freeze()  # of the graph too: of 100 subjects, a look at it took 40 ms to collect
         super().run(graph, {**config, "execution": execution}, updatehash)
+
+    def _generate_dependency_list(self, graph: Any) -> None:
+        super()._generate_dependency_list(graph)
+        # of which one column is read when a node ends; by rows that takes 10 ms of 100 subjects
+        self.refidx = self.refidx.tocsc()
 
     def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
         super()._send_procs_to_workers(updatehash=updatehash, graph=graph)

@@ -47,10 +47,10 @@ def validate_dataset(bids_dir: Path, participants: Sequence[str] = ()) -> None:
         said = f"{VALIDATOR} did not answer ({error}): dataset not validated"
         print(f"sodiumprep: {said}", file=sys.stderr)
         return
-    for error in errors:
-        if error.startswith("/sub-"):
-            print(f"sodiumprep: BIDS error in {error}")
-    fatal = [error for error in errors if not error.startswith("/sub-")]
+    for found in errors:
+        if found.startswith("/sub-"):
+            print(f"sodiumprep: BIDS error in {found}")
+    fatal = [found for found in errors if not found.startswith("/sub-")]
     if fatal:
         raise UserError(
             f"{bids_dir}: {len(fatal)} BIDS error(s), first: {fatal[0]} "

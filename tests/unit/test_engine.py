@@ -8,8 +8,11 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import networkx as nx
 import pytest
-from nipype.pipeline.engine import Workflow
+from nipype.interfaces.utility import Function
+from nipype.pipeline.engine import Node, Workflow
+from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 
 from sodiumprep.bids_app import engine
 from sodiumprep.bids_app.engine import Pool, execute, read_crashes, work_folder
@@ -219,3 +222,23 @@ def test_processes_and_memory_reach_the_pool():
     given = Settings(Path("raw"), Path("out"), Path("work"), nprocs=3, memory_gb=5.0)
     arguments = engine._plugin(given)["plugin_args"]
     assert (arguments["n_procs"], arguments["memory_gb"]) == (3, 5.0)
+
+
+def test_looks_at_a_large_graph_stay_cheap(tmp_path, monkeypatch):
+    """Its nodes are kept out of the collections, and a node that ends is looked up by column."""
+    graph = nx.DiGraph()
+    graph.add_edge(*(Node(Function(["x"], ["y"], f"def f(x): return {n}"), f"n{n}") for n in "12"))
+    pool = Pool({"n_procs": 1})
+    frozen = gc.get_freeze_count()
+    monkeypatch.setattr(MultiProcPlugin, "run", lambda *_: pool._generate_dependency_list(graph))
+    try:
+        pool.run(graph, {"execution": {}})
+        assert gc.get_freeze_count() > frozen + 10_000
+    finally:
+        gc.unfreeze()
+    assert pool.refidx.format == "csc"
+    assert pool.refidx.sum() == 1
+    pool.mapnodesubids = {}
+    for number in range(2):
+        pool._task_finished_cb(number)
+    assert pool.refidx.sum() == 0
