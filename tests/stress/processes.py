@@ -118,7 +118,7 @@ def family(pid: int) -> Iterator[int]:
             yield from family(int(child))
 
 
-def resident(pid: int) -> float:
+def resident(pid: int | str) -> float:
     """Return the memory that a process holds [MB]; 0 where it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
