@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import strategies as st
 
+from sodiumprep.bids_app import cli
 from sodiumprep.bids_app.cli import build_parser, parse_settings
 from sodiumprep.bids_app.history import find_crashes, history_section, known_errors
 from sodiumprep.bids_app.host import resources
@@ -255,6 +256,17 @@ def test_what_failed_is_told_once_and_survives_reports_only(study):
     (settings.out_dir / "sub-01" / "anat").mkdir(parents=True)
     told = history_section(settings.out_dir, "01", ["no EchoTime"])
     assert "No node crashed in the last run" in told["no_crash"]
+
+
+def test_the_group_level_is_recorded_once_it_is_done(study, monkeypatch):
+    monkeypatch.setattr("sodiumprep.bids_app.group.run_group", lambda settings: 0)
+    (study / "out").mkdir()
+    assert cli._run(parse_settings(["raw", "out", "group"])) == 0
+    (path,) = (study / "out" / "logs").glob("run-*/config.toml")
+    told = read_record(path).told
+    assert told["command"] == "sodiumprep raw out group"
+    assert (told["level"], told["subjects"]) == ("group", [])
+    assert last_record(study / "out", "01") is None
 
 
 def test_a_dry_run_leaves_no_record(study):
