@@ -155,7 +155,8 @@ def index_files(
     try:
         for path in _small_files(settings.bids_dir, participants):
             check_file(path, MOST_TEXT)  # before pybids reads it whole, or waits for a pipe
-        layout = _layout(settings, participants)
+        # of thousands of labels no pattern is made where all are wanted
+        layout = _layout(settings, participants if settings.participants else None)
     except INDEX_ERRORS:
         for subject in participants:
             yield subject, _index_alone(settings, subject)
@@ -280,13 +281,12 @@ def _small_files(root: Path, participants: Iterable[str]) -> list[Path]:
     return sorted(found)
 
 
-def _layout(settings: Settings, participants: Sequence[str]) -> BIDSLayout:
+def _layout(settings: Settings, participants: Sequence[str] | None) -> BIDSLayout:
     stored = settings.bids_database_dir
     if stored is not None and (stored / DATABASE).exists():
         return _stored_layout(settings, stored)
     # An index that is kept must hold every subject, or the next run misses some.
-    # And of thousands of labels no pattern is made where all are wanted.
-    wanted = participants if settings.participants and not stored else None
+    wanted = None if stored else participants
     indexer = BIDSLayoutIndexer(validate=False, ignore=_ignored(wanted))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on IntendedFor, which is read here, not there
