@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from sodiumprep.bids_app.metadata import UserError, read_json, read_table
@@ -69,8 +70,16 @@ def _cell(path: Path, column: str, label: str) -> str | None:
     """Return the age in the row of a subject or session; None without row or column."""
     if not path.is_file():
         return None
-    rows = [row for row in read_table(path) if row.get(column) == label]
-    return rows[0].get("age") if rows else None
+    return _column(path, column, path.stat().st_mtime_ns).get(label)
+
+
+@lru_cache(maxsize=16)
+def _column(path: Path, column: str, _changed: int) -> dict[str, str | None]:
+    """Return the ages of a table; it is read once for all its subjects, unless it changes."""
+    ages: dict[str, str | None] = {}
+    for row in read_table(path):
+        ages.setdefault(row.get(column, ""), row.get("age"))
+    return ages
 
 
 def _years(text: str, path: Path, who: str) -> float:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
-import shutil
-import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from sodiumprep.bids_app.arguments import (
     distance,
@@ -29,7 +27,7 @@ from sodiumprep.bids_app.host import memory as available_memory
 from sodiumprep.bids_app.host import processors as available_processors
 from sodiumprep.bids_app.metadata import UserError, load_vials, read_json, read_text
 from sodiumprep.bids_app.record import TABLE as RECORD
-from sodiumprep.bids_app.record import given_options
+from sodiumprep.bids_app.record import all_options, given_options, write_record
 from sodiumprep.bids_app.relaxation import load_relaxation
 from sodiumprep.bids_app.settings import (
     DEFAULT_COVERAGE,
@@ -48,13 +46,13 @@ from sodiumprep.bids_app.settings import (
 )
 from sodiumprep.bids_app.stopping import Stopped, stoppable
 from sodiumprep.bids_app.templates import read_spaces
+from sodiumprep.bids_app.validation import validate_dataset
 from sodiumprep.interfaces.files import WriteError, remove_partials
 from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
 
 EXIT_USAGE = 2
 FLUID_RANGE = (50.0, 250.0)  # mmol/L; a fluid of the body beyond it is a mistake
 LARGEST_DELAY = 50e-6  # s; a longer one is a mistake of unit
-VALIDATOR = "bids-validator-deno"
 FILTER_GROUPS = ("sodium", "anat", "fmap")
 # those of Nipype that end when their jobs have ended
 NIPYPE_PLUGINS = ("MultiProc", "Linear", "SLURM", "SLURMGraph", "PBS", "SGE")
@@ -96,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.update(settings.environment())
         with stoppable():
             if settings.level == "participant" and not settings.skip_bids_validation:
-                validate_dataset(settings.bids_dir)
+                validate_dataset(settings.bids_dir, settings.participants)
             return _run(settings)
     except Stopped as stopped:
         remove_partials(settings.out_dir)
@@ -123,9 +121,14 @@ def parse_settings(argv: Sequence[str]) -> Settings:
     tokens = [_dashed(argument) for argument in argv]
     configured = _config_tokens(tokens)
     parser = build_parser()
-    defaults = _config_defaults(parser, *configured) if configured else None
+    defaults = _config_defaults(parser, configured.tokens, configured.path) if configured else None
     options = parser.parse_args(tokens, defaults)
-    options.given = given_options(build_parser(), tokens, configured[0] if configured else ())
+    first = configured.tokens if configured else ()
+    held = given_options(build_parser(), tokens, first)
+    options.resolved = all_options(build_parser(), held)
+    defaulted = configured.defaulted if configured else ()
+    typed = given_options(build_parser(), tokens)
+    options.given = {n: v for n, v in held.items() if n not in defaulted or n in typed}
     return _to_settings(options)
 
 
@@ -502,45 +505,15 @@ def _add_engine(engine: argparse._ArgumentGroup) -> None:
     )
 
 
-def validate_dataset(bids_dir: Path) -> None:
-    """Run the BIDS validator, or say that it is not installed.
-
-    What it finds in the folder of a subject is said and left to the checks of that subject, so
-    that one broken file does not keep the others from being processed.
-
-    Raises
-    ------
-    UserError
-        If the dataset has errors outside of its subjects' folders.
-    """
-    beside = Path(sys.executable).with_name(VALIDATOR)
-    program = str(beside) if beside.exists() else shutil.which(VALIDATOR)
-    if program is None:
-        print(f"sodiumprep: {VALIDATOR} is not installed: dataset not validated", file=sys.stderr)
-        return
-    command = [program, str(bids_dir), "--ignoreWarnings", "--format", "json"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    errors = _validator_errors(answer.stdout)
-    if errors is None:
-        print(f"sodiumprep: {VALIDATOR} did not answer: dataset not validated", file=sys.stderr)
-        return
-    for error in errors:
-        if error.startswith("/sub-"):
-            print(f"sodiumprep: BIDS error in {error}")
-    fatal = [error for error in errors if not error.startswith("/sub-")]
-    if fatal:
-        raise UserError(
-            f"{bids_dir}: {len(fatal)} BIDS error(s), first: {fatal[0]} "
-            "(--skip-bids-validation goes on all the same)"
-        )
-
-
 def _run(settings: Settings) -> int:
     # Imported here: ITK reads its number of threads once, and --help shall be quick.
     if settings.level == "group":
         from sodiumprep.bids_app.group.run import run_group
 
-        return run_group(settings)
+        started = time.localtime()
+        code = run_group(settings)
+        write_record(settings, (), started=started)  # of what could not be started there is none
+        return code
     from sodiumprep.bids_app.run import run_participant
 
     return run_participant(settings)
@@ -557,20 +530,16 @@ def _dashed(argument: str) -> str:
     return name.replace("_", "-") + equals + value
 
 
-def _validator_errors(answer: str) -> list[str] | None:
-    try:
-        issues = json.loads(answer)["issues"]["issues"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    errors = [issue for issue in issues if issue.get("severity") == "error"]
-    return [
-        " ".join(filter(None, (issue.get("location"), issue["code"], issue.get("subCode"))))
-        for issue in errors
-    ]
+class _Configured(NamedTuple):
+    """A configuration file: what it asks, as arguments, and which of it were defaults."""
+
+    path: Path
+    tokens: list[str]
+    defaulted: frozenset[str]
 
 
-def _config_tokens(tokens: Sequence[str]) -> tuple[list[str], Path] | None:
-    """Return what a configuration file asks, as arguments, and its path."""
+def _config_tokens(tokens: Sequence[str]) -> _Configured | None:
+    """Return what a configuration file asks."""
     finder = _Parser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config-file", type=Path)
     path = finder.parse_known_args(tokens)[0].config_file
@@ -580,10 +549,11 @@ def _config_tokens(tokens: Sequence[str]) -> tuple[list[str], Path] | None:
         options = tomllib.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as TOML: {error}") from error
-    options.pop(RECORD, None)
-    return [
-        part for name, value in options.items() for part in _as_tokens(path, name, value)
-    ], path
+    told = options.pop(RECORD, None)
+    given = told.get("given") if isinstance(told, dict) else None
+    defaulted = frozenset(options).difference(given) if isinstance(given, list) else frozenset()
+    parts = [part for name, value in options.items() for part in _as_tokens(path, name, value)]
+    return _Configured(path, parts, defaulted)
 
 
 def _config_defaults(
@@ -604,6 +574,8 @@ def _as_tokens(path: Path, name: str, value: object) -> list[str]:
         return [option] if value else []
     if isinstance(value, dict):
         return [option, *(f"{key}={part}" for key, part in value.items())]
+    if value == []:
+        return []  # as in a record: nothing was asked
     return [option, *map(str, value)] if isinstance(value, list) else [f"{option}={value}"]
 
 
@@ -679,6 +651,7 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         nipype_plugin=_read_plugin(_absolute(options.nipype_plugin_file)),
         aggregate_session_reports=options.aggregate_session_reports,
         options=options.given,
+        resolved=options.resolved,
     )
 
 

@@ -87,7 +87,7 @@ def collect(settings: Settings) -> tuple[list[SubjectJob], list[tuple[str, str]]
         If nothing can be started: an unknown participant, a forbidden derivatives folder.
     """
     participants = find_participants(settings)
-    check_derivatives(settings.derivatives)
+    check_derivatives(settings.derivatives, participants)
     jobs: list[SubjectJob] = []
     failures: list[tuple[str, str]] = []
     phantoms: set[str] = set()

@@ -1,4 +1,4 @@
-"""Running a Nipype graph: its configuration, its progress, its failures in one line each."""
+"""Running a Nipype graph: its configuration, its pool, its failures in one line each."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from sodiumprep.bids_app.clusters import batch_plugin, is_batch
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.monitor import measure, what_is_too_large, write_measured
 from sodiumprep.bids_app.pool import POLL_SECONDS, Pool
+from sodiumprep.bids_app.progress import Course, Lines, Listener
 from sodiumprep.bids_app.settings import Settings
 
 _NODE = re.compile(r"^Node: (\S+)", re.MULTILINE)
@@ -56,7 +57,9 @@ def work_folder(settings: Settings) -> Path:
     return settings.work_dir / f"sodiumprep-{version('sodiumprep')}-{digest.hexdigest()[:8]}"
 
 
-def execute(workflow: Workflow, settings: Settings) -> dict[str, str]:
+def execute(
+    workflow: Workflow, settings: Settings, listener: Listener | None = None
+) -> dict[str, str]:
     """Run a graph to its end.
 
     Parameters
@@ -65,6 +68,8 @@ def execute(workflow: Workflow, settings: Settings) -> dict[str, str]:
         Complete graph.
     settings
         The user's choices.
+    listener
+        Is told of every node that starts, ends or fails; lines are printed if None.
 
     Returns
     -------
@@ -91,7 +96,8 @@ def execute(workflow: Workflow, settings: Settings) -> dict[str, str]:
     warning = what_is_too_large(workflow, settings.memory_gb or math.inf)
     if warning and plugin["plugin"] is Pool:
         print(warning, file=sys.stderr)
-    plugin["plugin_args"]["status_callback"] = Progress(workflow)
+    heard = listener or Lines(Course(list(workflow.list_node_names()), settings.nprocs))
+    plugin["plugin_args"]["status_callback"] = heard
     if isinstance(plugin["plugin"], type):
         plugin["plugin"] = plugin["plugin"](plugin_args=plugin["plugin_args"])
     stopped = ""
@@ -267,9 +273,12 @@ def _configure(settings: Settings, crashes: Path) -> None:
         "logging": {"log_to_file": False},
     })  # fmt: skip
     nipype_logging.update_logging(nipype_config)
-    level = logging.INFO if settings.verbose else logging.CRITICAL
+    level = logging.INFO if settings.verbose else logging.WARNING
     for name in ("nipype", "nipype.workflow", "nipype.interface", "nipype.utils"):
-        logging.getLogger(name).setLevel(level)
+        logging.getLogger(name).setLevel(level)  # warnings go to the logs of the subjects
+    for handler in logging.getLogger("nipype").handlers:
+        if type(handler) is logging.StreamHandler:  # Nipype's own, to the terminal
+            handler.setLevel(level if settings.verbose else logging.CRITICAL)
 
 
 def _plugin(settings: Settings) -> dict[str, Any]:
@@ -280,33 +289,3 @@ def _plugin(settings: Settings) -> dict[str, Any]:
     if settings.memory_gb:
         arguments["memory_gb"] = settings.memory_gb
     return {"plugin": Pool, "plugin_args": {**arguments, **(given.get("plugin_args") or {})}}
-
-
-class Progress:
-    """Prints a line for each node that ends.
-
-    Parameters
-    ----------
-    workflow
-        Whose nodes are counted.
-    """
-
-    def __init__(self, workflow: Workflow) -> None:
-        self.total = sum(1 for node in workflow.list_node_names() if not _is_port(node))
-        self.done, self.started = 0, time.monotonic()
-
-    def __call__(self, node: Any, status: str) -> None:
-        """Take Nipype's word that a node has started, ended or failed."""
-        if status == "start" or _is_port(node.name):
-            return
-        self.done += 1
-        parts = node.fullname.split(".")[1:]
-        subject = parts[0].removesuffix("_wf").replace("sub_", "sub-").replace("_ses_", " ses-")
-        step = " ".join(part.removesuffix("_wf").replace("_", " ") for part in parts[1:])
-        word = "" if status == "end" else "  FAILED"
-        clock = f"{time.monotonic() - self.started:5.0f} s {self.done:3d}/{self.total}"
-        print(f"[{clock}] {subject}: {step}{word}", flush=True)
-
-
-def _is_port(name: str) -> bool:
-    return name.rpartition(".")[2] in ("inputnode", "outputnode")

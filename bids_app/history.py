@@ -107,7 +107,7 @@ def _asked(record: Record | None) -> dict[str, Any]:
         ("Random seed", plain_value(told.get("seed"))),
         ("Software", plain_value(software)),
     ]
-    options = [(f"--{name}", plain_value(value)) for name, value in record.options.items()]
+    options = [(f"--{name}", plain_value(value)) for name, value in record.given.items()]
     return {
         "problem": "",
         "command": str(told.get("command", "")),

@@ -83,6 +83,27 @@ def memory(environ: Mapping[str, str] | None = None, root: Path = Path("/")) -> 
     return min(limits, key=lambda limit: limit.value)
 
 
+def resources() -> dict[str, int | float | str]:
+    """Return what the machine has and what of it this process may use; never its name.
+
+    Returns
+    -------
+    resources
+        ``processors``, ``memory_gb`` of the machine; ``usable_processors``, ``usable_memory_gb``
+        and who bounds them.
+    """
+    page, pages = (os.sysconf(name) for name in PAGES)
+    usable, room = processors(), memory()
+    return {
+        "processors": os.cpu_count() or 1,
+        "usable_processors": int(usable.value),
+        "processors_bounded_by": usable.source,
+        "memory_gb": round(page * pages / GB, 2),
+        "usable_memory_gb": round(room.value, 2),
+        "memory_bounded_by": room.source,
+    }
+
+
 def describe(nprocs: int, memory_gb: float, given: Collection[str]) -> str:
     """Return a line that says what is used, and why it is that much.
 

@@ -123,6 +123,9 @@ def find_participants(settings: Settings) -> tuple[str, ...]:
         If a label is unknown, or the dataset has no subject at all.
     """
     roots = (settings.bids_dir, settings.bids_dir / "sourcedata")
+    asked = [f"sub-{label}" for label in settings.participants]
+    if asked and all(any((root / name).is_dir() for root in roots) for name in asked):
+        return settings.participants  # of thousands of others nothing need be known
     folders = [folder for root in roots for folder in root.glob("sub-*") if folder.is_dir()]
     known = sorted({folder.name.removeprefix("sub-") for folder in folders})
     if not known:
@@ -152,7 +155,8 @@ def index_files(
     try:
         for path in _small_files(settings.bids_dir, participants):
             check_file(path, MOST_TEXT)  # before pybids reads it whole, or waits for a pipe
-        layout = _layout(settings, participants)
+        # of thousands of labels no pattern is made where all are wanted
+        layout = _layout(settings, participants if settings.participants else None)
     except INDEX_ERRORS:
         for subject in participants:
             yield subject, _index_alone(settings, subject)
@@ -277,7 +281,7 @@ def _small_files(root: Path, participants: Iterable[str]) -> list[Path]:
     return sorted(found)
 
 
-def _layout(settings: Settings, participants: Sequence[str]) -> BIDSLayout:
+def _layout(settings: Settings, participants: Sequence[str] | None) -> BIDSLayout:
     stored = settings.bids_database_dir
     if stored is not None and (stored / DATABASE).exists():
         return _stored_layout(settings, stored)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -158,11 +159,17 @@ class Pool(MultiProcPlugin):
             As Nipype gives them.
         """
         execution = {**config["execution"], "poll_sleep_duration": 0}
+        gc.freeze()  # of the graph too: of 100 subjects, a look at it took 40 ms to collect
         try:
             self._idle = [Worker.start() for _ in range(self.processors)]
             super().run(graph, {**config, "execution": execution}, updatehash)
         finally:
             _end(self._idle, self._busy.values())
+
+    def _generate_dependency_list(self, graph: Any) -> None:
+        super()._generate_dependency_list(graph)
+        # of which one column is read when a node ends; by rows that takes 10 ms of 100 subjects
+        self.refidx = self.refidx.tocsc()
 
     def _postrun_check(self) -> None:
         """Leave the workers to the end of the run, where they are ended in any case."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from sodiumprep.interfaces.image import open_image
 from sodiumprep.interfaces.transforms import transform_kinds
 from sodiumprep.sodium.labels import FREESURFER, TISSUES, is_freesurfer, tissue_of_name
 
+BELOW_SUBJECT = ("", "anat/", "ses-*/anat/")
 HARD = "their edges are hard: no voxel holds two tissues"
 
 
@@ -62,16 +65,24 @@ class ReadyAnatomy:
     notes: tuple[str, ...] = ()
 
 
-def check_derivatives(derivatives: Mapping[str, Path]) -> None:
+def check_derivatives(derivatives: Mapping[str, Path], participants: Iterable[str]) -> None:
     """Refuse folders that hold the truth of a simulation, or no subject.
+
+    Parameters
+    ----------
+    derivatives
+        Folders by name.
+    participants
+        Labels of the subjects whose files may be read; into the folders of others nobody looks.
 
     Raises
     ------
     UserError
         If a folder is such a one.
     """
+    labels = list(participants)
     for name, root in derivatives.items():
-        depths = ("", "sub-*/", "sub-*/anat/", "sub-*/ses-*/anat/")
+        depths = ("", *(f"sub-{label}/{below}" for label in labels for below in BELOW_SUBJECT))
         truth = next(
             (path for depth in depths for path in root.glob(f"{depth}*desc-truth*")), None
         )
@@ -90,11 +101,29 @@ def ready_files(
     """Yield the files of a subject: folder by folder, of each the session before the subject."""
     for root in derivatives.values():
         for folder in io_spec.folders(subject, session):
-            for path in sorted((root / folder).glob("*")):
+            files = _listed(root).get(subject, ()) if folder == "." else (root / folder).glob("*")
+            for path in sorted(files):
                 parts = entities(path)
-                named = parts.get("sub", None if folder == "." else subject)
-                if path.is_file() and named == subject and parts.get("ses") in (session, None):
+                own = parts.get("sub", subject) == subject and parts.get("ses") in (session, None)
+                if own and path.is_file():
                     yield path
+
+
+def _listed(root: Path) -> Mapping[str, list[Path]]:
+    """Return what lies in a derivatives folder itself, by subject, the folders of these aside."""
+    return _listing(root, root.stat().st_mtime_ns) if root.is_dir() else {}
+
+
+@lru_cache(maxsize=8)
+def _listing(root: Path, _changed: int) -> Mapping[str, list[Path]]:
+    """List a folder once for all its subjects, as long as nothing in it changes."""
+    found: dict[str, list[Path]] = {}
+    with os.scandir(root) as entries:
+        for entry in entries:
+            subject = entities(entry.name).get("sub") if "_" in entry.name else None
+            if subject is not None:
+                found.setdefault(subject, []).append(root / entry.name)
+    return found
 
 
 def anatomy_suffix(path: Path) -> str:

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import argparse
-import json
+import csv
+import io
 import os
 import platform
 import secrets
 import shlex
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
+from sodiumprep.bids_app.arguments import memory
+from sodiumprep.bids_app.host import resources
 from sodiumprep.bids_app.names import DatasetNames
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.interfaces.files import write_text
 
 TABLE = "record"  # of a configuration file: what is told, not asked
+CONFIG = "config.toml"
+FAILURES = "failures.tsv"
+FOLDER = "run-"  # and the identifier of the run
 PACKAGES = ("antspyx", "finufft", "nibabel", "nipype", "numpy", "pandas", "scipy", "sigpy")
 PLACES = ("bids_dir", "out_dir", "level")
 WITHOUT_EFFECT = ("verbose", "help", "version", "config-file")
+ONCE = ("clean-workdir", "participant-label")  # not asked again where only some are run anew
 HEAD = """\
-# What sodiumprep was asked. To ask the same again: sodiumprep BIDS_DIR OUT_DIR participant
-# --config-file FILE, in the folder that relative paths start from (it holds BIDS_DIR and OUT_DIR).
+# What sodiumprep was asked, defaults included. To ask the same again: sodiumprep BIDS_DIR OUT_DIR
+# participant --config-file FILE, in the folder that relative paths start from (it holds BIDS_DIR
+# and OUT_DIR). The table [record] tells of the run and asks nothing.
 """
 
 
@@ -41,7 +51,9 @@ class Record:
     options
         What was asked, as a configuration file has it.
     told
-        ``command``, ``version``, ``started``, ``seed``, ``subjects``, ``software``.
+        ``id``, ``command``, ``given`` (names of the options that stood in it), ``unset`` (of those
+        without a value), ``version``, ``started``, ``level``, ``seed``, ``subjects``,
+        ``software``, ``resources``.
     failures
         Lines by subject.
     """
@@ -53,8 +65,14 @@ class Record:
 
     @property
     def stamp(self) -> str:
-        """Time of the start as it stands in names of files."""
-        return self.path.stem.removeprefix("run-")[:15]
+        """Time of the start as it stands in names of folders."""
+        return self.path.parent.name.removeprefix(FOLDER)[:15]
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What was asked beside the defaults."""
+        names = self.told.get("given", ())
+        return {name: value for name, value in self.options.items() if name in names}
 
 
 def given_options(
@@ -90,6 +108,51 @@ def given_options(
     return {name: value for name, value in named.items() if name not in WITHOUT_EFFECT}
 
 
+def all_options(parser: argparse.ArgumentParser, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every option as a configuration file has it: what was given, else the default.
+
+    Parameters
+    ----------
+    parser
+        Its types and defaults.
+    given
+        Text by option, as :func:`given_options` returns it.
+
+    Returns
+    -------
+    options
+        Numbers, texts, switches, or lists; None where an option has no value.
+    """
+    actions = {action.dest.replace("_", "-"): action for action in parser._actions}
+    left_out = (*WITHOUT_EFFECT, *(place.replace("_", "-") for place in PLACES))
+    return {
+        name: _plain(given.get(name, _default(action)), action.type)
+        for name, action in actions.items()
+        if name not in left_out
+    }
+
+
+def _default(action: argparse.Action) -> Any:
+    default = action.default
+    if isinstance(default, Path):
+        return _complete(str(default))
+    if action.type is memory and default is not None:
+        return f"{default:g}GB"  # a plain number would count MB
+    return default
+
+
+def _plain(value: Any, kind: Callable[[str], Any] | str | None) -> Any:
+    """Return a value as a file has it: a number where the option takes one."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(part, kind) for part in value]
+    if not isinstance(value, str) or kind in (None, Path, memory):
+        return value
+    try:
+        return int(value) if value.isdecimal() else float(value)
+    except ValueError:
+        return value
+
+
 def _complete(path: str) -> str:
     return str(Path(path).expanduser().resolve())
 
@@ -100,7 +163,10 @@ def _complete_pair(text: str) -> str:
 
 
 def write_record(
-    settings: Settings, subjects: Sequence[str], failures: Sequence[tuple[str, str]] = ()
+    settings: Settings,
+    subjects: Sequence[str],
+    failures: Sequence[tuple[str, str]] = (),
+    started: time.struct_time | None = None,
 ) -> Path:
     """Write what a run was asked.
 
@@ -112,38 +178,57 @@ def write_record(
         Labels of those that are processed; those that have failed already are told as well.
     failures
         Label and line of what has failed already.
+    started
+        Local time; now if None.
 
     Returns
     -------
     path
-        ``logs/run-<time>-<random>.toml``.
+        ``logs/run-<time>-<random>/config.toml``.
 
     Raises
     ------
     OSError
         If it cannot be written.
     """
-    logs = DatasetNames(settings.out_dir).logs
-    started = time.localtime()
-    # runs over other subjects may start in the same second
-    name = f"run-{time.strftime('%Y%m%d-%H%M%S', started)}-{secrets.token_hex(3)}.toml"
+    started = started or time.localtime()
+    folder = _new_folder(DatasetNames(settings.out_dir).logs, started)
     base = _base(settings)
-    options = {key: _shown(value, base) for key, value in settings.options.items()}
+    options = {key: _shown(value, base) for key, value in settings.resolved.items()}
     told = {
+        "id": folder.name.removeprefix(FOLDER),
         "command": _command(settings, base),
+        "given": list(settings.options),
+        "unset": [name for name, value in options.items() if value is None],
         "version": version("sodiumprep"),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", started),
+        "level": settings.level,
         "seed": settings.random_seed,
         "subjects": sorted({*subjects, *(label.split()[0] for label, _ in failures)}),
         "software": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+        "resources": resources(),
     }
-    record = Record(logs / name, options, told)
-    write_text(record.path, as_toml(record))
+    asked = {name: value for name, value in options.items() if value is not None}
+    record = Record(folder / CONFIG, asked, told)
+    _replace(record.path, as_toml(record))
     return add_failures(record.path, failures)
 
 
+def _new_folder(logs: Path, started: time.struct_time) -> Path:
+    """Make the folder of a run; sorted by name they are sorted by time."""
+    # runs over other subjects may start in the same second
+    name = f"{FOLDER}{time.strftime('%Y%m%d-%H%M%S', started)}-{secrets.token_hex(3)}"
+    (logs / name).mkdir(parents=True)
+    return logs / name
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a text; what UTF-8 cannot hold becomes a question mark."""
+    write_text(path, text.encode("utf-8", "replace").decode())
+
+
 def add_failures(path: Path, failures: Sequence[tuple[str, str]]) -> Path:
-    """Add to the record of a run what has failed.
+    """Add to the record of a run what has failed, and list it in a table beside it.
 
     Parameters
     ----------
@@ -163,8 +248,20 @@ def add_failures(path: Path, failures: Sequence[tuple[str, str]]) -> Path:
     record = read_record(path)
     if record is not None and lines:
         told = Record(path, record.options, record.told, lines)
-        write_text(path, as_toml(told))
+        _replace(path, as_toml(told))
+        _replace(path.with_name(FAILURES), _failure_table(failures))
     return path
+
+
+def _failure_table(failures: Sequence[tuple[str, str]]) -> str:
+    table = io.StringIO()
+    rows = csv.writer(table, delimiter="\t", lineterminator="\n")
+    rows.writerow(("participant_id", "session", "message"))
+    for label, text in failures:
+        subject, _, session = label.partition(" ")
+        message = " ".join(without_home(text).split())  # one line of no further columns
+        rows.writerow((f"sub-{subject}", session or "n/a", message))
+    return table.getvalue()
 
 
 def read_record(path: Path) -> Record | None:
@@ -195,8 +292,8 @@ def last_record(out_dir: Path, subject: str) -> Record | None:
     subject
         Label without its key.
     """
-    named = json.dumps(subject).encode()
-    for path in sorted(DatasetNames(out_dir).logs.glob("run-*.toml"), reverse=True):
+    named = f'"{subject}"'.encode()
+    for path in sorted(DatasetNames(out_dir).logs.glob(f"{FOLDER}*/{CONFIG}"), reverse=True):
         if named not in path.read_bytes():
             continue  # of an array of jobs each has one: most are of other subjects
         record = read_record(path)
@@ -237,12 +334,32 @@ def _shown(value: Any, base: Path) -> Any:
 
 def _command(settings: Settings, base: Path) -> str:
     places = [_shown(str(path), base) for path in (settings.bids_dir, settings.out_dir)]
-    parts = ["sodiumprep", *places, settings.level]
-    for name, value in settings.options.items():
-        held = _shown(value, base)
+    options = {name: _shown(value, base) for name, value in settings.options.items()}
+    return shlex.join(["sodiumprep", *places, settings.level, *_as_arguments(options)])
+
+
+def command_for(settings: Settings, subjects: Sequence[str]) -> str:
+    """Return the command that asks the same of some subjects only, in the same folder.
+
+    Parameters
+    ----------
+    settings
+        The user's choices.
+    subjects
+        Labels without their key.
+    """
+    kept = {name: value for name, value in settings.options.items() if name not in ONCE}
+    places = [str(settings.bids_dir), str(settings.out_dir), settings.level]
+    label = ["--participant-label", *subjects]
+    return shlex.join(["sodiumprep", *places, *_as_arguments(kept), *label])
+
+
+def _as_arguments(options: Mapping[str, Any]) -> list[str]:
+    parts = []
+    for name, held in options.items():
         parts.append(f"--{name}")
         parts += [] if held is True else held if isinstance(held, list) else [held]
-    return shlex.join(parts)
+    return parts
 
 
 def as_toml(record: Record) -> str:
@@ -253,19 +370,6 @@ def as_toml(record: Record) -> str:
     record
         Of a run.
     """
-    lines = [f"{name} = {_literal(value)}" for name, value in record.options.items()]
-    plain = {name: value for name, value in record.told.items() if name != "software"}
-    lines += ["", f"[{TABLE}]", *(f"{name} = {_literal(v)}" for name, v in plain.items())]
-    tables = {"software": record.told.get("software", {}), "failures": record.failures}
-    for name, held in tables.items():
-        if held:
-            lines += ["", f"[{TABLE}.{name}]"]
-            lines += [f"{_literal(str(key))} = {_literal(value)}" for key, value in held.items()]
-    return HEAD + "\n".join(lines) + "\n"
-
-
-def _literal(value: Any) -> str:
-    """Return a value as TOML, whose texts, numbers and lists are those of JSON."""
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_literal, value))}]"
-    return json.dumps(value).replace("\x7f", "\\u007f")
+    failures = {"failures": record.failures} if record.failures else {}
+    told = {**record.told, **failures}
+    return HEAD + tomli_w.dumps({**record.options, TABLE: told})

@@ -20,13 +20,16 @@ from sodiumprep.bids_app.engine import execute
 from sodiumprep.bids_app.host import describe as describe_host
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import BIDSIGNORE, DatasetNames
+from sodiumprep.bids_app.outcome import outcome_lines
 from sodiumprep.bids_app.people import copy_people
 from sodiumprep.bids_app.placing import refuse_links
 from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_name
 from sodiumprep.bids_app.pool import KILLED, in_processes
+from sodiumprep.bids_app.progress import progress, told_to
 from sodiumprep.bids_app.record import add_failures, write_record
 from sodiumprep.bids_app.report import write_report
 from sodiumprep.bids_app.settings import Settings
+from sodiumprep.bids_app.subject_logs import SubjectLogs, warnings_logged
 from sodiumprep.bids_app.templates import check_spaces
 from sodiumprep.bids_app.wording import registration_problem
 from sodiumprep.interfaces.files import WriteError, remove_partials, write_text
@@ -79,16 +82,37 @@ def run_participant(settings: Settings) -> int:
     write_boilerplate(settings.out_dir, workflow, settings)
     if settings.write_graph:
         _write_graph(workflow, settings)
-    if by_name and not settings.boilerplate_only:
-        tried = [job.subject for job in by_name.values()]
+    if settings.boilerplate_only:
+        return _end(failures)
+    tried = [job.subject for job in by_name.values()]
+    record = write_record(settings, tried, failures) if tried or failures else None
+    if record is not None and by_name:
         print(describe_host(settings.nprocs, settings.memory_gb, settings.options))
-        record = write_record(settings, tried, failures)
-        crashed = execute(workflow, settings)
+        crashed = _process(workflow, by_name, settings, record)
         failures += [(_label(by_name[name]), text) for name, text in crashed.items()]
         failures += _misplaced(by_name, set(crashed), settings)
         _add_to_record(record, failures)
         failures += _reports(settings, tried)
-    return _end(failures)
+    if record is not None:
+        _add_to_record(record, failures)
+        SubjectLogs(record).write_failures(failures)
+    code = _end(failures)
+    print("\n".join(outcome_lines(settings, tried, failures, record)), flush=True)
+    return code
+
+
+def _process(
+    workflow: Workflow, by_name: Mapping[str, SubjectJob], settings: Settings, record: Path
+) -> dict[str, str]:
+    """Run the graph; show how far it is, and write to the logs of the subjects."""
+    logs = SubjectLogs(record)
+    for job in by_name.values():
+        logs.write(f"sub-{job.subject}", describe(job))
+    with (
+        progress(workflow, settings.nprocs, plain=bool(settings.verbose)) as shown,
+        warnings_logged(logs, shown=bool(settings.verbose)),
+    ):
+        return execute(workflow, settings, told_to(logs, shown))
 
 
 def build(

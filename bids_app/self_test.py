@@ -23,9 +23,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from sodiumprep.bids_app import host
 from sodiumprep.bids_app.caches import cache_environment
 from sodiumprep.bids_app.metadata import UserError
-from sodiumprep.bids_app.settings import Settings, available_processors
+from sodiumprep.bids_app.settings import Settings
 
 SECONDS = 600  # that a command may take; on two quiet processors all of them take less than 60
 LEAST_MEMORY = 4.0  # GB that a subject may need
@@ -149,38 +150,17 @@ def _line(code: str, name: str, said: str) -> str:
 
 def machine() -> str:
     """Return processors and memory, and whether they do."""
-    memory = memory_limit(Path("/"))
+    usable, room = host.processors(), host.memory()
     said = (
-        f"{available_processors()} processor(s), {memory:.1f} GB of memory, {os.uname().machine}"
+        f"{usable.value:g} processor(s), {room.value:.1f} GB of memory ({room.source}), "
+        f"{os.uname().machine}"
     )
-    if memory < LEAST_MEMORY:
+    if room.value < LEAST_MEMORY:
         raise BrokenError(
             f"{said}; a subject may need {LEAST_MEMORY:g} GB",
             "give the container or job more memory",
         )
     return said
-
-
-def memory_limit(root: Path) -> float:
-    """Return the memory that this process may use [GB]: the machine's, or its cgroup's.
-
-    Parameters
-    ----------
-    root
-        Of the file system.
-    """
-    known = re.search(r"MemTotal:\s+(\d+) kB", (root / "proc/meminfo").read_text())
-    limits = [int(known[1]) * 1024] if known else []
-    try:
-        own = (root / "proc/self/cgroup").read_text().split(":")[-1].strip().lstrip("/")
-    except OSError:
-        own = ""
-    unified = root / "sys/fs/cgroup" / own
-    files = [folder / "memory.max" for folder in (unified, *unified.parents)]
-    for path in (*files, root / "sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        text = path.read_text().strip() if path.is_file() else ""
-        limits += [int(text)] if text.isdecimal() else []
-    return min(limits) / 1e9
 
 
 def temporary_files(folder: Path) -> str:

@@ -137,6 +137,8 @@ class Settings:
         Sessions that one report of a subject holds at most.
     options
         What was given, as text under the names of the options: told in the record of the run.
+    resolved
+        All options with their values, defaults included, as a configuration file has them.
     """
 
     bids_dir: Path
@@ -193,7 +195,8 @@ class Settings:
     na2anat_dof: int = 6
     nipype_plugin: Mapping[str, Any] | None = None
     aggregate_session_reports: int = SESSIONS_PER_REPORT
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    resolved: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables that must be set before numpy, ITK or Nipype load.

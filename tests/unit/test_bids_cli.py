@@ -340,7 +340,7 @@ def test_threads_and_seed_are_set_before_anything_heavy_is_imported(parse, monke
 def test_the_exit_code_of_the_level_is_passed_on(raw, tmp_path, monkeypatch):
     environment = dict(os.environ)
     monkeypatch.setattr(cli, "_run", lambda settings: 1)
-    monkeypatch.setattr(cli, "validate_dataset", lambda bids_dir: None)
+    monkeypatch.setattr(cli, "validate_dataset", lambda *_: None)
     assert main([str(raw), str(tmp_path / "o"), "participant", "-w", str(tmp_path / "w")]) == 1
     for name in set(os.environ) - set(environment):
         monkeypatch.delenv(name)
@@ -368,28 +368,3 @@ def test_a_traceback_comes_only_with_verbose(raw, tmp_path, capsys):
     assert "Traceback" in capsys.readouterr().err
     main(command)
     assert "Traceback" not in capsys.readouterr().err
-
-
-def test_a_dataset_with_errors_is_refused_with_the_way_round(raw):
-    (raw / "nonsense.txt").write_text("a")
-    with pytest.raises(UserError, match=r"nonsense\.txt .*--skip-bids-validation"):
-        cli.validate_dataset(raw)
-
-
-def test_an_error_within_a_subject_is_left_to_the_checks_of_that_subject(raw, capsys):
-    (raw / "sub-01" / "anat").mkdir(parents=True)
-    (raw / "sub-01" / "anat" / "sub-01_nonsense.txt").write_text("a")
-    cli.validate_dataset(raw)
-    assert "BIDS error in /sub-01/anat/sub-01_nonsense.txt" in capsys.readouterr().out
-
-
-def test_a_missing_validator_is_said_and_passed_over(raw, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "VALIDATOR", "no-such-validator")
-    cli.validate_dataset(raw)
-    assert "not validated" in capsys.readouterr().err
-
-
-def test_an_answer_that_is_no_json_is_said_and_passed_over(raw, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_validator_errors", lambda answer: None)
-    cli.validate_dataset(raw)
-    assert "not validated" in capsys.readouterr().err

@@ -1,17 +1,25 @@
 """What a run was asked can be read back, tells no home folder, and stands in the report."""
 
 import json
+import platform
 import re
 import shlex
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import strategies as st
 
-from sodiumprep.bids_app.cli import parse_settings
+from sodiumprep.bids_app import cli
+from sodiumprep.bids_app.cli import build_parser, parse_settings
 from sodiumprep.bids_app.history import find_crashes, history_section, known_errors
+from sodiumprep.bids_app.outcome import outcome_lines
 from sodiumprep.bids_app.record import (
     add_failures,
+    command_for,
     last_record,
     read_record,
     without_home,
@@ -67,6 +75,117 @@ def test_the_command_of_a_record_gives_the_same_settings(study):
     assert set(told["software"]) >= {"python", "numpy", "nipype", "antspyx"}
 
 
+LABELS = st.text("abcXYZ0189", min_size=1, max_size=4)
+SIZES = st.builds("{}{}".format, st.integers(1, 9999), st.sampled_from(["", "M", "GB", "g"]))
+VALUES = {
+    "participant-label": st.lists(LABELS, min_size=1, max_size=3),
+    "session-label": st.lists(LABELS, min_size=1, max_size=2),
+    "nprocs": st.integers(1, 64).map(str),
+    "random-seed": st.integers(0, 2**31 - 1).map(str),
+    "mem": SIZES,
+    "recon": st.sampled_from(["gridding", "cg", "tv"]),
+    "pvc": st.lists(st.sampled_from(["none", "rbv", "gtm", "mtc"]), min_size=1),
+    "psf-fwhm": st.floats(0.1, 50, allow_subnormal=False).map(lambda width: [repr(width)]),
+    "monte-carlo": st.integers(100, 9999).map(str),
+    "lesion-shells": st.sampled_from([["5", "10"], ["0.5", "1", "20.25"]]),
+    "min-coverage": st.floats(0, 1).map(repr),
+    "gradient-delay": st.just(["estimate"]) | st.just(["-1.5", "0", "2"]),
+    "atlases": st.just(["lobes"]),
+    "output-spaces": st.just(["MNI152NLin6Asym:res-2"]),
+    "na2anat-dof": st.sampled_from(["6", "12"]),
+    **dict.fromkeys(["sloppy", "low-mem", "force", "clean-workdir", "no-viewer"], st.just(True)),
+}
+GIVEN = st.fixed_dictionaries({}, optional=VALUES)
+
+
+def as_tokens(given):
+    parts = []
+    for name, value in given.items():
+        parts.append(f"--{name}")
+        parts += [] if value is True else value if isinstance(value, list) else [value]
+    return parts
+
+
+@given(asked_for=GIVEN)
+@hypothesis.settings(
+    max_examples=25, deadline=None, database=None, phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+def test_whatever_was_asked_is_asked_again_by_its_file(study, asked_for):
+    settings = asked(*as_tokens(asked_for))
+    first = write_record(settings, ["01"])
+    again = asked("--config-file", str(first))
+    assert again == settings
+    second = read_record(write_record(again, ["01"]))
+    assert second.options == read_record(first).options
+    assert set(again.options) == set(settings.options)  # defaults are told as such again
+
+
+def test_a_record_holds_every_option_with_its_default(study):
+    record = read_record(write_record(asked("--sloppy"), ["01"]))
+    names = {action.dest.replace("_", "-") for action in build_parser()._actions}
+    left_out = {"help", "version", "verbose", "config-file", "bids-dir", "out-dir", "level"}
+    assert {*record.options, *record.told["unset"]} == names - left_out
+    assert record.options["recon"] == "gridding"
+    assert record.options["random-seed"] == 23
+    assert record.options["participant-label"] == []
+    assert record.options["low-mem"] is False
+    assert "psf-fwhm" in record.told["unset"]
+    assert record.given == {"sloppy": True}
+
+
+def test_the_command_line_goes_before_a_record(study):
+    first = write_record(asked("--recon", "cg", "--nprocs", "3"), ["01"])
+    settings = asked("--config-file", str(first), "--recon", "tv")
+    assert (settings.recon, settings.nprocs) == ("tv", 3)
+    assert settings.options == {"recon": "tv", "nprocs": "3"}
+
+
+def test_a_record_tells_what_the_run_had_and_that_it_was_this_run(study, monkeypatch):
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    path = write_record(asked(), ["01"])
+    told = read_record(path).told
+    assert path.parent.name == f"run-{told['id']}"
+    assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{6}", told["id"])
+    had = told["resources"]
+    assert had["processors"] >= had["usable_processors"] >= 1
+    assert 0.1 < had["memory_gb"] < 1e5
+    assert had["usable_processors"] == 1
+    assert had["processors_bounded_by"] == "SLURM_CPUS_PER_TASK"
+    assert had["usable_memory_gb"] <= had["memory_gb"]
+    assert platform.node() not in path.read_text() or len(platform.node()) < 4
+
+
+def test_what_failed_is_listed_beside_the_record(study):
+    path = write_record(asked(), ["01"])
+    assert not path.with_name("failures.tsv").exists()
+    add_failures(path, [("01 ses-2", "a\tb\nc"), ("02", f"{study}/raw is bad")])
+    assert path.with_name("failures.tsv").read_text().splitlines() == [
+        "participant_id\tsession\tmessage", "sub-01\tses-2\ta b c",
+        "sub-02\tn/a\t~/study/raw is bad"]  # fmt: skip
+
+
+def test_the_command_to_run_the_failed_again_asks_the_same_of_these(study):
+    settings = asked(*OPTIONS, "--clean-workdir")
+    command = shlex.split(command_for(settings, ["02", "07"]))
+    again = parse_settings([*command[1:], "-v"])
+    assert again.participants == ("02", "07")
+    assert replace(again, participants=("01", "02"), clean_workdir=True) == settings
+
+
+def test_the_end_of_a_run_tells_numbers_the_list_and_the_way_on(study):
+    settings = asked("--sloppy")
+    record = write_record(settings, ["01", "02"])
+    lines = outcome_lines(settings, ["01", "02", "02"], [("02 ses-1", "a"), ("02", "b")], record)
+    assert lines[0].startswith("1 of 2 subjects done, 1 failed")
+    assert str(record.with_name("failures.tsv")) in lines[1]
+    assert lines[2].endswith("participant --sloppy --participant-label 02")
+    assert outcome_lines(settings, ["01"], [], record)[0].startswith("1 of 1 subject done, 0 fa")
+    many = [(f"{number}", "a") for number in range(60)]
+    assert "the 60 labels" in outcome_lines(settings, [], many)[-1]
+    assert outcome_lines(settings, [], []) == []
+
+
 def test_a_record_tells_no_home_folder(study):
     path = add_failures(write_record(asked(*OPTIONS), ["01"]), [("01", f"{study}/raw/a is bad")])
     text = path.read_text()
@@ -84,9 +203,12 @@ def test_any_text_survives_a_record(study):
 def test_the_last_record_of_a_subject_counts_and_a_broken_one_does_not(study):
     settings = asked()
     first = write_record(settings, ["01"])
-    for name, content in (("run-20990101-000000-a.toml", "?"), ("run-2098.toml", "a = 1")):
-        first.with_name(name).write_text(content)
-    later = first.with_name("run-20970101-000000-b.toml")
+    logs = first.parents[1]
+    for name, content in (("run-20990101-000000-a", "?"), ("run-2098", "a = 1")):
+        (logs / name).mkdir()
+        (logs / name / "config.toml").write_text(content)
+    later = logs / "run-20970101-000000-b" / "config.toml"
+    later.parent.mkdir()
     later.write_text(write_record(settings, ["02"], [("03", "lost")]).read_text())
     assert last_record(settings.out_dir, "01").path == first
     assert last_record(settings.out_dir, "03").path == later
@@ -141,6 +263,17 @@ def test_the_report_tells_neither_when_a_run_was_nor_its_name(study):
         assert errors == ["second: KeyError: 'a'"]
         assert not re.search(r"20\d\d-?\d\d-?\d\d|run-|crash-", str(told).replace("run-*", ""))
     assert len(set(stamps)) == 2
+
+
+def test_the_group_level_is_recorded_once_it_is_done(study, monkeypatch):
+    monkeypatch.setattr("sodiumprep.bids_app.group.run.run_group", lambda settings: 0)
+    (study / "out").mkdir()
+    assert cli._run(parse_settings(["raw", "out", "group"])) == 0
+    (path,) = (study / "out" / "logs").glob("run-*/config.toml")
+    told = read_record(path).told
+    assert told["command"] == "sodiumprep raw out group"
+    assert (told["level"], told["subjects"]) == ("group", [])
+    assert last_record(study / "out", "01") is None
 
 
 def test_a_dry_run_leaves_no_record(study):

@@ -158,8 +158,10 @@ def write_history(out_dir, text, stamp="20260101-120000", subject="01"):
     crash = f"Node: sodiumprep_wf.sub_{subject}_wf.sodium_wf.source\n\nKeyError: {text}\n"
     (logs / f"crash-{stamp}" / "crash-a-source.txt").write_text(crash)
     held = {"command": f"sodiumprep a b {text}", "version": "0.1.0", "started": text, "seed": 23,
-            "subjects": [subject], "software": {"numpy": text}}  # fmt: skip
-    record = Record(logs / f"run-{stamp}-aaaaaa.toml", {"pvc": [text]}, held, {subject: [text]})
+            "subjects": [subject], "given": ["pvc"], "software": {"numpy": text}}  # fmt: skip
+    path = logs / f"run-{stamp}-aaaaaa" / "config.toml"
+    path.parent.mkdir()
+    record = Record(path, {"pvc": [text], "recon": "cg"}, held, {subject: [text]})
     record.path.write_text(as_toml(record))
 
 

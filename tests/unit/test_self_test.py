@@ -10,33 +10,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from sodiumprep.bids_app import self_test
+from sodiumprep.bids_app import host, self_test
 from sodiumprep.bids_app.cli import main
 from sodiumprep.bids_app.self_test import (
     BrokenError,
     MissingError,
     check,
     coarsen,
-    memory_limit,
     report,
 )
-
-
-@pytest.fixture
-def machine(tmp_path):
-    """Make a root of a file system that tells of memory."""
-
-    def built(total_kb, **limits):
-        (tmp_path / "proc/self").mkdir(parents=True)
-        (tmp_path / "proc/meminfo").write_text(f"MemTotal:       {total_kb} kB\n")
-        (tmp_path / "proc/self/cgroup").write_text("0::/job/step\n")
-        for name, text in limits.items():
-            path = tmp_path / "sys/fs/cgroup" / name.replace("__", "/").replace("_max", ".max")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"{text}\n")
-        return tmp_path
-
-    return built
 
 
 def test_the_command_ends_with_the_code_of_the_self_test(monkeypatch):
@@ -79,18 +61,9 @@ def test_one_failure_fails_all_and_what_is_optional_does_not(monkeypatch, capsys
     assert "2 ok, 0 absent, 1 FAILED" in capsys.readouterr().out
 
 
-def test_memory_is_the_smallest_limit_above_the_process(machine):
-    root = machine(8_000_000, job__memory_max=6_000_000_000, job__step__memory_max="max")
-    assert memory_limit(root) == 6.0
-
-
-def test_memory_without_a_limit_is_that_of_the_machine(machine):
-    assert memory_limit(machine(8_000_000)) == pytest.approx(8.192)
-
-
 def test_too_little_memory_is_a_failure(monkeypatch):
-    monkeypatch.setattr(self_test, "memory_limit", lambda root: 2.0)
-    with pytest.raises(BrokenError, match=r"2.0 GB .* 4 GB; to do: give"):
+    monkeypatch.setattr(host, "memory", lambda: host.Limit(2.0, "cgroup"))
+    with pytest.raises(BrokenError, match=r"2.0 GB .*cgroup.* 4 GB; to do: give"):
         self_test.machine()
 
 
