@@ -75,20 +75,21 @@ class Need(NamedTuple):
 
 LIGHT = Need(anatomy=15, sodium=100)  # an image of each, once
 GRIDDING = Need(sodium=130, samples=240, received=8, threads=True)
-ITERATIVE = Need(sodium=400, samples=300, received=16, maps=16, threads=True)
 SLOPPY_NORMALIZATION = Need(anatomy=40, fixed=0.26, threads=True)  # fields on 2 mm, not 1 mm
-SPARING = Need(sodium=300, samples=300, received=16, maps=16, threads=True)
+# of one case only: 1.6 million samples, two coils, 48 voxels along each axis
+ITERATIVE = Need(sodium=400, samples=1500, received=16, maps=16, threads=True)
+SPARING = Need(sodium=300, samples=1475, received=16, maps=16, threads=True)
 NEEDS: dict[type, Need] = {
     anatomy.RemoveBackground: Need(anatomy=20),
-    anatomy.BiasCorrect: Need(anatomy=45, threads=True),
-    anatomy.BrainExtract: Need(anatomy=75, threads=True),
-    anatomy.HeadMask: Need(anatomy=60),
+    anatomy.BiasCorrect: Need(anatomy=45, fixed=0.1, threads=True),
+    anatomy.BrainExtract: Need(anatomy=50, fixed=0.2, threads=True),
+    anatomy.HeadMask: Need(anatomy=45, fixed=0.1),
     anatomy.Normalize: Need(anatomy=40, fixed=2.05, threads=True),
     anatomy.TissueFractions: Need(anatomy=135, threads=True),
     atlases.BringLabels: Need(anatomy=40),
     atlases.SaveLabels: LIGHT,
     calibrate.Calibrate: LIGHT,
-    coil_fields.CorrectReceive: Need(sodium=1500, threads=True),
+    coil_fields.CorrectReceive: Need(sodium=900, fixed=0.15, threads=True),
     coil_fields.CorrectTransmit: Need(sodium=400),
     coil_fields.AssessTransmit: Need(sodium=400),
     concentration.MapConcentration: LIGHT,
@@ -98,7 +99,7 @@ NEEDS: dict[type, Need] = {
     concentration.ResampleToTemplate: Need(sodium=100, fixed=0.4),
     eyes.FindEyes: Need(anatomy=50, sodium=200),
     guided.ReconstructGuided: ITERATIVE,
-    outputs.SaveAnatomy: Need(anatomy=20),
+    outputs.SaveAnatomy: Need(anatomy=20, fixed=0.1),
     outputs.SaveCorrected: Need(anatomy=40, sodium=100),
     outputs.SaveNonlinear: Need(anatomy=40, sodium=100),
     outputs.SaveParcels: LIGHT,
