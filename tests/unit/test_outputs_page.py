@@ -54,7 +54,8 @@ def of_dataset():
             names.citation_md, names.citation_bib, names.group_report,
             names.group_dir / "figures/group_regions.svg", names.logs / "graph.dot",
             names.logs / "crash-20260101-000000/crash-a.txt",
-            names.logs / "run-20260101-000000-ab12.toml"]  # fmt: skip
+            names.logs / "run-20260101-000000-ab12.toml",
+            names.logs / "resources-20260101-000000.tsv"]  # fmt: skip
 
 
 def relative():
