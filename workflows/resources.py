@@ -75,19 +75,21 @@ class Need(NamedTuple):
 
 LIGHT = Need(anatomy=15, sodium=100)  # an image of each, once
 GRIDDING = Need(sodium=130, samples=240, received=8, threads=True)
-ITERATIVE = Need(sodium=400, samples=300, received=16, maps=16, threads=True)
-SPARING = Need(sodium=300, samples=300, received=16, maps=16, threads=True)
+SLOPPY_NORMALIZATION = Need(anatomy=40, fixed=0.26, threads=True)  # fields on 2 mm, not 1 mm
+# of one case only: 1.6 million samples, two coils, 48 voxels along each axis
+ITERATIVE = Need(sodium=400, samples=1500, received=16, maps=16, threads=True)
+SPARING = Need(sodium=300, samples=1475, received=16, maps=16, threads=True)
 NEEDS: dict[type, Need] = {
     anatomy.RemoveBackground: Need(anatomy=20),
-    anatomy.BiasCorrect: Need(anatomy=45, threads=True),
-    anatomy.BrainExtract: Need(anatomy=75, threads=True),
-    anatomy.HeadMask: Need(anatomy=45),
-    anatomy.Normalize: Need(anatomy=300, threads=True),
-    anatomy.TissueFractions: Need(anatomy=150, threads=True),
+    anatomy.BiasCorrect: Need(anatomy=45, fixed=0.1, threads=True),
+    anatomy.BrainExtract: Need(anatomy=50, fixed=0.2, threads=True),
+    anatomy.HeadMask: Need(anatomy=45, fixed=0.1),
+    anatomy.Normalize: Need(anatomy=40, fixed=2.05, threads=True),
+    anatomy.TissueFractions: Need(anatomy=135, threads=True),
     atlases.BringLabels: Need(anatomy=40),
     atlases.SaveLabels: LIGHT,
     calibrate.Calibrate: LIGHT,
-    coil_fields.CorrectReceive: Need(sodium=1200, threads=True),
+    coil_fields.CorrectReceive: Need(sodium=900, fixed=0.15, threads=True),
     coil_fields.CorrectTransmit: Need(sodium=400),
     coil_fields.AssessTransmit: Need(sodium=400),
     concentration.MapConcentration: LIGHT,
@@ -95,9 +97,9 @@ NEEDS: dict[type, Need] = {
     concentration.TabulateRegions: LIGHT,
     concentration.ResampleToAnatomy: Need(anatomy=40),
     concentration.ResampleToTemplate: Need(sodium=100, fixed=0.4),
-    eyes.FindEyes: Need(anatomy=30, sodium=200),
+    eyes.FindEyes: Need(anatomy=40, sodium=200, fixed=0.1),
     guided.ReconstructGuided: ITERATIVE,
-    outputs.SaveAnatomy: Need(anatomy=40),
+    outputs.SaveAnatomy: Need(anatomy=20, fixed=0.1),
     outputs.SaveCorrected: Need(anatomy=40, sodium=100),
     outputs.SaveNonlinear: Need(anatomy=40, sodium=100),
     outputs.SaveParcels: LIGHT,
@@ -113,13 +115,13 @@ NEEDS: dict[type, Need] = {
     quality.AssessQuality: LIGHT,
     ready.TakeFractions: Need(anatomy=55),
     ready.TakeImage: Need(anatomy=15),
-    ready.TakeMask: Need(anatomy=60),
+    ready.TakeMask: Need(anatomy=45),
     reconstruct.DescribeImage: LIGHT,
     reconstruct.ReconstructKspace: GRIDDING,
-    regions.SampleRegions: Need(anatomy=200, sodium=1000, threads=True),
+    regions.SampleRegions: Need(anatomy=180, sodium=1000, threads=True),
     regions.SampleDrawnRegions: Need(sodium=1000),
     regions.UniteLesions: Need(anatomy=30),
-    registration.RegisterSodium: Need(anatomy=80, sodium=300, threads=True),
+    registration.RegisterSodium: Need(anatomy=25, sodium=300, fixed=0.2, threads=True),
     replacement.MeasurePhantom: LIGHT,
     sessions.AlignSessions: Need(anatomy=80, threads=True),
     sessions.BuildTemplate: Need(anatomy=120, threads=True),
@@ -155,7 +157,7 @@ def memory(interface: Any, size: Size) -> float:
     Examples
     --------
     >>> large, small = Size(anatomy=8_000_000), Size(anatomy=1_000_000)
-    >>> memory(anatomy.Normalize(), large) > 2 * memory(anatomy.Normalize(), small)
+    >>> memory(anatomy.BiasCorrect(), large) > 2 * memory(anatomy.BiasCorrect(), small)
     True
     """
     need = _need(interface)
@@ -173,6 +175,8 @@ def _need(interface: Any) -> Need:
     recon = getattr(interface.inputs, "recon", "gridding")
     if isinstance(interface, reconstruct.ReconstructKspace) and recon != "gridding":
         return SPARING if interface.inputs.low_mem else ITERATIVE
+    if isinstance(interface, anatomy.Normalize) and interface.inputs.sloppy:
+        return SLOPPY_NORMALIZATION
     return NEEDS[type(interface)]
 
 

@@ -108,7 +108,7 @@ def _is_idle() -> bool:
     return told.stdout.strip() == "idle"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slurm() -> Iterator[Path]:
     """Start a Slurm; give its folder. What it needs stands in the environment meanwhile."""
     missing = [name for name in PROGRAMS if _program(name) is None]

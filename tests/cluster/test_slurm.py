@@ -82,8 +82,9 @@ def wrong(folder):
     raise ValueError("/raw/a.h5: readout 7 holds NaN")
 
 def killed(folder):
-    import os
-    os.system("scancel $SLURM_JOB_ID; sleep 30")
+    import os, time
+    os.system("scancel $SLURM_JOB_ID")
+    time.sleep(300)
 
 def graph(**functions):
     whole = Workflow(name="sodiumprep_wf")

@@ -1,6 +1,7 @@
 """What a batch system is told for each node, and what its jobs find in their environment."""
 
 import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,3 +156,33 @@ def test_a_node_runs_as_a_job_of_pbs_and_its_failure_is_told(tmp_path, monkeypat
     assert execute(graph(x), chosen) == failures
     assert not list(tmp_path.glob("*.nipype"))  # nothing in the user's folder
     assert "-q short -l mem=1400mb,ncpus=2" in (tmp_path / "asked").read_text()
+
+
+@pytest.mark.parametrize(
+    ("system", "submit", "index", "bound"),
+    [("slurm", "sbatch", "SLURM_ARRAY_TASK_ID", ""),
+     ("pbs", "qsub", "PBS_ARRAY_INDEX", "--nprocs 2 --mem 8GB "),
+     ("sge", "qsub", "SGE_TASK_ID", "--nprocs 2 --mem 8GB ")],
+)  # fmt: skip
+def test_a_script_submits_a_task_for_each_subject_and_the_group_after_them(
+    tmp_path, system, submit, index, bound
+):
+    for label in ("02", "01"):
+        (tmp_path / f"my raw/sub-{label}").mkdir(parents=True)
+    program(tmp_path, submit, '#!/bin/sh\necho "$@" >> asked\necho 41\n')
+    places = [str(tmp_path / name) for name in ("my raw", "out", "work")]
+    environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SODIUMPREP": "echo"}
+    script = HPC / f"submit_{system}.sh"
+    run = {"cwd": tmp_path, "env": environ, "capture_output": True, "text": True, "check": True}
+    subprocess.run(["bash", script, *places, "--pvc", "gtm rbv"], **run)
+    array, group = (tmp_path / "asked").read_text().splitlines()
+    assert "1-2" in array
+    assert "41" in group
+    (jobs,) = (tmp_path / "work").iterdir()
+    run["env"] = {**environ, index: "2"}
+    said = subprocess.run(["bash", jobs / "subject.sh"], **run).stdout
+    assert said == (
+        f"{places[0]} {places[1]} participant --participant-label sub-02 -w {places[2]} "
+        f"--skip-bids-validation {bound}--pvc gtm rbv\n"
+    )
+    assert subprocess.run(["bash", jobs / "group.sh"], **run).stdout.endswith("out group\n")

@@ -54,6 +54,10 @@ def of_dataset():
             names.citation_md, names.citation_bib, names.group_report,
             names.group_dir / "figures/group_regions.svg", names.logs / "graph.dot",
             names.logs / "crash-20260101-000000/crash-a.txt",
+            names.logs / "resources-20260101-000000.tsv", names.group_parquet, names.group_model,
+            names.group_result("effects"), with_json(names.group_result("effects")),
+            OUT / "phenotype/survival.tsv", OUT / "sub-01/sub-01_sessions.tsv",
+            OUT / "sub-01/sub-01_sessions.json",
             *(names.logs / "run-20260101-000000-ab12" / name
               for name in ("config.toml", "sub-01.log", "failures.tsv"))]  # fmt: skip
 
