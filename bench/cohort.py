@@ -183,16 +183,20 @@ def part_repeatability(n: int, rng: np.random.Generator) -> Iterator[Row]:
             counts["wSD"] += holds(found.within_sd, 2.0)
             counts["RC"] += holds(found.coefficient, 1.96 * np.sqrt(8.0))
             counts["CoV"] += holds(found.cov, 0.05)
-            logged = repeatability(table.assign(value=np.exp(0.1 * table["value"] / 2)))
-            counts["CoV (log)"] += holds(logged.cov_log, float(np.sqrt(np.expm1(0.01))))
+            if size == 10:
+                logged = repeatability(table.assign(value=np.exp(0.1 * table["value"] / 2)))
+                counts["CoV (log)"] += holds(logged.cov_log, float(np.sqrt(np.expm1(0.01))))
             counts["ICC(1)"] += holds(found.icc, icc)
             counts["ICC(C,1)"] += holds(found.icc_consistency, icc)
             counts["ICC(A,1)"] += holds(found.icc_agreement, 16.0 / (20.0 + shift**2))
-            agreed = bland_altman(table)
-            counts["bias"] += holds(agreed.bias, 0.0)
-            counts["limit"] += holds(agreed.upper, 1.96 * np.sqrt(8.0))
+            if k == 2 and not shift:
+                agreed = bland_altman(table)
+                counts["bias"] += holds(agreed.bias, 0.0)
+                counts["limit"] += holds(agreed.upper, 1.96 * np.sqrt(8.0))
         crossed = ("ICC(C,1)", "ICC(A,1)")
-        told = crossed if shift else [c for c in counts if kept == 1.0 or c not in crossed]
+        lacking = [*crossed, "CoV (log)", "bias", "limit"] if kept < 1 else []
+        lacking += ["CoV (log)"] if size > 10 else []
+        told = crossed if shift else [name for name in counts if name not in lacking]
         for name in told:
             shape = f"{size} subjects, {k} sessions"
             shape += f", {100 * (1 - kept):.0f} % missing" if kept < 1 else ""
@@ -215,12 +219,11 @@ def part_change(n: int, rng: np.random.Generator) -> Iterator[Row]:
     sick = replace(region(), response=-8.0)
     for name, noise in (
         ("same errors for all", (1.0, 1.0001)),
-        ("errors of 0.3 to 2 mmol/L", (0.3, 2.0)),
         ("errors of 0.3 to 6 mmol/L", (0.3, 6.0)),
     ):
         errors = replace(PLAIN, noise=noise)
         false, total, found, real, held = 0, 0, 0, 0, 0
-        for _ in range(n):
+        for _ in range(n // 2):
             test = drawn(replace(stable, errors=errors), rng)
             error = Error.of(repeatability(test))
             again = drawn(replace(stable, errors=errors), rng)
@@ -248,7 +251,7 @@ def part_change(n: int, rng: np.random.Generator) -> Iterator[Row]:
 
 def part_slopes(n: int, rng: np.random.Generator) -> Iterator[Row]:
     """Count false differences of slopes, and intervals that hold the slope."""
-    for size, k in ((10, 4), (15, 2), (20, 5)):
+    for size, k in ((10, 4), (15, 2)):
         false = held = fallback = 0
         for _ in range(n):
             time_ = np.arange(k, dtype=float)

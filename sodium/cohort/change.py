@@ -17,7 +17,13 @@ from statsmodels.stats.proportion import proportion_confint
 
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.cohort.repeatability import Interval, Repeatability
-from sodiumprep.sodium.cohort.values import numbers, session_means, usable_rows
+from sodiumprep.sodium.cohort.values import (
+    in_order,
+    label_rank,
+    numbers,
+    session_means,
+    usable_rows,
+)
 
 Better = Literal["lower", "higher"]
 IMPROVED, WORSE, WITHIN = "improved", "worse", "within error"
@@ -103,14 +109,15 @@ def changes(values: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     [[-5.0, 5.0]]
     """
     means = session_means(values)
-    means = means.iloc[sorted(range(len(means)), key=lambda k: _rank(means["session"].iloc[k]))]
+    means = means.iloc[in_order(means["session"])]
     first = means if baseline is None else means[means["session"] == baseline]
     if first.empty:
         raise ValueError(f"no session {baseline}; there are {sorted(means['session'].unique())}")
     first = first.drop_duplicates("participant_id")
     columns = ["participant_id", "session", "value", "u_own", "u_shared"]
     pairs = first[columns].merge(means[columns], on="participant_id", suffixes=("_1", "_2"))
-    later = [_rank(b) > _rank(a) for a, b in zip(pairs.session_1, pairs.session_2, strict=True)]
+    sessions = zip(pairs["session_1"], pairs["session_2"], strict=True)
+    later = [label_rank(b) > label_rank(a) for a, b in sessions]
     pairs = pairs[np.array(later, bool)]
     if pairs.empty:
         raise ValueError("no subject has a second session with a value")
@@ -126,10 +133,6 @@ def changes(values: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
             "u_change": np.sqrt(own + (pairs["u_shared_2"] - pairs["u_shared_1"]) ** 2),
         }
     ).reset_index(drop=True)
-
-
-def _rank(label: str) -> tuple[float, str]:
-    return (float(label), label) if label.isdecimal() else (np.inf, label)
 
 
 def judge_changes(

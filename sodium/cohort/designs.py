@@ -15,6 +15,7 @@ from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.cohort.components import Layout, nest
 from sodiumprep.sodium.cohort.values import numbers
 
+NOTHING = 1e-9  # weight of a coefficient: rounding
 FEWEST = 2  # subjects of a group: one alone says nothing of its spread
 
 
@@ -219,28 +220,42 @@ def _contrasts(
     rows: pd.DataFrame, spec: formulaic.ModelSpec, model: Model, within: NDArray[np.bool_]
 ) -> dict[str, Contrast]:
     """Return differences between predictions for the same cohort under two assumptions."""
-
-    def predicted(**assumed: object) -> Floats:
-        changed = spec.get_model_matrix(rows.assign(**assumed), na_action="ignore")
-        return np.asarray(changed, float).mean(axis=0)
-
-    def slope(name: str, **assumed: object) -> Floats:
-        return predicted(**{name: rows[name] + 1.0}, **assumed) - predicted(**assumed)
-
-    weights: dict[str, tuple[Floats, float]] = {}
-    for name in model.slopes:
-        weights[f"{name}"] = slope(name), float(rows[name].std())
+    predicted = _predictions(rows, spec, model)
+    spread = {name: float(rows[name].std()) for name in model.slopes}
+    base = predicted[()]
+    weights = {name: (predicted[(name,)] - base, spread[name]) for name in model.slopes}
     for name in model.groups:
-        means = {level: predicted(**{name: level}) for level in sorted(rows[name].unique())}
-        slopes = {(by, one): slope(by, **{name: one}) for by in model.slopes for one in means}
-        for one, other in combinations(means, 2):
-            weights[f"{name}: {other} - {one}"] = means[other] - means[one], 1.0
+        for one, other in combinations(sorted(rows[name].unique()), 2):
+            told = f"{name}: {other} - {one}"
+            weights[told] = predicted[name, other] - predicted[name, one], 1.0
             for by in model.slopes:
-                change = slopes[by, other] - slopes[by, one]
-                if np.abs(change).max() > 1e-9:  # an interaction
-                    spread = float(rows[by].std())
-                    weights[f"{by} by {name}: {other} - {one}"] = change, spread
+                slopes = [predicted[name, x, by] - predicted[name, x] for x in (one, other)]
+                change = slopes[1] - slopes[0]
+                if np.abs(change).max() > NOTHING:  # an interaction
+                    weights[f"{by} by {told}"] = change, spread[by]
     return {
-        name: Contrast(each, spread, not within[np.abs(each) > 1e-12].any())
-        for name, (each, spread) in weights.items()
+        name: Contrast(each, sd, not within[np.abs(each) > NOTHING].any())
+        for name, (each, sd) in weights.items()
     }
+
+
+def _predictions(
+    rows: pd.DataFrame, spec: formulaic.ModelSpec, model: Model
+) -> dict[tuple[str, ...], Floats]:
+    """Return mean rows of the design under assumptions: a slope's covariate one larger, a level.
+
+    All of them are built at once: a design has a high price, its rows have none.
+    """
+    assumed: dict[tuple[str, ...], dict[str, object]] = {(): {}}
+    assumed |= {(by,): {by: rows[by] + 1.0} for by in model.slopes}
+    for name in model.groups:
+        for level in sorted(rows[name].unique()):
+            assumed[name, level] = {name: level}
+            assumed |= {
+                (name, level, by): {name: level, by: rows[by] + 1.0} for by in model.slopes
+            }
+    columns = rows[[c for c in rows if c in model.columns]]
+    stacked = pd.concat([columns.assign(**each) for each in assumed.values()], ignore_index=True)
+    matrix = np.asarray(spec.get_model_matrix(stacked, na_action="ignore"), float)
+    means = matrix.reshape(len(assumed), len(rows), -1).mean(axis=1)
+    return dict(zip(assumed, means, strict=True))
