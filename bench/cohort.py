@@ -46,6 +46,7 @@ PLAIN = Errors(missing=0.0, lost=0.0, failed=0.0, calibration=0.0, relaxation=0.
 LOSSY = Errors(calibration=0.0, relaxation=0.0)  # what regions share would tie their errors
 EFFECT = 4.0  # mmol/L
 REGIONS = 20
+GTM = (Method("gtm"),)
 Row = tuple[str, str, bool]
 
 
@@ -110,7 +111,12 @@ def part_errors(n: int, rng: np.random.Generator) -> Iterator[Row]:
     """
     for name, (base, model) in DESIGNS.items():
         null, shifted = (
-            pd.concat([analysed(base, effect, model, rng) for _ in range(n // REGIONS)])
+            pd.concat(
+                [
+                    analysed(replace(base, methods=GTM), effect, model, rng)
+                    for _ in range(n // REGIONS)
+                ]
+            )
             for effect in (0.0, EFFECT)
         )
         false = (null["p"] < 0.05).sum()
@@ -129,7 +135,7 @@ def part_errors(n: int, rng: np.random.Generator) -> Iterator[Row]:
 def analysed(base: Cohort, effect: float, model: Model, rng: np.random.Generator) -> pd.DataFrame:
     """Return what is found in the regions of one cohort."""
     regions = tuple(replace(region(effect), index=k, name=f"r{k}") for k in range(REGIONS))
-    cohort = replace(base, regions=regions, methods=(Method("gtm"),))
+    cohort = replace(base, regions=regions)
     effects = compare(drawn(cohort, rng), model, ["name", "pvc", "desc"])
     return effects[effects["contrast"] == CONTRAST]
 
@@ -151,11 +157,11 @@ def part_power(n: int, rng: np.random.Generator) -> Iterator[Row]:
     """Compare power with theory, without correction and with."""
     for method in (Method("none", leak=0.25), Method("gtm", noise=1.6)):
         for size in (15, 30):
-            cohort = Cohort({"control": size, "ms": size}, (region(3.0),), (method,), errors=PLAIN)
-            found = [differences(drawn(cohort, rng), Model()) for _ in range(n)]
-            power = np.mean([each.effects[CONTRAST].p < 0.05 for each in found])
+            base = Cohort({"control": size, "ms": size}, methods=(method,), errors=PLAIN)
+            cohorts = [analysed(base, 3.0, Model(), rng) for _ in range(n // REGIONS)]
+            power = float((pd.concat(cohorts)["p"] < 0.05).mean())
             kept = 1 - method.leak
-            noise = method.noise**2 * (spread_of(cohort) ** 2 - 10.25)
+            noise = method.noise**2 * (spread_of(base) ** 2 - 10.25)
             sd = np.sqrt(10.0 * kept**2 + 0.25 + noise)
             theory = Study(3.0 * kept, float(sd)).power(size)
             told = f"{100 * power:.1f} % of {n}, theory {100 * theory:.1f} %"
@@ -214,7 +220,7 @@ def repeats(values: np.ndarray) -> pd.DataFrame:
 
 def part_change(n: int, rng: np.random.Generator) -> Iterator[Row]:
     """Count stable subjects that are called changed, and intervals that hold the change."""
-    stable = Cohort({"control": 20}, (region(),), (Method("gtm"),), sessions=2, errors=PLAIN)
+    stable = Cohort({"control": 20}, (region(),), GTM, sessions=2, errors=PLAIN)
     followed = replace(stable, groups={"control": 1, "ms": 20})
     sick = replace(region(), response=-8.0)
     for name, noise in (
@@ -272,7 +278,7 @@ def part_slopes(n: int, rng: np.random.Generator) -> Iterator[Row]:
 
 def part_discovery(n: int, rng: np.random.Generator) -> Iterator[Row]:
     """Return the false-discovery rate over 40 regions, half of them null."""
-    cohort = Cohort({"control": 20, "ms": 20}, parcels(40, {"ms": 4.0}), (Method("gtm"),))
+    cohort = Cohort({"control": 20, "ms": 20}, parcels(40, {"ms": 4.0}), GTM)
     rates, found = [], []
     for _ in range(max(n // 10, 1)):
         effects = compare(drawn(cohort, rng), Model(), ["name", "pvc", "desc"])
