@@ -147,8 +147,8 @@ def build_design(rows: pd.DataFrame, model: Model) -> Design:
 def _numeric(rows: pd.DataFrame, name: str) -> pd.Series:
     column = numbers(rows[name])
     if column.isna().any():
-        text = rows[name][column.isna()].iloc[0]
-        raise ValueError(f"{name} is {text!r} for {rows['participant_id'].iloc[0]}, not a number")
+        wrong = rows[column.isna()].iloc[0]
+        raise ValueError(f"{name} is {wrong[name]!r} for {wrong['participant_id']}, not a number")
     return column
 
 

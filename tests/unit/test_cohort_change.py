@@ -126,11 +126,11 @@ def test_an_unknown_direction_or_rate_is_refused(given):
 def test_stable_subjects_are_called_changed_as_often_as_stated():
     rng = np.random.default_rng(2)
     false = 0
-    for _ in range(40):
+    for _ in range(25):
         error = Error.of(repeatability(scans(rng, n=15)))
         judged = judge_changes(changes(scans(rng, n=20)), error, "lower", false_alarms=0.1)
         false += (judged["verdict"] != WITHIN).sum()
-    assert 0.07 < false / 800 < 0.135
+    assert 0.06 < false / 500 < 0.145
 
 
 def test_the_share_of_responders_has_wilsons_interval():
