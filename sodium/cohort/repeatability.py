@@ -17,6 +17,7 @@ import statsmodels.api as sm
 from scipy import special, stats
 
 from sodiumprep.sodium.acquisition import Floats
+from sodiumprep.sodium.cohort.components import fit_components, nest
 from sodiumprep.sodium.cohort.values import (
     UNKNOWN,
     in_order,
@@ -63,8 +64,11 @@ class Repeatability:
         Between subjects, without the error of measurement [mmol/L].
     df
         Degrees of freedom within subjects.
-    u
-        Root mean square of the uncertainty of the values that differs between repeats [mmol/L].
+    excess_sd
+        Within-subject SD beyond the uncertainties of the values [mmol/L], each value weighted by
+        its own (restricted maximum likelihood); nan where they are not known.
+    excess_error
+        Standard error of its square [(mmol/L)^2], 0 where nothing is left.
     n_subjects, n_values
         What was used.
     notes
@@ -80,7 +84,8 @@ class Repeatability:
     icc_consistency: Interval | None
     between_sd: float
     df: int
-    u: float
+    excess_sd: float
+    excess_error: float
     n_subjects: int
     n_values: int
     notes: Sequence[str]
@@ -114,6 +119,7 @@ def repeatability(
     sd = _spread(groups, confidence)
     between = _grouped(first).between
     crossed = _crossed(first, over)
+    excess, error = _excess(repeats)
     return Repeatability(
         within_sd=sd,
         coefficient=sd.times(REPEATABILITY),
@@ -124,7 +130,8 @@ def repeatability(
         icc_consistency=None if crossed is None else consistency(crossed, confidence),
         between_sd=float(np.sqrt(between)),
         df=groups.df,
-        u=float(np.sqrt(np.nanmean(repeats["own"]))) if repeats["own"].notna().any() else np.nan,
+        excess_sd=float(np.sqrt(excess)),
+        excess_error=error,
         n_subjects=first["unit"].nunique(),
         n_values=len(repeats),
         notes=notes,
@@ -197,6 +204,18 @@ def _spread(groups: _Groups, confidence: float) -> Interval:
     tails = stats.chi2.ppf([0.5 + confidence / 2, 0.5 - confidence / 2], df)
     low, high = np.sqrt(variance * df / tails)
     return Interval(float(np.sqrt(variance)), float(low), float(high))
+
+
+def _excess(repeats: pd.DataFrame) -> tuple[float, float]:
+    """Return what varies within subjects beyond known errors, and its standard error."""
+    known = repeats["own"].to_numpy()
+    if np.isnan(known).all():
+        return float("nan"), float("nan")
+    known = np.where(np.isnan(known), np.nanmean(known), known)
+    n, codes = len(repeats), pd.factorize(repeats["unit"])[0]
+    value = repeats["value"].to_numpy()
+    fit = fit_components(value, np.ones((n, 1)), known, nest([codes], n))
+    return fit.residual if fit.converged else (float("nan"), float("nan"))
 
 
 def _over_mean(sd: Interval, groups: _Groups, between: float, confidence: float) -> Interval:
