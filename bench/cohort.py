@@ -46,6 +46,7 @@ PLAIN = Errors(missing=0.0, lost=0.0, failed=0.0, calibration=0.0, relaxation=0.
 LOSSY = Errors(calibration=0.0, relaxation=0.0)  # what regions share would tie their errors
 EFFECT = 4.0  # mmol/L
 REGIONS = 20
+GTM = (Method("gtm"),)
 Row = tuple[str, str, bool]
 
 
@@ -110,7 +111,12 @@ def part_errors(n: int, rng: np.random.Generator) -> Iterator[Row]:
     """
     for name, (base, model) in DESIGNS.items():
         null, shifted = (
-            pd.concat([analysed(base, effect, model, rng) for _ in range(n // REGIONS)])
+            pd.concat(
+                [
+                    analysed(replace(base, methods=GTM), effect, model, rng)
+                    for _ in range(n // REGIONS)
+                ]
+            )
             for effect in (0.0, EFFECT)
         )
         false = (null["p"] < 0.05).sum()
@@ -129,7 +135,7 @@ def part_errors(n: int, rng: np.random.Generator) -> Iterator[Row]:
 def analysed(base: Cohort, effect: float, model: Model, rng: np.random.Generator) -> pd.DataFrame:
     """Return what is found in the regions of one cohort."""
     regions = tuple(replace(region(effect), index=k, name=f"r{k}") for k in range(REGIONS))
-    cohort = replace(base, regions=regions, methods=(Method("gtm"),))
+    cohort = replace(base, regions=regions)
     effects = compare(drawn(cohort, rng), model, ["name", "pvc", "desc"])
     return effects[effects["contrast"] == CONTRAST]
 
@@ -151,11 +157,11 @@ def part_power(n: int, rng: np.random.Generator) -> Iterator[Row]:
     """Compare power with theory, without correction and with."""
     for method in (Method("none", leak=0.25), Method("gtm", noise=1.6)):
         for size in (15, 30):
-            cohort = Cohort({"control": size, "ms": size}, (region(3.0),), (method,), errors=PLAIN)
-            found = [differences(drawn(cohort, rng), Model()) for _ in range(n)]
-            power = np.mean([each.effects[CONTRAST].p < 0.05 for each in found])
+            base = Cohort({"control": size, "ms": size}, methods=(method,), errors=PLAIN)
+            cohorts = [analysed(base, 3.0, Model(), rng) for _ in range(n // REGIONS)]
+            power = float((pd.concat(cohorts)["p"] < 0.05).mean())
             kept = 1 - method.leak
-            noise = method.noise**2 * (spread_of(cohort) ** 2 - 10.25)
+            noise = method.noise**2 * (spread_of(base) ** 2 - 10.25)
             sd = np.sqrt(10.0 * kept**2 + 0.25 + noise)
             theory = Study(3.0 * kept, float(sd)).power(size)
             told = f"{100 * power:.1f} % of {n}, theory {100 * theory:.1f} %"
@@ -183,16 +189,20 @@ def part_repeatability(n: int, rng: np.random.Generator) -> Iterator[Row]:
             counts["wSD"] += holds(found.within_sd, 2.0)
             counts["RC"] += holds(found.coefficient, 1.96 * np.sqrt(8.0))
             counts["CoV"] += holds(found.cov, 0.05)
-            logged = repeatability(table.assign(value=np.exp(0.1 * table["value"] / 2)))
-            counts["CoV (log)"] += holds(logged.cov_log, float(np.sqrt(np.expm1(0.01))))
+            if size == 10:
+                logged = repeatability(table.assign(value=np.exp(0.1 * table["value"] / 2)))
+                counts["CoV (log)"] += holds(logged.cov_log, float(np.sqrt(np.expm1(0.01))))
             counts["ICC(1)"] += holds(found.icc, icc)
             counts["ICC(C,1)"] += holds(found.icc_consistency, icc)
             counts["ICC(A,1)"] += holds(found.icc_agreement, 16.0 / (20.0 + shift**2))
-            agreed = bland_altman(table)
-            counts["bias"] += holds(agreed.bias, 0.0)
-            counts["limit"] += holds(agreed.upper, 1.96 * np.sqrt(8.0))
+            if k == 2 and not shift:
+                agreed = bland_altman(table)
+                counts["bias"] += holds(agreed.bias, 0.0)
+                counts["limit"] += holds(agreed.upper, 1.96 * np.sqrt(8.0))
         crossed = ("ICC(C,1)", "ICC(A,1)")
-        told = crossed if shift else [c for c in counts if kept == 1.0 or c not in crossed]
+        lacking = [*crossed, "CoV (log)", "bias", "limit"] if kept < 1 else []
+        lacking += ["CoV (log)"] if size > 10 else []
+        told = crossed if shift else [name for name in counts if name not in lacking]
         for name in told:
             shape = f"{size} subjects, {k} sessions"
             shape += f", {100 * (1 - kept):.0f} % missing" if kept < 1 else ""
@@ -210,17 +220,16 @@ def repeats(values: np.ndarray) -> pd.DataFrame:
 
 def part_change(n: int, rng: np.random.Generator) -> Iterator[Row]:
     """Count stable subjects that are called changed, and intervals that hold the change."""
-    stable = Cohort({"control": 20}, (region(),), (Method("gtm"),), sessions=2, errors=PLAIN)
+    stable = Cohort({"control": 20}, (region(),), GTM, sessions=2, errors=PLAIN)
     followed = replace(stable, groups={"control": 1, "ms": 20})
     sick = replace(region(), response=-8.0)
     for name, noise in (
         ("same errors for all", (1.0, 1.0001)),
-        ("errors of 0.3 to 2 mmol/L", (0.3, 2.0)),
         ("errors of 0.3 to 6 mmol/L", (0.3, 6.0)),
     ):
         errors = replace(PLAIN, noise=noise)
         false, total, found, real, held = 0, 0, 0, 0, 0
-        for _ in range(n):
+        for _ in range(n // 2):
             test = drawn(replace(stable, errors=errors), rng)
             error = Error.of(repeatability(test))
             again = drawn(replace(stable, errors=errors), rng)
@@ -236,7 +245,11 @@ def part_change(n: int, rng: np.random.Generator) -> Iterator[Row]:
             found += int((judged["verdict"] == "improved").sum())
         yield share(f"stable subjects called changed (5 % stated), {name}", false, total, 4, 6)
         yield share(f"95 % interval of a subject's change, {name}", held, real, 93, 97)
-        yield f"responders of −8 mmol/L found, {name}", f"{100 * found / real:.0f} %", True
+        yield (
+            f"responders of −8 mmol/L found (no figure asked), {name}",
+            f"{100 * found / real:.0f} %",
+            True,
+        )
     held = 0
     for _ in range(n):
         improved = rng.random(30) < 0.3
@@ -248,7 +261,7 @@ def part_change(n: int, rng: np.random.Generator) -> Iterator[Row]:
 
 def part_slopes(n: int, rng: np.random.Generator) -> Iterator[Row]:
     """Count false differences of slopes, and intervals that hold the slope."""
-    for size, k in ((10, 4), (15, 2), (20, 5)):
+    for size, k in ((10, 4), (15, 2)):
         false = held = fallback = 0
         for _ in range(n):
             time_ = np.arange(k, dtype=float)
@@ -269,7 +282,7 @@ def part_slopes(n: int, rng: np.random.Generator) -> Iterator[Row]:
 
 def part_discovery(n: int, rng: np.random.Generator) -> Iterator[Row]:
     """Return the false-discovery rate over 40 regions, half of them null."""
-    cohort = Cohort({"control": 20, "ms": 20}, parcels(40, {"ms": 4.0}), (Method("gtm"),))
+    cohort = Cohort({"control": 20, "ms": 20}, parcels(40, {"ms": 4.0}), GTM)
     rates, found = [], []
     for _ in range(max(n // 10, 1)):
         effects = compare(drawn(cohort, rng), Model(), ["name", "pvc", "desc"])

@@ -17,13 +17,19 @@ from statsmodels.stats.proportion import proportion_confint
 
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.cohort.repeatability import Interval, Repeatability
-from sodiumprep.sodium.cohort.values import numbers, session_means, usable_rows
+from sodiumprep.sodium.cohort.values import (
+    in_order,
+    label_rank,
+    numbers,
+    session_means,
+    usable_rows,
+)
 
 Better = Literal["lower", "higher"]
 IMPROVED, WORSE, WITHIN = "improved", "worse", "within error"
 MIXED = "mixed model (REML)"
 TWO_STAGE = "a line per subject, then the mean of the slopes"
-FEWEST_DF = 2.0  # of an error that is the small difference of two large ones
+FEWEST_DF = 2.0  # of an error that is hardly known
 LINE_AND_ERROR = 3  # times of a subject that tell both
 SINGULAR = 1e-6  # eigenvalue of the covariance of intercept and slope, of values with SD 1
 
@@ -38,20 +44,22 @@ class Error:
         Within-subject SD of session means [mmol/L].
     df
         Degrees of freedom that it was estimated with; infinite if it is known.
-    u
-        The part of ``within_sd`` that is the uncertainty of the repeats [mmol/L]. Where given,
-        it gives way to the uncertainty of the subject's own values; nan: ``within_sd`` holds for
-        all.
+    excess_sd
+        The part of it beyond the uncertainties of the values [mmol/L]. Where given, it is joined
+        by the uncertainty of the subject's own values; nan: ``within_sd`` holds for all.
+    excess_error
+        Standard error of its square [(mmol/L)^2].
     """
 
     within_sd: float
     df: float = np.inf
-    u: float = np.nan
+    excess_sd: float = np.nan
+    excess_error: float = 0.0
 
     @classmethod
     def of(cls, found: Repeatability) -> Error:
         """Return the error that repeats have shown."""
-        return cls(found.within_sd.estimate, found.df, found.u)
+        return cls(found.within_sd.estimate, found.df, found.excess_sd, found.excess_error)
 
     def of_change(self, u_change: Floats) -> tuple[Floats, Floats]:
         """Return the SD of a change without a cause [mmol/L], and its degrees of freedom.
@@ -62,14 +70,12 @@ class Error:
             Standard uncertainty of each change, without what both values share, nan where not
             known, shape (n,).
         """
-        pooled = 2.0 * self.within_sd**2
-        if np.isnan(self.u):
-            variance = np.full(len(u_change), pooled)
-        else:
-            left = max(pooled - 2.0 * self.u**2, 0.0)
-            variance = left + np.where(np.isnan(u_change), 2.0 * self.u**2, u_change**2)
-        df = np.maximum(self.df * (variance / pooled) ** 2, FEWEST_DF)  # Satterthwaite
-        return np.sqrt(variance), df
+        pooled = np.isnan(u_change) | np.isnan(self.excess_sd)
+        variance = np.where(pooled, 2 * self.within_sd**2, 2 * self.excess_sd**2 + u_change**2)
+        df = np.full(len(variance), np.inf)
+        if self.excess_error > 0:
+            df = np.maximum(variance**2 / (2 * self.excess_error**2), FEWEST_DF)  # Satterthwaite
+        return np.sqrt(variance), np.where(pooled, self.df, df)
 
 
 def changes(values: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
@@ -103,14 +109,15 @@ def changes(values: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     [[-5.0, 5.0]]
     """
     means = session_means(values)
-    means = means.iloc[sorted(range(len(means)), key=lambda k: _rank(means["session"].iloc[k]))]
+    means = means.iloc[in_order(means["session"])]
     first = means if baseline is None else means[means["session"] == baseline]
     if first.empty:
         raise ValueError(f"no session {baseline}; there are {sorted(means['session'].unique())}")
     first = first.drop_duplicates("participant_id")
     columns = ["participant_id", "session", "value", "u_own", "u_shared"]
     pairs = first[columns].merge(means[columns], on="participant_id", suffixes=("_1", "_2"))
-    later = [_rank(b) > _rank(a) for a, b in zip(pairs.session_1, pairs.session_2, strict=True)]
+    sessions = zip(pairs["session_1"], pairs["session_2"], strict=True)
+    later = [label_rank(b) > label_rank(a) for a, b in sessions]
     pairs = pairs[np.array(later, bool)]
     if pairs.empty:
         raise ValueError("no subject has a second session with a value")
@@ -126,10 +133,6 @@ def changes(values: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
             "u_change": np.sqrt(own + (pairs["u_shared_2"] - pairs["u_shared_1"]) ** 2),
         }
     ).reset_index(drop=True)
-
-
-def _rank(label: str) -> tuple[float, str]:
-    return (float(label), label) if label.isdecimal() else (np.inf, label)
 
 
 def judge_changes(

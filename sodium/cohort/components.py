@@ -114,6 +114,11 @@ class Fit:
     _variance_covariance: Floats
     _covariance_slopes: Floats
 
+    @property
+    def residual(self) -> tuple[float, float]:
+        """Return the residual variance and its standard error, 0 where it is at its bound."""
+        return float(self.variances[0]), float(np.sqrt(self._variance_covariance[0, 0]))
+
     def contrast(self, weights: Floats, most: float) -> tuple[float, float, float]:
         """Return estimate, standard error and degrees of freedom of a sum of coefficients.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -15,6 +15,7 @@ from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.cohort.components import Layout, nest
 from sodiumprep.sodium.cohort.values import numbers
 
+NOTHING = 1e-9  # weight of a coefficient: rounding
 FEWEST = 2  # subjects of a group: one alone says nothing of its spread
 
 
@@ -153,8 +154,8 @@ def build_design(rows: pd.DataFrame, model: Model) -> Design:
 def _numeric(rows: pd.DataFrame, name: str) -> pd.Series:
     column = numbers(rows[name])
     if column.isna().any():
-        text = rows[name][column.isna()].iloc[0]
-        raise ValueError(f"{name} is {text!r} for {rows['participant_id'].iloc[0]}, not a number")
+        wrong = rows[column.isna()].iloc[0]
+        raise ValueError(f"{name} is {wrong[name]!r} for {wrong['participant_id']}, not a number")
     return column
 
 
@@ -226,68 +227,79 @@ def _contrasts(
     rows: pd.DataFrame, spec: formulaic.ModelSpec, model: Model, within: NDArray[np.bool_]
 ) -> dict[str, Contrast]:
     """Return differences between predictions for the same cohort under two assumptions."""
-
-    def predicted(**assumed: object) -> Floats:
-        changed = spec.get_model_matrix(rows.assign(**assumed), na_action="ignore")
-        return np.asarray(changed, float).mean(axis=0)
-
-    weights: dict[str, _Weights]
+    predicted = _predictions(rows, spec, model)
+    spreads = {name: float(rows[name].std()) for name in model.slopes}
     if model.contrasts:
         asked = model.contrasts.items()
-        weights = {name: _asked(rows, model, wanted, predicted) for name, wanted in asked}
+        weights = {name: _asked(wanted, predicted, spreads) for name, wanted in asked}
     else:
-        weights = _all_pairs(rows, model, predicted)
+        weights = _all_pairs(rows, model, predicted, spreads)
     return {
-        name: Contrast(each, spread, not within[np.abs(each) > 1e-12].any())
-        for name, (each, spread) in weights.items()
+        name: Contrast(each, sd, not within[np.abs(each) > NOTHING].any())
+        for name, (each, sd) in weights.items()
     }
 
 
 _Weights = tuple[Floats, float]  # of the coefficients; spread that the effect is standardized by
-_Predicted = Callable[..., Floats]  # mean row of the design, columns as they are assumed
+_Predicted = Mapping[tuple[str, ...], Floats]  # mean rows of the design under assumptions
 
 
-def _slope(rows: pd.DataFrame, predicted: _Predicted, name: str, **assumed: object) -> Floats:
-    return predicted(**{name: rows[name] + 1.0}, **assumed) - predicted(**assumed)
-
-
-def _all_pairs(rows: pd.DataFrame, model: Model, predicted: _Predicted) -> dict[str, _Weights]:
+def _all_pairs(
+    rows: pd.DataFrame, model: Model, predicted: _Predicted, spreads: Mapping[str, float]
+) -> dict[str, _Weights]:
     """Return all slopes, and all pairs of levels, each level less the reference."""
-    spreads = {name: float(rows[name].std()) for name in model.slopes}
-    weights = {name: (_slope(rows, predicted, name), spreads[name]) for name in model.slopes}
+    weights = {by: (predicted[by,] - predicted[()], spread) for by, spread in spreads.items()}
     for name in model.groups:
         first = model.reference.get(name)
         order = sorted(rows[name].unique(), key=lambda level: (level != first, level))
-        means = {level: predicted(**{name: level}) for level in order}
-        slopes = {
-            (by, level): _slope(rows, predicted, by, **{name: level})
-            for by in model.slopes
-            for level in means
-        }
-        for one, other in combinations(means, 2):
-            weights[f"{name}: {other} - {one}"] = means[other] - means[one], 1.0
-            for by in model.slopes:
-                change = slopes[by, other] - slopes[by, one]
-                if np.abs(change).max() > 1e-9:  # an interaction
-                    weights[f"{by} by {name}: {other} - {one}"] = change, spreads[by]
+        for one, other in combinations(order, 2):
+            told = f"{name}: {other} - {one}"
+            weights[told] = predicted[name, other] - predicted[name, one], 1.0
+            for by, spread in spreads.items():
+                slopes = [predicted[name, x, by] - predicted[name, x] for x in (one, other)]
+                change = slopes[1] - slopes[0]
+                if np.abs(change).max() > NOTHING:  # an interaction
+                    weights[f"{by} by {told}"] = change, spread
     return weights
 
 
 def _asked(
-    rows: pd.DataFrame, model: Model, wanted: Mapping[str, float], predicted: _Predicted
+    wanted: Mapping[str, float], predicted: _Predicted, spreads: Mapping[str, float]
 ) -> _Weights:
     """Return a sum of conditions: ``group.patients`` for a level, ``age`` for a slope."""
-    total: Floats = np.zeros_like(predicted())
+    total: Floats = np.zeros_like(predicted[()])
     spread = 1.0
     for condition, weight in wanted.items():
         name, _, level = condition.partition(".")
-        if name in model.slopes and not level:
-            total = total + weight * _slope(rows, predicted, name)
-            spread = float(rows[name].std())
-        elif name in model.groups and level in set(rows[name]):
-            total = total + weight * predicted(**{name: level})
+        if condition in spreads:
+            total = total + weight * (predicted[name,] - predicted[()])
+            spread = spreads[name]
+        elif (name, level) in predicted:
+            total = total + weight * predicted[name, level]
         else:
-            known = [f"{g}.{one}" for g in model.groups for one in sorted(rows[g].unique())]
-            told = ", ".join([*known, *model.slopes])
+            levels = [".".join(key) for key in predicted if len(key) == 2]
+            told = ", ".join([*levels, *spreads])
             raise ValueError(f"condition {condition} is not in the model; there are: {told}")
     return total, spread
+
+
+def _predictions(
+    rows: pd.DataFrame, spec: formulaic.ModelSpec, model: Model
+) -> dict[tuple[str, ...], Floats]:
+    """Return mean rows of the design under assumptions: a slope's covariate one larger, a level.
+
+    All of them are built at once: a design has a high price, its rows have none.
+    """
+    assumed: dict[tuple[str, ...], dict[str, object]] = {(): {}}
+    assumed |= {(by,): {by: rows[by] + 1.0} for by in model.slopes}
+    for name in model.groups:
+        for level in sorted(rows[name].unique()):
+            assumed[name, level] = {name: level}
+            assumed |= {
+                (name, level, by): {name: level, by: rows[by] + 1.0} for by in model.slopes
+            }
+    columns = rows[[c for c in rows if c in model.columns]]
+    stacked = pd.concat([columns.assign(**each) for each in assumed.values()], ignore_index=True)
+    matrix = np.asarray(spec.get_model_matrix(stacked, na_action="ignore"), float)
+    means = matrix.reshape(len(assumed), len(rows), -1).mean(axis=1)
+    return dict(zip(assumed, means, strict=True))

@@ -29,6 +29,7 @@ MIXED = "mixed model (REML)"
 ROBUST = "least squares, standard errors by subject"
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(100)  # over the quantiles of a spread
 LARGEST_DF = 1e6  # a normal distribution
+MOST_DESIGNS = 50  # that are kept: regions that miss the same values share one
 FAMILY = ("pvc", "desc")  # regions of one method and kind share their false-discovery rate
 
 
@@ -310,6 +311,8 @@ def compare(
             usable = usable_rows(table.assign(_unit=units[table.index]), model.columns)
             known = usable["_unit"].to_numpy().tobytes()
             if known not in designs:
+                if len(designs) >= MOST_DESIGNS:
+                    designs.clear()
                 designs[known] = build_design(usable, model)
             found = _analyzed(usable, designs[known], model)
         except ValueError as error:

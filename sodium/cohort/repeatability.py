@@ -17,8 +17,10 @@ import statsmodels.api as sm
 from scipy import special, stats
 
 from sodiumprep.sodium.acquisition import Floats
+from sodiumprep.sodium.cohort.components import fit_components, nest
 from sodiumprep.sodium.cohort.values import (
     UNKNOWN,
+    in_order,
     own_variance,
     session_means,
     usable_rows,
@@ -62,8 +64,11 @@ class Repeatability:
         Between subjects, without the error of measurement [mmol/L].
     df
         Degrees of freedom within subjects.
-    u
-        Root mean square of the uncertainty of the values that differs between repeats [mmol/L].
+    excess_sd
+        Within-subject SD beyond the uncertainties of the values [mmol/L], each value weighted by
+        its own (restricted maximum likelihood); nan where they are not known.
+    excess_error
+        Standard error of its square [(mmol/L)^2], 0 where nothing is left.
     n_subjects, n_values
         What was used.
     notes
@@ -79,7 +84,8 @@ class Repeatability:
     icc_consistency: Interval | None
     between_sd: float
     df: int
-    u: float
+    excess_sd: float
+    excess_error: float
     n_subjects: int
     n_values: int
     notes: Sequence[str]
@@ -106,14 +112,14 @@ def repeatability(
         If fewer than two subjects have two repeats, or all repeats are equal.
     """
     repeats, notes = _repeats(values, over)
-    groups = repeats.groupby("unit", sort=False)["value"]
-    within, df = _within(groups)
-    if within == 0:
+    groups = _grouped(repeats)
+    if groups.within == 0:
         raise ValueError(f"all {over}s of each subject have the same value")
     first = repeats[repeats["first"]]
-    sd = _spread(within, df, confidence)
-    between = _between_variance(first)
+    sd = _spread(groups, confidence)
+    between = _grouped(first).between
     crossed = _crossed(first, over)
+    excess, error = _excess(repeats)
     return Repeatability(
         within_sd=sd,
         coefficient=sd.times(REPEATABILITY),
@@ -123,8 +129,9 @@ def repeatability(
         icc_agreement=None if crossed is None else agreement(crossed, confidence),
         icc_consistency=None if crossed is None else consistency(crossed, confidence),
         between_sd=float(np.sqrt(between)),
-        df=df,
-        u=float(np.sqrt(np.nanmean(repeats["own"]))) if repeats["own"].notna().any() else np.nan,
+        df=groups.df,
+        excess_sd=float(np.sqrt(excess)),
+        excess_error=error,
         n_subjects=first["unit"].nunique(),
         n_values=len(repeats),
         notes=notes,
@@ -139,10 +146,12 @@ def _repeats(values: pd.DataFrame, over: Over) -> tuple[pd.DataFrame, tuple[str,
     """
     if over == "session":
         rows = session_means(values)
+        rows = rows.iloc[in_order(rows["session"])]
         rows = rows.assign(unit=rows["participant_id"], occasion=rows["session"])
         rows["own"] = rows["u_own"] ** 2
     else:
         rows = usable_rows(values)
+        rows = rows.iloc[in_order(rows["run"])]
         rows = rows.assign(occasion=rows["run"], own=own_variance(rows, without_session=True))
         rows["unit"] = rows["participant_id"] + " " + rows["session"]
     size = rows.groupby("unit")["value"].transform("size")
@@ -157,28 +166,64 @@ def _repeats(values: pd.DataFrame, over: Over) -> tuple[pd.DataFrame, tuple[str,
     return kept[["unit", "occasion", "value", "own", "first"]], notes
 
 
-def _within(groups: pd.core.groupby.SeriesGroupBy) -> tuple[float, int]:
-    """Return variance within and its degrees of freedom."""
-    df = int((groups.size() - 1).sum())
-    squares = float(((groups.size() - 1) * groups.var()).sum())
-    return squares / df, df
+@dataclass(frozen=True)
+class _Groups:
+    """Number of repeats, mean and sum of squares about it of each unit, shape (n,)."""
+
+    size: Floats
+    mean: Floats
+    squares: Floats
+
+    @property
+    def df(self) -> int:
+        return int(self.size.sum()) - len(self.size)
+
+    @property
+    def within(self) -> float:
+        """Return the variance within."""
+        return float(self.squares.sum() / self.df)
+
+    @property
+    def between(self) -> float:
+        """Return the variance between, without that within."""
+        error = self.within * float(np.mean(1 / self.size))
+        return max(float(self.mean.var(ddof=1)) - error, 0.0)
 
 
-def _spread(variance: float, df: int, confidence: float) -> Interval:
+def _grouped(repeats: pd.DataFrame) -> _Groups:
+    codes = pd.factorize(repeats["unit"])[0]
+    value = repeats["value"].to_numpy()
+    size = np.bincount(codes).astype(float)
+    mean = np.bincount(codes, value) / size
+    squares = np.asarray(np.bincount(codes, (value - mean[codes]) ** 2), float)
+    return _Groups(size, mean, squares)
+
+
+def _spread(groups: _Groups, confidence: float) -> Interval:
+    variance, df = groups.within, groups.df
     tails = stats.chi2.ppf([0.5 + confidence / 2, 0.5 - confidence / 2], df)
     low, high = np.sqrt(variance * df / tails)
     return Interval(float(np.sqrt(variance)), float(low), float(high))
 
 
-def _over_mean(
-    sd: Interval, groups: pd.core.groupby.SeriesGroupBy, between: float, confidence: float
-) -> Interval:
+def _excess(repeats: pd.DataFrame) -> tuple[float, float]:
+    """Return what varies within subjects beyond known errors, and its standard error."""
+    known = repeats["own"].to_numpy()
+    if np.isnan(known).all():
+        return float("nan"), float("nan")
+    known = np.where(np.isnan(known), np.nanmean(known), known)
+    n, codes = len(repeats), pd.factorize(repeats["unit"])[0]
+    value = repeats["value"].to_numpy()
+    fit = fit_components(value, np.ones((n, 1)), known, nest([codes], n))
+    return fit.residual if fit.converged else (float("nan"), float("nan"))
+
+
+def _over_mean(sd: Interval, groups: _Groups, between: float, confidence: float) -> Interval:
     """Return an SD over the mean of all; both errors are carried in."""
-    mean = float(groups.mean().mean())
+    mean = float(groups.mean.mean())
     if mean <= 0:
         return Interval(np.nan, np.nan, np.nan)
-    count = groups.size()
-    spread = (between + sd.estimate**2 * float((1 / count).mean())) / len(count)
+    spread = (between + sd.estimate**2 * float(np.mean(1 / groups.size))) / len(groups.size)
     error = float(stats.norm.ppf(0.5 + confidence / 2)) * np.sqrt(spread) / mean
     ratio = sd.estimate / mean
     lower, upper = np.log(sd.estimate / sd.low), np.log(sd.high / sd.estimate)
@@ -199,15 +244,8 @@ def _by_logarithm(repeats: pd.DataFrame, confidence: float) -> Interval:
     if (repeats["value"] <= 0).any():
         return Interval(np.nan, np.nan, np.nan)
     logarithms = repeats.assign(value=np.log(repeats["value"]))
-    variance, df = _within(logarithms.groupby("unit", sort=False)["value"])
-    sd = _spread(variance, df, confidence)
+    sd = _spread(_grouped(logarithms), confidence)
     return Interval(*(float(np.sqrt(np.expm1(s**2))) for s in (sd.estimate, sd.low, sd.high)))
-
-
-def _between_variance(repeats: pd.DataFrame) -> float:
-    groups = repeats.groupby("unit", sort=False)["value"]
-    within = _within(groups)[0]
-    return max(float(groups.mean().var()) - within * float((1 / groups.size()).mean()), 0.0)
 
 
 def intraclass(repeats: pd.DataFrame, confidence: float = 0.95) -> Interval:
@@ -234,13 +272,12 @@ def intraclass(repeats: pd.DataFrame, confidence: float = 0.95) -> Interval:
     >>> round(intraclass(twice).estimate, 4)
     0.9608
     """
-    groups = repeats.groupby("unit", sort=False)["value"]
-    within, df = _within(groups)
-    n = len(groups)
-    size = float(n / (1 / groups.size()).sum())  # harmonic mean
-    ratio = size * float(groups.mean().var()) / within
-    tails = stats.f.ppf([0.5, 0.5 + confidence / 2, 0.5 - confidence / 2], n - 1, df)
-    estimate, low, high = ratio / np.array([1.0, *tails[1:]])
+    groups = _grouped(repeats)
+    size = float(1 / np.mean(1 / groups.size))  # harmonic mean
+    ratio = size * float(groups.mean.var(ddof=1)) / groups.within
+    tails = [0.5 + confidence / 2, 0.5 - confidence / 2]
+    limits = stats.f.ppf(tails, len(groups.size) - 1, groups.df)
+    estimate, low, high = ratio / np.array([1.0, *limits])
     return Interval(*(float((f - 1) / (f + size - 1)) for f in (estimate, low, high)))
 
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from sodiumprep.sodium.acquisition import Floats
+from sodiumprep.sodium.acquisition import Floats, Integers
 
 KEYS = ["participant_id", "session", "run"]
 UNKNOWN = "n/a"
@@ -101,7 +101,7 @@ def usable_rows(values: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFra
     Returns
     -------
     rows
-        With ``session``, ``run`` and ``u`` (nan where not known), sorted by the keys.
+        With ``session``, ``run`` and ``u`` (nan where not known).
 
     Raises
     ------
@@ -114,17 +114,17 @@ def usable_rows(values: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFra
         raise ValueError(
             f"no column {missing[0]}; there are {', '.join(map(str, values.columns))}"
         )
-    rows = values.assign(
-        value=numbers(values["value"]),
-        u=numbers(values["u"]) if "u" in values else np.nan,
-        **{key: values[key].fillna(UNKNOWN) if key in values else UNKNOWN for key in KEYS[1:]},
-    )
-    known = np.isfinite(rows["value"]) & rows["participant_id"].notna()
+    value = numbers(values["value"]).to_numpy()
+    known = np.isfinite(value) & values["participant_id"].notna().to_numpy()
     for name in columns:
-        known &= rows[name].notna() & (rows[name] != UNKNOWN)
-    rows = rows[known].sort_values(KEYS, kind="stable")
+        known &= (values[name].notna() & (values[name] != UNKNOWN)).to_numpy()
+    rows = values[known].reset_index(drop=True)
+    rows["value"] = value[known]
+    rows["u"] = numbers(rows["u"]) if "u" in rows else np.nan
+    for key in KEYS[1:]:
+        rows[key] = rows[key].fillna(UNKNOWN) if key in rows else UNKNOWN
     _refuse_unusable(rows, len(values))
-    return rows.reset_index(drop=True)
+    return rows
 
 
 def _refuse_unusable(rows: pd.DataFrame, given: int) -> None:
@@ -187,13 +187,32 @@ def session_means(values: pd.DataFrame) -> pd.DataFrame:
     [[41.0, 1.414, 2.0]]
     """
     rows = usable_rows(values)
-    rows["_own"] = own_variance(rows, without_session=True)
-    rows["_session"], rows["_shared"] = term(rows, "u_session"), term(rows, "u_shared")
-    groups = rows.groupby(KEYS[:2], sort=True)
-    means = groups.first()
-    count = groups.size()
-    own = groups["_own"].sum(min_count=1) / count**2 + groups["_session"].mean() ** 2
-    means["value"], means["n_runs"] = groups["value"].mean(), count
-    means["u_own"], means["u_shared"] = np.sqrt(own), groups["_shared"].mean()
-    means["u"] = np.hypot(means["u_own"], means["u_shared"])
-    return means.drop(columns=["_own", "_session", "_shared", "run"]).reset_index()
+    codes = rows.groupby(KEYS[:2], sort=True).ngroup().to_numpy()
+    first, count = np.unique(codes, return_index=True, return_counts=True)[1:]
+
+    def mean(entries: Floats) -> Floats:
+        return np.asarray(np.bincount(codes, entries) / count)
+
+    own = mean(own_variance(rows, without_session=True)) / count
+    own = np.sqrt(own + mean(term(rows, "u_session")) ** 2)
+    shared = mean(term(rows, "u_shared"))
+    found = {"value": mean(rows["value"].to_numpy()), "u": np.hypot(own, shared)}
+    means = rows.iloc[first].drop(columns="run").reset_index(drop=True)
+    return means.assign(**found, u_own=own, u_shared=shared, n_runs=count)
+
+
+def label_rank(label: str) -> tuple[float, str]:
+    """Return what sorts labels of sessions: numbers by size, then words.
+
+    Examples
+    --------
+    >>> sorted(["10", "9", "post"], key=label_rank)
+    ['9', '10', 'post']
+    """
+    return (float(label), label) if label.isdecimal() else (np.inf, label)
+
+
+def in_order(labels: pd.Series) -> Integers:
+    """Return the order of rows by their labels, rows of the same label as they stand."""
+    ranks = {label: rank for rank, label in enumerate(sorted(labels.unique(), key=label_rank))}
+    return np.argsort(labels.map(ranks).to_numpy(), kind="stable")
