@@ -6,7 +6,7 @@ nothing: each takes its share from the tissues that it covers.
 Concentrations. Plaques: 49.1 mM where contrast agent enhances, 45.1 mM where T1 is hypointense,
 39.9 mM elsewhere (Eisele 2016, Mult Scler 22:1040). Slowly expanding ones are darker in T1 than
 other plaques (Elliott 2019, doi:10.1177/1352458518814117), hence assumed near the hypointense.
-Stroke: below 45 mmol/L before infarction, about 70 after it (Thulborn 2005,
+Stroke: below 45 mmol/L while tissue lives, about 70 when it is dead (Thulborn 2005,
 doi:10.1016/j.nic.2005.08.003); in rats sodium rises in the core and lies below normal in the
 penumbra (Wetterling 2015, doi:10.1038/jcbfm.2014.174), by how much is assumed. Glioma:
 103 mmol/kg (Ouwerkerk 2003) in the core, its oedema assumed.
