@@ -27,17 +27,17 @@ from sodiumprep.interfaces import anatomy
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.sodium.brain import brain_volume_ml
 from sodiumprep.sodium.fractions import TISSUES
-from sodiumprep.sodium.phantom import bias_field, draw_rigid, noisy_magnitude
-from sodiumprep.sodium.phantom_anatomy import (
+from sodiumprep.sodium.phantom_anatomy import Head, build_head, draw_anatomy
+from sodiumprep.sodium.phantom_glioma import Glioma, draw_lesion_centre
+from sodiumprep.sodium.phantom_placement import draw_rigid
+from sodiumprep.sodium.phantom_signal import complex_noise
+from sodiumprep.sodium.phantom_t1w import (
     Contrast,
-    Head,
-    build_head,
-    draw_anatomy,
+    bias_field,
     draw_contrast,
-    draw_lesion_centre,
+    noisy_magnitude,
     t1_weighted,
 )
-from sodiumprep.sodium.phantom_signal import complex_noise
 
 CH2 = Path("/usr/share/mricron/templates")
 POSES, TURN, SHIFT, SCALES, SHADING = 10, 20.0, 30.0, (0.88, 1.1), 2.0  # degree, mm
@@ -49,7 +49,7 @@ CONTRASTS = {
     "PDw": Contrast(1.15, 1.2, 1.2, 1.15, 1.0, muscle=0.9, fat=1.2, bone=0.1, marrow=0.8),
     "PDw, dark fluid": Contrast(1.12, 0.75, 1.1, 1.1, 1.0, muscle=0.8, fat=1.2),
 }  # white matter is 1
-LESION_CLASSES = ("core", "edema")
+LESION_CLASSES, LESION_RADII = ("core", "edema"), (11.0, 21.0)  # mm
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ def simulated(seed: int, kind: str, glioma: bool) -> Case:
     template = load_template()
     subject = draw_anatomy(rng)
     if glioma:
-        subject = replace(subject, lesion_centre=draw_lesion_centre(rng, template))
+        centre = draw_lesion_centre(rng, template)
+        subject = replace(subject, lesion=Glioma(centre, LESION_RADII))
     affine = np.eye(4)
     affine[:3, 3] = np.array(T1W_ORIGIN) + rng.uniform(-3, 3, 3)
     pose = draw_rigid(rng, 10.0, 4.0, np.array([0.0, -18.0, 6.0]))

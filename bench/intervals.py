@@ -37,21 +37,19 @@ from sodiumprep.interfaces.reconstruct import DescribeImage
 from sodiumprep.interfaces.regions import SampleRegions
 from sodiumprep.interfaces.registration import write_transform
 from sodiumprep.sodium.kernel import COMPUTED_WIDTH_UNCERTAINTY as WIDTH_UNCERTAINTY
-from sodiumprep.sodium.phantom import (
+from sodiumprep.sodium.phantom_anatomy import (
+    CLASSES,
+    Anatomy,
+    Head,
+    build_head,
+    divide_brain,
+    draw_anatomy,
+)
+from sodiumprep.sodium.phantom_content import (
     CONCENTRATIONS,
     draw_concentrations,
     sodium_content,
     true_means,
-)
-from sodiumprep.sodium.phantom_anatomy import (
-    CLASSES,
-    OUTSIDE,
-    Anatomy,
-    Head,
-    border,
-    build_head,
-    divide_brain,
-    draw_anatomy,
 )
 from sodiumprep.sodium.phantom_signal import (
     AGAR_3_PERCENT,
@@ -62,6 +60,7 @@ from sodiumprep.sodium.phantom_signal import (
     magnetization,
     transverse_decay,
 )
+from sodiumprep.sodium.phantom_template import OUTSIDE, border
 from sodiumprep.sodium.pvc.assessment import BORDER_OF_TISSUE
 from sodiumprep.sodium.relaxation import relaxation_of
 from sodiumprep.sodium.transmit import SCALE_UNCERTAINTY

@@ -33,16 +33,10 @@ from sodiumprep.sodium.noise import (
     ImageNoise,
     noise_samples,
 )
-from sodiumprep.sodium.phantom import (
-    VIALS,
-    ScannerImage,
-    acquire,
-    build_object,
-    root_sum_of_squares,
-    scanner_image,
-    true_means,
-    vial_level,
-)
+from sodiumprep.sodium.phantom import acquire, build_object, root_sum_of_squares, scanner_image
+from sodiumprep.sodium.phantom_content import true_means
+from sodiumprep.sodium.phantom_placement import VIALS, vial_level
+from sodiumprep.sodium.phantom_signal import ScannerImage
 from sodiumprep.sodium.pvc.kspace import (
     KspaceEstimate,
     WhiteSamples,

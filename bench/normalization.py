@@ -27,16 +27,15 @@ from sodiumprep.interfaces.templates import template_brain
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.phantom_anatomy import (
     Anatomy,
-    Template,
     build_head,
     deform,
     draw_anatomy,
-    draw_contrast,
-    draw_lesion_centre,
     push_ventricles,
-    t1_weighted,
     ventricle_shift,
 )
+from sodiumprep.sodium.phantom_glioma import Glioma, draw_lesion_centre
+from sodiumprep.sodium.phantom_t1w import draw_contrast, t1_weighted
+from sodiumprep.sodium.phantom_template import Template
 
 SHAPE = (176, 216, 176)  # voxels of 1 mm
 ORIGIN = (-88.0, -124.0, -74.0)  # mm
@@ -124,7 +123,7 @@ def compare(template: Template, seed: int, sloppy: bool, untold: bool) -> tuple[
     rng = np.random.default_rng(seed)
     plain = draw_anatomy(rng)
     centre = draw_lesion_centre(rng, template)
-    ill = replace(plain, lesion_centre=centre, lesion_radii=LESION_RADII)
+    ill = replace(plain, lesion=Glioma(centre, LESION_RADII))
     healthy, glioma = (simulate(template, head, seed) for head in (plain, ill))
     where = healthy.brain & glioma.brain & ~glioma.lesion
     cases = [("no lesion", healthy, False), ("glioma, left out", glioma, True)]

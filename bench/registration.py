@@ -28,35 +28,19 @@ from scipy.ndimage import affine_transform
 from sodiumprep.bids_app.phantom import HEAD_MIDDLE, T1W_ORIGIN, load_template
 from sodiumprep.interfaces.image import save_image
 from sodiumprep.interfaces.registration import Matching, RegisterSodium, Target
-from sodiumprep.sodium.acquisition import Complexes, Floats, Geometry
+from sodiumprep.sodium.acquisition import LPS_TO_RAS, Complexes, Floats, Geometry
 from sodiumprep.sodium.alignment import displacement, rotation_about
-from sodiumprep.sodium.phantom import (
-    CONCENTRATIONS,
-    LPS_TO_RAS,
-    VIALS,
-    bias_field,
-    draw_concentrations,
-    draw_rigid,
-    noisy_magnitude,
-    place_vials,
-    shifted_levels,
-    sodium_content,
-    vial_level,
-)
 from sodiumprep.sodium.phantom_anatomy import (
     CLASSES,
-    OUTSIDE,
     Anatomy,
     Head,
-    Template,
-    border,
     build_head,
     divide_brain,
     draw_anatomy,
-    draw_contrast,
-    draw_lesion_centre,
-    t1_weighted,
 )
+from sodiumprep.sodium.phantom_content import CONCENTRATIONS, draw_concentrations, sodium_content
+from sodiumprep.sodium.phantom_glioma import Glioma, draw_lesion_centre
+from sodiumprep.sodium.phantom_placement import VIALS, draw_rigid, place_vials, vial_level
 from sodiumprep.sodium.phantom_signal import (
     Timing,
     complex_noise,
@@ -64,6 +48,14 @@ from sodiumprep.sodium.phantom_signal import (
     relaxation_of,
     transverse_decay,
 )
+from sodiumprep.sodium.phantom_t1w import (
+    bias_field,
+    draw_contrast,
+    noisy_magnitude,
+    shifted_levels,
+    t1_weighted,
+)
+from sodiumprep.sodium.phantom_template import OUTSIDE, Template, border
 from sodiumprep.sodium.pose import (
     LARGEST_ERROR,
     LEAST_SCORE,
@@ -129,7 +121,7 @@ def draw_subject(template: Template, seed: int, glioma: bool) -> Subject:
     anatomy = draw_anatomy(rng)
     place, radii = draw_lesion_centre(rng, template), (rng.uniform(9, 13), rng.uniform(18, 23))
     if glioma:
-        anatomy = replace(anatomy, lesion_centre=place, lesion_radii=radii)
+        anatomy = replace(anatomy, lesion=Glioma(place, radii))
     affine = np.diag([VOXEL, VOXEL, VOXEL, 1.0])
     affine[:3, 3] = T1W_ORIGIN
     head = build_head(template, anatomy, SHAPE, affine)

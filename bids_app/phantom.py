@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -15,16 +14,21 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from sodiumprep.bids_app.phantom_cohort import (
+    Subject,
+    at_session,
+    check_cohort,
+    draw_subject,
+    site_vials,
+)
 from sodiumprep.bids_app.phantom_files import (
     DEFAULT_TRAJECTORY,
     FOV,
     T1W_SHAPE,
     Place,
     Scan,
-    Subject,
     Writer,
     write_anatomy,
-    write_dataset_files,
     write_field,
     write_manual,
     write_motion,
@@ -33,33 +37,24 @@ from sodiumprep.bids_app.phantom_files import (
     write_transmit,
     write_truth,
 )
+from sodiumprep.bids_app.phantom_tables import write_dataset_files
 from sodiumprep.sodium.acquisition import Floats, Geometry
-from sodiumprep.sodium.phantom import (
-    CONCENTRATIONS,
+from sodiumprep.sodium.phantom import Protocol, SodiumObject, build_object, draw_motion
+from sodiumprep.sodium.phantom_anatomy import Head, build_head, lesion_labels
+from sodiumprep.sodium.phantom_bottle import draw_loading
+from sodiumprep.sodium.phantom_content import sodium_content, true_lesions
+from sodiumprep.sodium.phantom_lesions import KINDS
+from sodiumprep.sodium.phantom_placement import (
     VIALS,
     Placement,
-    Protocol,
-    SodiumObject,
-    build_object,
-    draw_concentrations,
     draw_geometry,
-    draw_motion,
     draw_rigid,
     fov_to_scanner,
     place_vials,
     rigid,
-    sodium_content,
 )
-from sodiumprep.sodium.phantom_anatomy import (
-    Head,
-    Template,
-    build_head,
-    draw_anatomy,
-    draw_lesion_centre,
-    prepare_template,
-)
-from sodiumprep.sodium.phantom_bottle import draw_loading
 from sodiumprep.sodium.phantom_signal import Timing
+from sodiumprep.sodium.phantom_template import Template, prepare_template
 from sodiumprep.sodium.trajectory import TrajectoryProtocol, analytic_trajectory, centre_step
 
 T1W_ORIGIN = (-88.0, -124.0, -102.0)  # mm, of the first voxel, before the head's pose
@@ -84,110 +79,6 @@ def load_template() -> Template:
             maps[kind] = np.asarray(image.dataobj, np.float32)
     grey, white = (maps[kind] / maps[kind].max() for kind in ("gm", "wm"))
     return prepare_template(grey, white, maps["t1"] > 0, image.affine)
-
-
-def parse_values(texts: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Read tissue values per group.
-
-    Parameters
-    ----------
-    texts
-        Each ``group:GM=42,WM=37`` or, for all groups, ``GM=42``; or one JSON file of the form
-        ``{"group": {"GM": 42}}``.
-
-    Returns
-    -------
-    values
-        By group ("" for all) and class [mmol/L].
-
-    Raises
-    ------
-    ValueError
-        If a text has another form or names an unknown class.
-
-    Examples
-    --------
-    >>> parse_values(["patients:GM=48,WM=40", "CSF=140"])
-    {'patients': {'GM': 48.0, 'WM': 40.0}, '': {'CSF': 140.0}}
-    """
-    if len(texts) == 1 and texts[0].endswith(".json"):
-        values = json.loads(Path(texts[0]).read_text())
-    else:
-        values = {}
-        for text in texts:
-            group, _, pairs = text.rpartition(":")
-            values.setdefault(group, {}).update(_parse_pairs(pairs))
-    for group in values.values():
-        unknown = set(group) - set(CONCENTRATIONS)
-        if unknown:
-            accepted = ", ".join(CONCENTRATIONS)
-            raise ValueError(f"unknown class {', '.join(sorted(unknown))}; accepted: {accepted}")
-    return values
-
-
-def _parse_pairs(text: str) -> dict[str, float]:
-    try:
-        return {k: float(v) for k, v in (pair.split("=") for pair in text.split(","))}
-    except ValueError:
-        raise ValueError(f"'{text}' is not of the form GM=42,WM=37") from None
-
-
-def group_values(options: argparse.Namespace, group: str) -> dict[str, float]:
-    """Return the mean concentrations of a group.
-
-    Parameters
-    ----------
-    options
-        With ``tissue`` and ``groups``.
-    group
-        Its name. Unless told otherwise, all groups after the first have 10 % more sodium in
-        grey and white matter.
-
-    Returns
-    -------
-    values
-        By class [mmol/L].
-    """
-    raised = 1.0 if group == options.groups[0] else 1.1
-    values = dict(CONCENTRATIONS)
-    values |= {name: values[name] * raised for name in ("GM", "WM")}
-    return values | options.tissue.get("", {}) | options.tissue.get(group, {})
-
-
-def draw_subject(
-    options: argparse.Namespace, template: Template, index: int, seed: np.random.SeedSequence
-) -> Subject:
-    """Draw one person.
-
-    Parameters
-    ----------
-    options
-        Of the command line.
-    template
-        Where a lesion may lie.
-    index
-        From 0; groups follow each other in blocks.
-    seed
-        Of this person alone.
-
-    Returns
-    -------
-    subject
-        The same for the same seed and options.
-    """
-    own, *sessions = seed.spawn(1 + options.sessions)
-    rng = np.random.default_rng(own)
-    group = options.groups[index * len(options.groups) // options.subjects]
-    anatomy = draw_anatomy(rng)
-    values = draw_concentrations(rng, group_values(options, group))
-    age, sex = int(rng.integers(22, 75)), str(rng.choice(["F", "M"]))
-    if options.lesion == "glioma" and group in options.lesion_groups:
-        anatomy = replace(
-            anatomy,
-            lesion_centre=draw_lesion_centre(rng, template),
-            lesion_radii=(float(rng.uniform(9, 13)), float(rng.uniform(18, 23))),
-        )
-    return Subject(f"{index + 1:02d}", group, sex, age, anatomy, values, sessions)
 
 
 def samples_needed(k_max: float) -> int:
@@ -310,9 +201,9 @@ def simulate_session(
     """
     rng = np.random.default_rng(subject.seeds[number])
     affine, pose = _t1w_pose(rng)
-    head = build_head(template, subject.anatomy, T1W_SHAPE, np.linalg.inv(pose) @ affine)
-    change = {k: 1 + number * v for k, v in options.session_change.items()}
-    values = {k: v * change.get(k, 1.0) for k, v in subject.concentrations.items()}
+    to_head = np.linalg.inv(pose) @ affine
+    anatomy, values = at_session(options, subject, number)
+    head = build_head(template, anatomy, T1W_SHAPE, to_head)
     content = sodium_content(rng, head, values)
     placement, places = _place(rng, head, affine, pose, round(FOV * 1e3 / options.voxel_size))
     session = str(number + 1) if options.sessions > 1 else None
@@ -322,10 +213,23 @@ def simulate_session(
         seed = subject.seeds[number]
         own = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, OF_LOADING))
         loading = draw_loading(np.random.default_rng(own))
-    return Scan(
-        place, subject.anatomy, head, content, placement, places,
+    scan = Scan(
+        place, anatomy, head, content, placement, places,
         make_protocol(options), trajectory_protocol(options), loading,
-    ), rng  # fmt: skip
+        site_vials(subject),
+    )  # fmt: skip
+    return _with_lesions(scan, template, to_head), rng
+
+
+def _with_lesions(scan: Scan, template: Template, to_head: Floats) -> Scan:
+    """Find each lesion in the head, where there is one."""
+    if scan.anatomy.lesion is None:
+        return scan
+    labels = lesion_labels(template, scan.anatomy, scan.head, to_head)
+    places, affine = scan.anatomy.lesion.places, scan.placement.t1w_affine
+    return replace(
+        scan, lesion_labels=labels, lesions=true_lesions(scan.head, labels, places, affine)
+    )
 
 
 def write_session(
@@ -388,12 +292,12 @@ def later_echoes(protocol: Protocol, milliseconds: Sequence[float]) -> list[Prot
 
 def _moved_objects(scan: Scan, motion: Sequence[tuple[Floats, Floats]]) -> list[SodiumObject]:
     """Object in the pose of each repetition: the head moves, vials and coils stay."""
-    vials = list(zip(VIALS, scan.places, strict=True))
+    vials = list(zip(scan.vials, scan.places, strict=True))
     grey, made = scan.head.fractions["GM"], []
     for angles, shift in motion:
         moved = rigid(angles, shift, scan.placement.centre) @ scan.placement.t1w_to_sodium
         where = replace(scan.placement, t1w_to_sodium=moved) if made else scan.placement
-        built = build_object(scan.content, grey, where, scan.protocol, vials)
+        built = build_object(scan.content, grey, where, scan.protocol, vials, scan.head.kind)
         made.append(replace(built, sensitivities=made[0].sensitivities) if made else built)
     return made
 
@@ -414,7 +318,16 @@ def build_parser() -> argparse.ArgumentParser:
     add("--tissue", nargs="+", default=[], metavar="[GROUP:]GM=42,WM=37",
         help="mean concentrations [mmol/L] of all or of one group, or a JSON file")  # fmt: skip
     add("--session-change", default="", metavar="GM=0.05", help="relative change at each session")
-    add("--lesion", choices=["none", "glioma"], default="none", help="what the lesion groups have")
+    add("--session-interval", type=float, default=1.0, help="years from session to session")
+    add("--ages", type=int, nargs=2, default=[22, 74], metavar=("MIN", "MAX"), help="[years]")
+    add("--age-change", default="", metavar="GM=0.02,ventricles=0.1",
+        help="relative change in ten years of concentrations, volume of the ventricles, or "
+        "thickness of the cortex; none at 48 years")  # fmt: skip
+    add("--sex-change", default="", metavar="GM=0.03", help="relative difference, men over women")
+    add("--sites", type=int, default=1, help="where subjects are scanned, in turn")
+    add("--site-spread", type=float, default=0.03,
+        help="SD of the concentration of a site's vials around their label, relative")  # fmt: skip
+    add("--lesion", choices=["none", *KINDS], default="none", help="what the lesion groups have")
     add("--lesion-groups", nargs="+", default=None, help="instead of the last group")
     add("--format", choices=["kspace", "image"], default="kspace", help="of the sodium data")
     add("--field-strength", type=int, choices=[3, 7], default=3, help="[T]")
@@ -454,7 +367,8 @@ def build_parser() -> argparse.ArgumentParser:
 def _check(options: argparse.Namespace) -> None:
     """Complete the options and refuse what cannot be simulated."""
     positive = ("subjects", "sessions", "coils", "snr", "voxel_size", "spokes", "readout",
-                "echo_time", "repetition_time", "flip_angle", "repetitions")  # fmt: skip
+                "echo_time", "repetition_time", "flip_angle", "repetitions", "sites",
+                "session_interval")  # fmt: skip
     for name in positive:
         if not getattr(options, name) > 0:
             raise ValueError(f"--{name.replace('_', '-')} must be positive")
@@ -473,13 +387,9 @@ def _check(options: argparse.Namespace) -> None:
     if options.later_echoes and (options.format == "image" or starts[-1] + options.readout
                                  > options.repetition_time):  # fmt: skip
         raise ValueError("--later-echoes need --format kspace and room before --repetition-time")
-    options.tissue = parse_values(options.tissue)
-    options.session_change = _parse_pairs(options.session_change) if options.session_change else {}
-    unknown = set(options.session_change) - set(CONCENTRATIONS)
-    options.lesion_groups = options.lesion_groups or options.groups[-1:]
-    strangers = {*options.lesion_groups, *options.tissue} - {*options.groups, ""}
-    if unknown or strangers:
-        raise ValueError(f"unknown class or group: {', '.join(sorted(unknown | strangers))}")
+    if options.site_spread < 0:
+        raise ValueError("--site-spread must not be negative")
+    check_cohort(options)
     if options.out_dir.exists() and (
         not options.out_dir.is_dir() or any(options.out_dir.iterdir())
     ):

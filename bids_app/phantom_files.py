@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from sodiumprep.bids_app.phantom_tables import TISSUES, write_json, write_table
 from sodiumprep.interfaces.kspace import write_kspace
 from sodiumprep.sodium.acquisition import (
     LPS_TO_RAS,
@@ -24,45 +24,38 @@ from sodiumprep.sodium.acquisition import (
 )
 from sodiumprep.sodium.phantom import (
     ARRAY_SNR,
-    VIALS,
-    Placement,
     Protocol,
     SodiumObject,
     acquire_echoes,
-    bias_field,
     field_map,
     from_head_centre,
-    noisy_magnitude,
     scanner_image,
-    shifted_levels,
     transmit_field,
-    true_means,
-    vial_labels,
 )
-from sodiumprep.sodium.phantom_anatomy import (
-    LESIONS,
-    OUTSIDE,
-    Anatomy,
-    Head,
-    border,
-    divide_brain,
-    draw_contrast,
-    t1_weighted,
-)
+from sodiumprep.sodium.phantom_anatomy import Anatomy, Head, divide_brain
 from sodiumprep.sodium.phantom_bottle import (
     Loading,
     bottle_protocol,
     bottle_sidecar,
     build_bottle,
 )
+from sodiumprep.sodium.phantom_content import TrueLesion, true_means
+from sodiumprep.sodium.phantom_lesions import Owners
+from sodiumprep.sodium.phantom_placement import VIALS, Placement, Vial, vial_labels
 from sodiumprep.sodium.phantom_signal import ScannerImage, Timing
+from sodiumprep.sodium.phantom_t1w import (
+    bias_field,
+    draw_contrast,
+    noisy_magnitude,
+    shifted_levels,
+    t1_weighted,
+)
+from sodiumprep.sodium.phantom_template import OUTSIDE, border
 from sodiumprep.sodium.trajectory import SIDECAR_KEYS, TrajectoryProtocol
 
-BIDS_VERSION = "1.10.0"
 T1W_SHAPE = (176, 216, 196)
 FOV = 0.24  # m
 KEY = "CalibrationPhantom"
-TISSUES = ("GM", "WM", "CSF")
 PAIR_MATRIX = 36  # voxels of the receive pair: 6.7 mm
 SLOPE_BYTES = slice(112, 120)  # scl_slope and scl_inter of a NIfTI-1 header
 DEFAULT_TRAJECTORY = "density-adapted radial"
@@ -114,33 +107,6 @@ class Place:
         return target / f"{self.stem}_{name}"
 
 
-@dataclass(frozen=True)
-class Subject:
-    """One simulated person.
-
-    Parameters
-    ----------
-    label, group, sex
-        As in ``participants.tsv``.
-    age
-        [years].
-    anatomy
-        Head.
-    concentrations
-        Mean by class in the first session [mmol/L].
-    seeds
-        One for each session.
-    """
-
-    label: str
-    group: str
-    sex: str
-    age: int
-    anatomy: Anatomy
-    concentrations: Mapping[str, float]
-    seeds: Sequence[np.random.SeedSequence]
-
-
 class Writer:
     """Writes files in the background, since compression takes as long as simulation."""
 
@@ -183,17 +149,6 @@ def _write_image(path: Path, values: Any, affine: Floats, scale: float | None) -
     if scale is not None:  # the library would scale again what is scaled already
         plain[SLOPE_BYTES] = np.array([scale, 0], "<f4").tobytes()
     path.write_bytes(gzip.compress(plain, compresslevel=1, mtime=0))  # no date: reproducible
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ["\t".join(str(c) for c in row) for row in (columns, *rows)]
-    path.write_text("\n".join(lines) + "\n")
 
 
 def _write_itk(path: Path, transform: Floats) -> None:
@@ -311,6 +266,12 @@ class Scan:
         Numbers from which the trajectory of the protocol follows.
     loading
         Of the coil against a bottle that is scanned as well, or None.
+    vials
+        As they truly are, in the order of the sidecar.
+    lesions
+        As they truly are.
+    lesion_labels
+        To which of them a voxel of the T1w grid belongs, or None.
     """
 
     place: Place
@@ -322,6 +283,9 @@ class Scan:
     protocol: Protocol
     trajectory: TrajectoryProtocol
     loading: Loading | None = None
+    vials: Sequence[Vial] = VIALS
+    lesions: Sequence[TrueLesion] = ()
+    lesion_labels: Owners | None = None
 
 
 def write_anatomy(scan: Scan, writer: Writer, rng: np.random.Generator) -> None:
@@ -342,7 +306,7 @@ def write_anatomy(scan: Scan, writer: Writer, rng: np.random.Generator) -> None:
     image = noisy_magnitude(rng, T1W_WHITE * clean * bias, T1W_WHITE / float(rng.uniform(25, 40)))
     writer.image(place.path("T1w.nii.gz"), np.rint(image).astype(np.int16), affine)
     field = scan.protocol.field_strength
-    _write_json(
+    write_json(
         place.path("T1w.json"),
         {
             "MagneticFieldStrength": field,
@@ -392,15 +356,37 @@ def write_truth(scan: Scan, writer: Writer) -> None:
     writer.image(target, scan.content.sum(axis=0), affine, 0.01)
     writer.image(place.path("label-brain_desc-truth_mask.nii.gz", part), head.brain > 0.5, affine)
     means = true_means(head, scan.content)
-    present = [name for name in (*TISSUES, *LESIONS) if name in means]
+    present = [name for name in (*TISSUES, *head.lesions) if name in means]
     for name in present:
         target = place.path(f"label-{name}_desc-truth_probseg.nii.gz", part)
         writer.image(target, head.fractions[name], affine, 1e-4)
     rows = [(i + 1, name, f"{means[name]:.4f}") for i, name in enumerate(present)]
     table = place.path("acq-23Na_seg-tissue_desc-truth_TSC.tsv", part)
-    _write_table(table, ("index", "name", "concentration"), rows)
+    write_table(table, ("index", "name", "concentration"), rows)
     name = "acq-23Na_from-sodium_to-T1w_mode-image_desc-truth_xfm.txt"
     _write_itk(place.path(name, part), scan.placement.t1w_to_sodium)
+    if scan.lesion_labels is not None:
+        target = place.path("label-lesion_desc-truth_dseg.nii.gz", part)
+        writer.image(target, scan.lesion_labels, affine)
+        _write_lesions(scan)
+
+
+def _write_lesions(scan: Scan) -> None:
+    rows = [
+        (each.number, each.name, each.place, *(f"{v:.2f}" for v in each.centre),
+         f"{each.volume:.4f}")
+        for each in scan.lesions
+    ]  # fmt: skip
+    columns = ("index", "name", "place", "x", "y", "z", "volume_ml")
+    part, name = "derivatives/truth", "label-lesion_desc-truth_dseg"
+    write_table(scan.place.path(f"{name}.tsv", part), columns, rows)
+    told = (
+        "Classes of each lesion, index as in the label image; x, y, z: mean position in T1w space"
+    )
+    write_json(
+        scan.place.path(f"{name}.json", part),
+        {"Description": f"{told} [mm, RAS]; volume of the true fraction [ml]"},
+    )
 
 
 def write_manual(scan: Scan, writer: Writer) -> None:
@@ -417,7 +403,7 @@ def write_manual(scan: Scan, writer: Writer) -> None:
     labels = vial_labels(VIALS, scan.places, scan.placement.geometry)
     target = place.path("acq-23Na_desc-vials_dseg.nii.gz", part)
     writer.image(target, labels, scan.placement.geometry.affine)
-    for name in LESIONS:
+    for name in scan.head.lesions:
         mask = scan.head.fractions[name] > 0.5
         if mask.any():
             target = place.path(f"label-{name}_mask.nii.gz", part)
@@ -518,7 +504,7 @@ def _write_scan(
         _write_image(target, image, geometry.affine, None)
         voxel = [round(float(v) * 1e3, 4) for v in geometry.voxel_size]
         sidecar |= {"KspaceFilter": "none", "AcquisitionVoxelSize": voxel}
-    _write_json(target.with_name(target.name.split(".")[0] + ".json"), sidecar)
+    write_json(target.with_name(target.name.split(".")[0] + ".json"), sidecar)
     return f"bids::{target.relative_to(place.root).as_posix()}"
 
 
@@ -549,7 +535,7 @@ def write_receive_pair(
         sidecar |= {"IntendedFor": [intended]}
         if snr is None:
             sidecar["ReceiveCoilName"] = "simulated 23Na volume coil"
-        _write_json(scan.place.path(f"{name}.json", folder="fmap"), sidecar)
+        write_json(scan.place.path(f"{name}.json", folder="fmap"), sidecar)
 
 
 def _from_head(scan: Scan, geometry: Geometry) -> Floats:
@@ -584,7 +570,7 @@ def write_field(
     for name, values in (("fieldmap", hertz.astype(np.float32)), ("magnitude", magnitude)):
         target = scan.place.path(f"acq-23Na_{name}.nii.gz", folder="fmap")
         _write_image(target, values, geometry.affine, None)
-        _write_json(scan.place.path(f"acq-23Na_{name}.json", folder="fmap"), sidecar)
+        write_json(scan.place.path(f"acq-23Na_{name}.json", folder="fmap"), sidecar)
         sidecar = sodium_sidecar(protocol, timing, scan.trajectory)
 
 
@@ -605,13 +591,13 @@ def write_motion(scan: Scan, motion: Sequence[tuple[Floats, Floats]]) -> None:
         for i, (angles, shift) in enumerate(motion)
     ]
     part, name = "derivatives/truth", "acq-23Na_desc-truth_motion"
-    _write_table(scan.place.path(f"{name}.tsv", part), columns, rows)
+    write_table(scan.place.path(f"{name}.tsv", part), columns, rows)
     middle = ", ".join(f"{v:.4f}" for v in scan.placement.centre)
     told = (
         "Motion of the head from repetition 0: rotation about x, then y, then z [rad] around "
         f"({middle}), then shift [mm], RAS of sodium space; displacement of that point [mm]"
     )
-    _write_json(scan.place.path(f"{name}.json", part), {"Description": told})
+    write_json(scan.place.path(f"{name}.json", part), {"Description": told})
 
 
 def write_transmit(scan: Scan, intended: str) -> None:
@@ -629,64 +615,4 @@ def write_transmit(scan: Scan, intended: str) -> None:
     target = scan.place.path("acq-23Na_TB1map.nii.gz", folder="fmap")
     _write_image(target, percent.astype(np.float32), geometry.affine, None)
     sidecar = {"ResonantNucleus": "23Na", "Units": "percent", "IntendedFor": [intended]}
-    _write_json(scan.place.path("acq-23Na_TB1map.json", folder="fmap"), sidecar)
-
-
-def _description(name: str, kind: str) -> dict[str, Any]:
-    description: dict[str, Any] = {
-        "Name": name,
-        "BIDSVersion": BIDS_VERSION,
-        "DatasetType": kind,
-        "License": "CC0",
-        "GeneratedBy": [{"Name": "sodiumprep-phantom"}],
-    }
-    if kind == "raw":
-        description["Authors"] = ["sodiumprep-phantom"]
-    return description
-
-
-README = """# Simulated sodium MRI of the brain
-
-Written by sodiumprep-phantom. Nobody was scanned: heads are deformed from the MNI152 average.
-
-- `sourcedata/`: raw 23Na k-space (ISMRMRD), unless images were asked for
-- `derivatives/manual/`: lesion masks and vial labels
-- `derivatives/anat/`: anatomy as a segmenter would find it, with its error
-- `derivatives/truth/`: what was simulated; compare with it, never feed it to the pipeline
-
-Options of this dataset:
-
-"""
-
-
-def write_dataset_files(options: argparse.Namespace, subjects: Sequence[Subject]) -> None:
-    """Write what describes the dataset as a whole.
-
-    Parameters
-    ----------
-    options
-        Of the command line.
-    subjects
-        Everybody in it.
-    """
-    root = options.out_dir
-    _write_json(root / "dataset_description.json", _description("Simulated sodium MRI", "raw"))
-    for name in ("manual", "anat", "truth"):
-        description = _description(f"Simulated sodium MRI: {name}", "derivative")
-        _write_json(root / "derivatives" / name / "dataset_description.json", description)
-    _write_table(
-        root / "derivatives/anat/dseg.tsv", ("index", "name"), list(enumerate(TISSUES, start=1))
-    )
-    rows = [(f"sub-{s.label}", s.age, s.sex, s.group) for s in subjects]
-    if options.calibration_phantom:
-        rows += [(f"sub-phantom{s.label}", "n/a", "n/a", "n/a") for s in subjects]
-    _write_table(root / "participants.tsv", ("participant_id", "age", "sex", "group"), rows)
-    columns = {
-        "age": {"Description": "Age at the first session", "Units": "year"},
-        "sex": {"Description": "Sex", "Levels": {"F": "female", "M": "male"}},
-        "group": {"Description": "Group", "Levels": {g: g for g in options.groups}},
-    }
-    _write_json(root / "participants.json", columns)
-    told = {k: v for k, v in vars(options).items() if k != "out_dir"}
-    lines = [f"- {key}: {json.dumps(value)}" for key, value in sorted(told.items())]
-    (root / "README.md").write_text(README + "\n".join(lines) + "\n")
+    write_json(scan.place.path("acq-23Na_TB1map.json", folder="fmap"), sidecar)

@@ -1,29 +1,25 @@
-"""The simulated object and its sodium scan: poses, vials, concentrations, samples and truth."""
+"""The simulated object and its sodium scan: coils, fields, samples and images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from sodiumprep.sodium.acquisition import (
-    LPS_TO_RAS,
     Acquisition,
     Complexes,
     Floats,
     Geometry,
     Numbers,
 )
-from sodiumprep.sodium.phantom_anatomy import CLASSES, Head, border
+from sodiumprep.sodium.phantom_anatomy import head_classes
+from sodiumprep.sodium.phantom_lesions import DEFAULT_KIND, relaxation_in
+from sodiumprep.sodium.phantom_placement import Placement, Vial, fov_to_scanner, vial_level
 from sodiumprep.sodium.phantom_signal import (
-    AGAR_3_PERCENT,
-    AGAR_6_PERCENT,
-    BODY_TEMPERATURE,
-    SALINE,
     Relaxation,
     ScannerImage,
     Timing,
@@ -33,12 +29,12 @@ from sodiumprep.sodium.phantom_signal import (
     image_on_grid,
     kspace_along_readouts,
     magnetization,
-    relaxation_of,
     share_radii,
     shell_weights,
     transverse_decay,
     turning_basis,
 )
+from sodiumprep.sodium.phantom_template import border
 from sodiumprep.sodium.trajectory import delayed
 
 VOLUME_COIL_SNR = 20.0  # grey matter in the low-resolution image of the volume coil
@@ -51,52 +47,6 @@ FIELD_WIDTH = 0.03  # m, standard deviation of the disturbances of the field
 FIELD_SOURCES = (  # m from the centre of the head [RAS], and share: sinuses and both ear canals
     ((0.0, 0.065, -0.03), 1.0), ((0.065, -0.01, -0.045), -0.6), ((-0.065, -0.01, -0.045), -0.6),
 )  # fmt: skip
-SPREAD = 0.1  # largest departure of a concentration from its mean within a tissue
-FLUID_SPREAD = 0.03  # the same in fluid, which mixes
-CONCENTRATIONS: Mapping[str, float] = {  # mmol/L
-    "GM": 42.0, "WM": 37.0, "CSF": 145.0, "core": 100.0, "edema": 65.0, "other": 75.0,
-    "soft": 30.0, "skull": 6.0, "fluid": 140.0,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Vial:
-    """A tube of known concentration.
-
-    Parameters
-    ----------
-    name
-        As in the sidecar.
-    concentration
-        [mmol/L].
-    relaxation
-        Of its filling.
-    temperature
-        [degree Celsius]: colder sodium has more magnetization.
-    radius, length
-        [mm].
-    """
-
-    name: str
-    concentration: float
-    relaxation: Relaxation
-    temperature: float = 20.0
-    radius: float = 14.0
-    length: float = 60.0
-
-    @property
-    def strength(self) -> float:
-        """Concentration times the magnetization over that at body temperature [mmol/L]."""
-        return self.concentration * BODY_TEMPERATURE / (self.temperature + 273.15)
-
-
-VIALS = (
-    Vial("agar20", 20.0, AGAR_3_PERCENT),
-    Vial("agar50", 50.0, AGAR_3_PERCENT),
-    Vial("agar80", 80.0, AGAR_6_PERCENT),
-    Vial("saline120", 120.0, SALINE),
-)
-VIAL_ANGLES = (-28.0, 28.0, 152.0, 208.0)  # degree in the axial plane, 0 is the right side
 
 
 @dataclass(frozen=True)
@@ -164,332 +114,6 @@ class Protocol:
         """Of the samples after the excitation, shape (n,) [s]."""
         spacing = self.timing.readout / self.n_samples
         return self.timing.echo_time + spacing * np.arange(self.n_samples)
-
-
-def rigid(angles: Floats, shift: Floats, centre: Floats) -> Floats:
-    """Return a rotation about a centre followed by a shift.
-
-    Parameters
-    ----------
-    angles
-        About x, then y, then z, shape (3,) [rad].
-    shift, centre
-        Shape (3,) [mm].
-
-    Returns
-    -------
-    transform
-        Shape (4, 4).
-
-    Examples
-    --------
-    >>> turn = rigid(np.array([0, 0, np.pi / 2]), np.zeros(3), np.array([1.0, 0, 0]))
-    >>> (turn @ [2, 0, 0, 1]).round(6)
-    array([1., 1., 0., 1.])
-    """
-    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
-    turn_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    turn_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    turn_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    transform = np.eye(4)
-    transform[:3, :3] = turn_z @ turn_y @ turn_x
-    transform[:3, 3] = centre + shift - transform[:3, :3] @ centre
-    return transform
-
-
-def draw_rigid(
-    rng: np.random.Generator, largest_angle: float, largest_shift: float, centre: Floats
-) -> Floats:
-    """Draw a rigid motion.
-
-    Parameters
-    ----------
-    rng
-        Source of randomness.
-    largest_angle
-        About each axis [degree].
-    largest_shift
-        Along each axis [mm].
-    centre
-        Of the rotation, shape (3,) [mm].
-
-    Returns
-    -------
-    transform
-        Shape (4, 4) [mm].
-    """
-    angles = np.radians(rng.uniform(-largest_angle, largest_angle, 3))
-    return rigid(angles, rng.uniform(-largest_shift, largest_shift, 3), centre)
-
-
-def fov_to_scanner(geometry: Geometry) -> Floats:
-    """Return the matrix from the axes of a field of view to the scanner.
-
-    Parameters
-    ----------
-    geometry
-        Place of the field of view.
-
-    Returns
-    -------
-    transform
-        Shape (4, 4): millimetres along read, phase and slice to RAS [mm].
-    """
-    transform = np.eye(4)
-    transform[:3, :3] = LPS_TO_RAS @ np.asarray(geometry.directions, float).T
-    transform[:3, 3] = LPS_TO_RAS @ np.asarray(geometry.position, float)
-    return transform
-
-
-def smooth_field(rng: np.random.Generator, shape: Sequence[int], nodes: int) -> Floats:
-    """Draw a smooth random field of zero mean and unit variance.
-
-    Parameters
-    ----------
-    rng
-        Source of randomness.
-    shape
-        Of the field.
-    nodes
-        Bumps along each axis.
-
-    Returns
-    -------
-    field
-        Of that shape, float32.
-    """
-    field = rng.standard_normal([nodes] * len(shape), dtype=np.float32)
-    for n in shape:
-        gap = np.linspace(0, nodes - 1, n)[:, None] - np.arange(nodes)
-        weight = np.exp(-0.5 * (gap / 0.8) ** 2)
-        weight /= weight.sum(axis=1, keepdims=True)
-        field = np.tensordot(field, weight.astype(np.float32), axes=(0, 1))
-    return (field - field.mean()) / field.std()
-
-
-def draw_concentrations(
-    rng: np.random.Generator, means: Mapping[str, float], spread: float = 0.04
-) -> dict[str, float]:
-    """Draw one subject's mean concentrations.
-
-    Parameters
-    ----------
-    rng
-        Source of randomness.
-    means
-        By class, of the subject's group [mmol/L].
-    spread
-        Standard deviation between subjects, relative; fluid has a third of it.
-
-    Returns
-    -------
-    concentrations
-        By class [mmol/L].
-    """
-    common, own = rng.standard_normal(), rng.standard_normal(len(means))
-    relative = dict(zip(means, 0.7 * common + 0.7 * own, strict=True))
-    fluid = {"CSF": 1 / 3, "fluid": 1 / 3}
-    return {n: m * (1 + spread * fluid.get(n, 1.0) * relative[n]) for n, m in means.items()}
-
-
-def sodium_content(
-    rng: np.random.Generator, head: Head, concentrations: Mapping[str, float]
-) -> Floats:
-    """Return the sodium of each class in each voxel.
-
-    Parameters
-    ----------
-    rng
-        Source of randomness of the variation within a tissue.
-    head
-        Fractions by class.
-    concentrations
-        Mean by class [mmol/L].
-
-    Returns
-    -------
-    content
-        Fraction times concentration of each of ``CLASSES``, shape (classes, x, y, z) [mmol/L].
-    """
-    fields = [np.tanh(0.8 * smooth_field(rng, head.depth.shape, 9)) for _ in range(2)]
-    content = np.empty_like(head.shares)
-    for i, (name, fraction) in enumerate(head.fractions.items()):
-        spread = FLUID_SPREAD if name in ("CSF", "fluid") else SPREAD
-        volume = float(fraction.sum(dtype=np.float64))
-        mean = float(np.vdot(fraction, fields[i % 2])) / volume if volume else 0.0
-        np.multiply(fields[i % 2], np.float32(spread), out=content[i])
-        content[i] += np.float32(1 - spread * mean)
-        content[i] *= fraction
-        content[i] *= np.float32(concentrations[name])
-    return content
-
-
-def true_means(head: Head, content: Floats) -> dict[str, float]:
-    """Return the mean concentration of each class.
-
-    Parameters
-    ----------
-    head
-        Fractions by class.
-    content
-        As :func:`sodium_content` returns it [mmol/L].
-
-    Returns
-    -------
-    means
-        Weighted by the fractions [mmol/L]; classes that are absent are left out.
-    """
-    volumes = head.shares.sum(axis=(1, 2, 3), dtype=np.float64)
-    totals = content.sum(axis=(1, 2, 3), dtype=np.float64)
-    both = zip(CLASSES, totals, volumes, strict=True)
-    return {name: float(total / volume) for name, total, volume in both if volume > 0}
-
-
-def place_vials(
-    outline: NDArray[np.bool_], to_scanner: Floats, centre: Floats, vials: Sequence[Vial]
-) -> Floats:
-    """Find places beside the head, each as near as the skin allows.
-
-    Parameters
-    ----------
-    outline
-        Where the head is, shape (x, y, z), voxels of about 1 mm.
-    to_scanner
-        Voxel index of ``outline`` to scanner position, shape (4, 4) [mm, RAS].
-    centre
-        Of the head, shape (3,) [mm, RAS].
-    vials
-        What is to be placed; their axes point from foot to head.
-
-    Returns
-    -------
-    places
-        Centre of each vial, shape (vials, 3) [mm, RAS].
-
-    Raises
-    ------
-    ValueError
-        If there are more vials than places.
-    """
-    if len(vials) > len(VIAL_ANGLES):
-        raise ValueError(f"{len(vials)} vials; there is place for {len(VIAL_ANGLES)}")
-    coarse = outline[::3, ::3, ::3]
-    skin = np.argwhere(coarse & ~ndimage.binary_erosion(coarse))
-    points = skin * 3 @ to_scanner[:3, :3].T + to_scanner[:3, 3]
-    points = points[np.abs(points[:, 2] - centre[2]) < max(v.length for v in vials) / 2 + 3]
-    places = []
-    for vial, angle in zip(vials, np.radians(VIAL_ANGLES), strict=False):
-        outwards = np.array([np.cos(angle), np.sin(angle)])
-        steps = np.arange(30.0, 150.0)[:, None] * outwards + centre[:2]
-        gap = np.linalg.norm(points[:, None, :2] - steps, axis=-1).min(axis=0)
-        blocked = np.flatnonzero(gap <= vial.radius + 4)
-        places.append([*steps[blocked[-1] + 1 if len(blocked) else 0], centre[2]])
-    return np.array(places)
-
-
-def vial_level(vial: Vial, place: Floats, position: Floats) -> Floats:
-    """Return the signed distance to the wall of a vial, positive inside.
-
-    Parameters
-    ----------
-    vial
-        Radius and length.
-    place
-        Its centre, shape (3,) [mm].
-    position
-        Shape (3, ...) [mm].
-
-    Returns
-    -------
-    distance
-        Shape (...) [mm].
-
-    Examples
-    --------
-    >>> float(vial_level(VIALS[0], np.zeros(3), np.array([10.0, 0.0, 0.0])))
-    4.0
-    """
-    away = position - place.reshape(3, *[1] * (position.ndim - 1))
-    return np.minimum(vial.radius - np.hypot(away[0], away[1]), vial.length / 2 - np.abs(away[2]))
-
-
-def vial_labels(vials: Sequence[Vial], places: Floats, geometry: Geometry) -> NDArray[np.uint8]:
-    """Return the nominal voxels whose centre lies in a vial.
-
-    Parameters
-    ----------
-    vials
-        In the order of the sidecar.
-    places
-        Their centres, shape (vials, 3) [mm, RAS].
-    geometry
-        Of the sodium image.
-
-    Returns
-    -------
-    labels
-        Shape of the image's matrix; n for the nth vial from 1, 0 elsewhere.
-    """
-    labels = np.zeros(geometry.matrix, np.uint8)
-    index = np.stack(np.meshgrid(*[np.arange(n) for n in geometry.matrix], indexing="ij"))
-    position = (
-        np.tensordot(geometry.affine[:3, :3], index, 1) + geometry.affine[:3, 3, None, None, None]
-    )
-    for i, (vial, place) in enumerate(zip(vials, places, strict=True)):
-        labels[vial_level(vial, place, position) > 0] = i + 1
-    return labels
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where everything lies in the scanner during the sodium scan.
-
-    Parameters
-    ----------
-    t1w_affine
-        Voxel index of the T1w image to T1w space, shape (4, 4) [mm, RAS].
-    t1w_to_sodium
-        Rigid motion of the head from the T1w to the sodium scan, shape (4, 4) [mm, RAS].
-    geometry
-        Field of view of the sodium scan.
-    centre
-        Of the head during the sodium scan, shape (3,) [mm, RAS].
-    """
-
-    t1w_affine: Floats
-    t1w_to_sodium: Floats
-    geometry: Geometry
-    centre: Floats
-
-    @property
-    def fov_to_t1w_index(self) -> Floats:
-        """Millimetres along the axes of the field of view to voxel index of the T1w image."""
-        scanner_to_index = np.linalg.inv(self.t1w_to_sodium @ self.t1w_affine)
-        return scanner_to_index @ fov_to_scanner(self.geometry)
-
-
-def draw_geometry(rng: np.random.Generator, centre: Floats, fov: float, matrix: int) -> Geometry:
-    """Draw an oblique field of view that is not centred on the head.
-
-    Parameters
-    ----------
-    rng
-        Source of randomness.
-    centre
-        Of the head, shape (3,) [mm, RAS].
-    fov
-        Edge of the cube [m].
-    matrix
-        Voxels along each axis.
-
-    Returns
-    -------
-    geometry
-        Turned by up to 8 degrees about each axis, off by up to 5 mm.
-    """
-    turn = draw_rigid(rng, 8.0, 0.0, np.zeros(3))[:3, :3]
-    position = LPS_TO_RAS @ (centre + rng.uniform(-5, 5, 3))
-    return Geometry(position, turn, (fov,) * 3, (matrix,) * 3)
 
 
 @dataclass(frozen=True)
@@ -693,9 +317,11 @@ def draw_motion(
     return motion
 
 
-def _head_decays(protocol: Protocol, vials: Sequence[Vial]) -> tuple[Floats, Floats]:
-    relaxations = [relaxation_of(n, protocol.field_strength) for n in CLASSES]
-    relaxations += [v.relaxation for v in vials]
+def _head_relaxations(protocol: Protocol, kind: str) -> list[Relaxation]:
+    return [relaxation_in(kind, name, protocol.field_strength) for name in head_classes(kind)]
+
+
+def _decays(protocol: Protocol, relaxations: Sequence[Relaxation]) -> tuple[Floats, Floats]:
     return decay_basis(np.stack([transverse_decay(r, protocol.sample_times) for r in relaxations]))
 
 
@@ -713,17 +339,20 @@ def _t1w_transmit(shape: Sequence[int], placement: Placement, spread: float) -> 
 
 
 def _span_head(
-    content: Floats, placement: Placement, protocol: Protocol, weights: Floats
+    content: Floats,
+    placement: Placement,
+    protocol: Protocol,
+    weights: Floats,
+    relaxations: Sequence[Relaxation],
 ) -> Floats:
     """Weight the classes by magnetization and share of each decay curve, on the T1w grid."""
-    relaxations = [relaxation_of(name, protocol.field_strength) for name in CLASSES]
     gain = np.array([magnetization(r, protocol.timing) for r in relaxations])
     if protocol.transmit_spread:
         transmit = _t1w_transmit(content.shape[1:], placement, protocol.transmit_spread)
         seen = [magnetization(r, protocol.timing, transmit) for r in relaxations]
-        content, gain = content * np.stack(seen).astype(np.float32), np.ones(len(CLASSES))
+        content, gain = content * np.stack(seen).astype(np.float32), np.ones(len(content))
     mixing = (weights * gain[:, None]).T.astype(np.float32)
-    return (mixing @ content.reshape(len(CLASSES), -1)).reshape(-1, *content.shape[1:])
+    return (mixing @ content.reshape(len(content), -1)).reshape(-1, *content.shape[1:])
 
 
 def build_object(
@@ -732,6 +361,7 @@ def build_object(
     placement: Placement,
     protocol: Protocol,
     vials: Sequence[tuple[Vial, Floats]],
+    kind: str = DEFAULT_KIND,
 ) -> SodiumObject:
     """Put head and vials on the object's own grid.
 
@@ -747,6 +377,8 @@ def build_object(
         How it is scanned.
     vials
         Each with its centre [mm, RAS].
+    kind
+        Of lesion, whose classes are among those of the content.
 
     Returns
     -------
@@ -754,12 +386,13 @@ def build_object(
         Ready to be sampled.
     """
     n, voxel = _fine_grid(placement.geometry.fov[0] / placement.geometry.matrix[0])
-    weights, curves = _head_decays(protocol, [v for v, _ in vials])
-    spanned = _span_head(content, placement, protocol, weights[: len(CLASSES)])
+    head = _head_relaxations(protocol, kind)
+    weights, curves = _decays(protocol, [*head, *(v.relaxation for v, _ in vials)])
+    spanned = _span_head(content, placement, protocol, weights[: len(head)], head)
     with ThreadPoolExecutor(2) as pool:
         maps = list(pool.map(lambda v: resample_head(v, placement, n, voxel), [*spanned, grey]))
     images = np.stack(maps[:-1])
-    for (vial, place), row in zip(vials, weights[len(CLASSES) :], strict=True):
+    for (vial, place), row in zip(vials, weights[len(head) :], strict=True):
         box, inside = _vial_fractions(vial, place, placement.geometry, (n, voxel))
         angle = transmit_field((place - placement.centre) * 1e-3, protocol.transmit_spread)
         gain = vial.strength * float(magnetization(vial.relaxation, protocol.timing, angle))
@@ -1028,66 +661,3 @@ def scanner_image(
     drawn = rng.uniform(0.5, 2.0)
     gain = 10 * (drawn if receiver is None else receiver)
     return (root_sum_of_squares(noisy) * gain).astype(np.float32)
-
-
-def bias_field(rng: np.random.Generator, shape: Sequence[int], factor: float) -> Floats:
-    """Draw the smooth shading of a T1w image.
-
-    Parameters
-    ----------
-    rng
-        Source of randomness.
-    shape
-        Of the image.
-    factor
-        Brightest over darkest place in the field of view.
-
-    Returns
-    -------
-    bias
-        Of that shape, geometric mean near 1.
-    """
-    field = smooth_field(rng, shape, 4)
-    field = (field - field.min()) / np.ptp(field) - np.float32(0.5)
-    return np.exp(np.float32(np.log(factor)) * field)
-
-
-def noisy_magnitude(rng: np.random.Generator, image: Floats, sd: float) -> Floats:
-    """Return the magnitude of an image with complex noise.
-
-    Parameters
-    ----------
-    rng
-        Source of the noise.
-    image
-        Any shape.
-    sd
-        Of the real and of the imaginary part.
-
-    Returns
-    -------
-    magnitude
-        Same shape, float32.
-    """
-    return np.abs(image.astype(np.float32) + complex_noise(rng, image.shape, sd))
-
-
-def shifted_levels(rng: np.random.Generator, head: Head, error: float) -> Floats:
-    """Return the borders as a segmenter would find them.
-
-    Parameters
-    ----------
-    rng
-        Source of the error.
-    head
-        With the true borders.
-    error
-        Standard deviation of the displacement of a border [mm].
-
-    Returns
-    -------
-    levels
-        As ``head.levels``, shape (3, x, y, z) [mm].
-    """
-    shape = head.depth.shape
-    return np.stack([level + error * smooth_field(rng, shape, 16) for level in head.levels])

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sodiumprep.sodium.acquisition import Floats
-from sodiumprep.sodium.phantom import Protocol, SodiumObject, Vial, transmit_field, vial_level
-from sodiumprep.sodium.phantom_anatomy import border
+from sodiumprep.sodium.phantom import Protocol, SodiumObject, transmit_field
+from sodiumprep.sodium.phantom_placement import Vial, vial_level
 from sodiumprep.sodium.phantom_signal import SALINE, magnetization, transverse_decay
+from sodiumprep.sodium.phantom_template import border
 
 BOTTLE = Vial("bottle", 50.0, SALINE, temperature=21.0, radius=72.0, length=165.0)
 OFF_CENTRE = np.array([6.0, -9.0, 8.0])  # mm, of the bottle from the centre of the head

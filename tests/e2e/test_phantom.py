@@ -23,6 +23,8 @@ ANAT = "sub-01/anat/sub-01"
 
 
 PATIENT = ["--subjects", "1", "--groups", "patients", "--lesion", "glioma"]
+PLAQUES = ["--subjects", "1", "--groups", "patients", "--lesion", "ms", "--format", "image",
+           "--coils", "1", "--voxel-size", "6", "--sessions", "2", "--sites", "2"]  # fmt: skip
 SMALL = ["--subjects", "1", "--groups", "one", "--format", "image", "--coils", "2"]
 
 
@@ -50,6 +52,13 @@ def imperfect_dataset(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def plaques_dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plaques") / "data"
+    assert main([str(folder), *PLAQUES]) == 0
+    return folder
+
+
 def errors_of_the_validator(folder: Path) -> list[str]:
     command = str(Path(sys.executable).with_name("bids-validator-deno"))
     if not Path(command).exists():
@@ -71,6 +80,68 @@ def test_a_dataset_of_images_is_valid(image_dataset):
 
 def test_a_dataset_of_an_imperfect_scan_is_valid(imperfect_dataset):
     assert errors_of_the_validator(imperfect_dataset) == []
+
+
+def test_a_dataset_of_plaques_sites_and_sessions_is_valid(plaques_dataset):
+    assert errors_of_the_validator(plaques_dataset) == []
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    head, *rows = (line.split("\t") for line in path.read_text().splitlines())
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def session_image(folder: Path, part: str, session: int, name: str) -> np.ndarray:
+    stem = f"derivatives/{part}/sub-01/ses-{session}/anat/sub-01_ses-{session}"
+    return nib.load(folder / f"{stem}_{name}.nii.gz").get_fdata(dtype=np.float32)
+
+
+def test_masks_of_plaques_are_their_class_apart_and_hold_its_sodium(plaques_dataset):
+    truth = plaques_dataset / "derivatives/truth/sub-01/ses-1/anat"
+    means = {r["name"]: float(r["concentration"]) for r in rows_of(next(truth.glob("*_TSC.tsv")))}
+    sodium = session_image(plaques_dataset, "truth", 1, "acq-23Na_space-T1w_desc-truth_TSCmap")
+    total = 0
+    for name in ("enhancing", "blackhole", "expanding"):
+        mask = session_image(plaques_dataset, "manual", 1, f"label-{name}_mask")
+        share = session_image(plaques_dataset, "truth", 1, f"label-{name}_desc-truth_probseg")
+        assert np.array_equal(mask > 0, share > 0.5)
+        assert sodium[share > 0.99].mean() == pytest.approx(means[name], rel=0.11)
+        total = total + mask
+    assert total.max() == 1
+
+
+def test_the_table_of_plaques_counts_what_the_label_image_shows(plaques_dataset):
+    name = "label-lesion_desc-truth_dseg"
+    labels = session_image(plaques_dataset, "truth", 1, name)
+    rows = rows_of(next((plaques_dataset / "derivatives/truth").rglob(f"*ses-1_{name}.tsv")))
+    assert 5 <= len(rows) <= 9
+    for row in rows:
+        share = session_image(
+            plaques_dataset, "truth", 1, f"label-{row['name']}_desc-truth_probseg"
+        )
+        inside = labels == int(row["index"])
+        assert share[inside].sum() / 1e3 == pytest.approx(float(row["volume_ml"]), rel=1e-3)
+
+
+def test_expanding_plaques_are_larger_a_year_later(plaques_dataset):
+    volumes = {
+        name: [
+            session_image(plaques_dataset, "truth", s, f"label-{name}_desc-truth_probseg").sum()
+            for s in (1, 2)
+        ]
+        for name in ("expanding", "blackhole")
+    }
+    assert volumes["expanding"][1] / volumes["expanding"][0] == pytest.approx(1.12, abs=0.03)
+    assert volumes["blackhole"][1] / volumes["blackhole"][0] == pytest.approx(1, abs=0.01)
+
+
+def test_the_same_seed_writes_the_same_plaques(tmp_path, plaques_dataset):
+    again = tmp_path / "again"
+    assert main([str(again), *PLAQUES]) == 0
+    files = [str(p.relative_to(again)) for p in again.rglob("*") if p.is_file()]
+    _, differ, missing = filecmp.cmpfiles(again, plaques_dataset, files, shallow=False)
+    assert len(files) > 40
+    assert (differ, missing) == ([], [])
 
 
 def test_repetitions_and_delays_are_in_the_raw_data(imperfect_dataset):

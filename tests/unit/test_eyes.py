@@ -23,13 +23,10 @@ from sodiumprep.sodium.eyes import (
     radial_transfer,
 )
 from sodiumprep.sodium.kernel import frequency_axes, gaussian_transfer
-from sodiumprep.sodium.phantom import CONCENTRATIONS, draw_rigid, sodium_content
-from sodiumprep.sodium.phantom_anatomy import (
-    build_head,
-    draw_anatomy,
-    draw_contrast,
-    t1_weighted,
-)
+from sodiumprep.sodium.phantom_anatomy import build_head, draw_anatomy
+from sodiumprep.sodium.phantom_content import CONCENTRATIONS, sodium_content
+from sodiumprep.sodium.phantom_placement import draw_rigid
+from sodiumprep.sodium.phantom_t1w import draw_contrast, t1_weighted
 from sodiumprep.sodium.regions import blur_to_grid, fine_affine
 
 VOXEL, N, FINE = 5.0, 44, 3

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from sodiumprep.bids_app import phantom as command
-from sodiumprep.bids_app import phantom_files
-from sodiumprep.sodium import phantom
+from sodiumprep.bids_app import phantom_cohort, phantom_files
+from sodiumprep.sodium import phantom, phantom_content, phantom_placement, phantom_t1w
 from sodiumprep.sodium.acquisition import Geometry
 from sodiumprep.sodium.phantom_anatomy import CLASSES, Head
+from sodiumprep.sodium.phantom_placement import fov_to_scanner, rigid
 from sodiumprep.sodium.phantom_signal import (
     Timing,
     coil_sensitivities,
@@ -38,7 +39,7 @@ def _coarse_object(monkeypatch):
 
 
 def geometry(matrix=24):
-    turn = phantom.rigid(np.array([0.1, -0.05, 0.15]), np.zeros(3), np.zeros(3))[:3, :3]
+    turn = rigid(np.array([0.1, -0.05, 0.15]), np.zeros(3), np.zeros(3))[:3, :3]
     return Geometry(np.array([4.0, -6.0, 9.0]), turn, (0.24,) * 3, (matrix,) * 3)
 
 
@@ -56,7 +57,7 @@ def placement(motion=None):
     affine = np.diag([5.0, 5.0, 5.0, 1.0])
     affine[:3, 3] = -5.0 * (N // 2)
     motion = np.eye(4) if motion is None else motion
-    return phantom.Placement(affine, motion, geometry(), motion[:3, 3])
+    return phantom_placement.Placement(affine, motion, geometry(), motion[:3, 3])
 
 
 def protocol(**changes):
@@ -76,11 +77,11 @@ def scanned(head, where=None, how=None, vials=()):
 
 def test_a_moved_ball_lands_where_geometry_and_motion_say():
     head = ball(centre=(15, -10, 20), radius=18)
-    motion = phantom.rigid(np.array([0.05, 0.1, -0.08]), np.array([3, 5, -4.0]), np.zeros(3))
+    motion = rigid(np.array([0.05, 0.1, -0.08]), np.array([3, 5, -4.0]), np.zeros(3))
     where = placement(motion)
     grey = phantom.resample_head(head.shares[0], where, 125, 2e-3)
     found = (np.indices(grey.shape) * grey).reshape(3, -1).sum(axis=1) / grey.sum()
-    scanner = phantom.fov_to_scanner(where.geometry) @ [*((found - 62) * 2), 1]
+    scanner = fov_to_scanner(where.geometry) @ [*((found - 62) * 2), 1]
     assert np.allclose(scanner, motion @ [15, -10, 20, 1], atol=0.1)
 
 
@@ -88,7 +89,7 @@ def test_a_moved_ball_lands_where_geometry_and_motion_say():
 def test_a_wave_at_the_edge_of_kspace_has_its_mean_over_each_voxel(axis):
     finer = np.diag([0.25, 0.25, 0.25, 1.0])
     finer[:3, 3] = -12.5
-    where = replace(placement(), t1w_affine=phantom.fov_to_scanner(geometry()) @ finer)
+    where = replace(placement(), t1w_affine=fov_to_scanner(geometry()) @ finer)
     along = np.moveaxis(np.arange(101)[:, None, None] * 0.25 - 12.5, 0, axis)
     wave = np.broadcast_to(np.cos(2 * np.pi * along / 8), (101,) * 3).astype(np.float32)
     shown = phantom.resample_head(wave, where, 12, 2e-3)[2:-2, 2:-2, 2:-2]
@@ -99,7 +100,9 @@ def test_the_field_of_view_agrees_with_the_affine_of_the_image():
     place = geometry()
     corner = (np.zeros(3) - 12) * 10.0
     assert np.allclose(
-        phantom.fov_to_scanner(place) @ [*corner, 1], place.affine @ [0, 0, 0, 1], atol=1e-9
+        fov_to_scanner(place) @ [*corner, 1],
+        place.affine @ [0, 0, 0, 1],
+        atol=1e-9,
     )
 
 
@@ -111,7 +114,7 @@ def test_the_object_holds_the_signal_of_its_tissue():
 
 
 def test_a_vial_has_its_volume_and_is_stronger_when_cold():
-    vial = phantom.VIALS[3]
+    vial = phantom_placement.VIALS[3]
     warm = replace(vial, temperature=37.0)
     first, second = (
         scanned(ball(), vials=[(v, np.array([88.0, 10.0, 0.0]))]).images.sum()
@@ -127,21 +130,21 @@ def test_vials_stand_beside_the_head_without_touching_it():
     affine[:3, 3] = -75
     away = np.indices((101, 101, 101)) * 1.5 - 75
     outline = (away**2).sum(axis=0) < 70**2
-    places = phantom.place_vials(outline, affine, np.zeros(3), phantom.VIALS)
-    gap = np.linalg.norm(places, axis=1) - 70 - phantom.VIALS[0].radius
+    places = phantom_placement.place_vials(outline, affine, np.zeros(3), phantom_placement.VIALS)
+    gap = np.linalg.norm(places, axis=1) - 70 - phantom_placement.VIALS[0].radius
     assert ((gap > 0) & (gap < 12)).all()
 
 
 def test_too_many_vials_are_refused():
     with pytest.raises(ValueError, match="5 vials; there is place for 4"):
-        phantom.place_vials(
-            np.ones((4, 4, 4), bool), np.eye(4), np.zeros(3), phantom.VIALS[:1] * 5
+        phantom_placement.place_vials(
+            np.ones((4, 4, 4), bool), np.eye(4), np.zeros(3), phantom_placement.VIALS[:1] * 5
         )
 
 
 def test_vial_labels_follow_the_order_of_the_list():
     places = np.array([[80.0, 0, 0], [-80.0, 0, 0]])
-    labels = phantom.vial_labels(phantom.VIALS[:2], places, geometry(60))
+    labels = phantom_placement.vial_labels(phantom_placement.VIALS[:2], places, geometry(60))
     for n, place in enumerate(places, start=1):
         middle = np.argwhere(labels == n).mean(axis=0)
         assert np.allclose(geometry(60).affine @ [*middle, 1], [*place, 1], atol=1)
@@ -150,9 +153,9 @@ def test_vial_labels_follow_the_order_of_the_list():
 def test_concentrations_vary_smoothly_and_keep_their_mean():
     head = ball()
     values = dict.fromkeys(CLASSES, 42.0)
-    made = phantom.sodium_content(np.random.default_rng(0), head, values)
+    made = phantom_content.sodium_content(np.random.default_rng(0), head, values)
     inside = made[0][head.shares[0] > 0]
-    assert phantom.true_means(head, made) == {"GM": pytest.approx(42, rel=1e-4)}
+    assert phantom_content.true_means(head, made) == {"GM": pytest.approx(42, rel=1e-4)}
     assert 0.03 < inside.std() / 42 < 0.1
     assert np.abs(inside / 42 - 1).max() < 0.2
 
@@ -217,7 +220,7 @@ def test_off_resonance_has_its_peak_above_the_sinuses():
 def test_repetitions_have_their_own_pose_and_share_the_snr():
     how = protocol(snr=30.0)
     first = scanned(ball((30, 0, 10), 25.0), how=how)
-    moved = phantom.rigid(np.zeros(3), np.array([6.0, 0, 0]), np.zeros(3))
+    moved = rigid(np.zeros(3), np.array([6.0, 0, 0]), np.zeros(3))
     where = replace(placement(), t1w_to_sodium=moved)
     second = scanned(ball((30, 0, 10), 25.0), where, how)
     once, twice = (
@@ -259,19 +262,19 @@ def test_transmit_changes_the_signal_as_another_flip_angle_would():
 
 
 def test_bias_field_has_the_asked_range():
-    bias = phantom.bias_field(np.random.default_rng(0), (30, 30, 30), 1.8)
+    bias = phantom_t1w.bias_field(np.random.default_rng(0), (30, 30, 30), 1.8)
     assert bias.max() / bias.min() == pytest.approx(1.8, rel=1e-4)
 
 
 def test_segmented_borders_are_off_by_the_asked_distance():
-    moved = phantom.shifted_levels(np.random.default_rng(0), ball(), 0.3)
+    moved = phantom_t1w.shifted_levels(np.random.default_rng(0), ball(), 0.3)
     assert moved.std(axis=(1, 2, 3)) == pytest.approx([0.3] * 3, rel=1e-3)
 
 
 def test_draws_stay_within_their_bounds():
     rng = np.random.default_rng(0)
     for _ in range(20):
-        turn = phantom.draw_rigid(rng, 6.0, 8.0, np.zeros(3))
+        turn = phantom_placement.draw_rigid(rng, 6.0, 8.0, np.zeros(3))
         assert np.allclose(turn[:3, :3] @ turn[:3, :3].T, np.eye(3))
         assert np.abs(turn[:3, 3]).max() <= 8
 
@@ -316,11 +319,11 @@ def test_a_subject_does_not_depend_on_how_many_follow():
 
 def test_patients_have_more_sodium_unless_told_otherwise():
     chosen = options()
-    assert command.group_values(chosen, "patients")["GM"] == pytest.approx(46.2)
+    assert phantom_cohort.group_values(chosen, "patients")["GM"] == pytest.approx(46.2)
     chosen = options("--tissue", "patients:GM=50", "WM=30")
-    assert command.group_values(chosen, "patients")["GM"] == 50
-    assert command.group_values(chosen, "controls") == {
-        **command.CONCENTRATIONS, "WM": 30.0
+    assert phantom_cohort.group_values(chosen, "patients")["GM"] == 50
+    assert phantom_cohort.group_values(chosen, "controls") == {
+        **phantom_content.CONCENTRATIONS, "WM": 30.0
     }  # fmt: skip
 
 
@@ -328,15 +331,15 @@ def test_tissue_values_come_from_a_file_too(tmp_path):
     path = tmp_path / "values.json"
     path.write_text('{"patients": {"GM": 51}}')
     chosen = options("--tissue", str(path))
-    assert command.group_values(chosen, "patients")["GM"] == 51
+    assert phantom_cohort.group_values(chosen, "patients")["GM"] == 51
 
 
 def test_the_last_group_has_the_lesion_unless_told_otherwise():
-    ill = [p.anatomy.lesion_centre is not None for p in cohort("--lesion", "glioma")]
+    ill = [p.anatomy.lesion is not None for p in cohort("--lesion", "glioma")]
     assert ill == [False, False, True, True]
     chosen = cohort("--lesion", "glioma", "--lesion-groups", "controls")
-    assert [p.anatomy.lesion_centre is not None for p in chosen] == [True, True, False, False]
-    assert not any(p.anatomy.lesion_centre is not None for p in cohort())
+    assert [p.anatomy.lesion is not None for p in chosen] == [True, True, False, False]
+    assert not any(p.anatomy.lesion is not None for p in cohort())
 
 
 def test_protocol_options_reach_the_protocol():
@@ -415,9 +418,9 @@ def test_the_sidecar_holds_what_the_trajectory_follows_from():
         (["--snr", "0"], "--snr must be positive"),
         (["--tissue", "GM42"], "'GM42' is not of the form"),
         (["--tissue", "bone=3"], "unknown class bone"),
-        (["--tissue", "strangers:GM=3"], "unknown class or group: strangers"),
-        (["--session-change", "bone=0.1"], "unknown class or group: bone"),
-        (["--lesion-groups", "nobody"], "unknown class or group: nobody"),
+        (["--tissue", "strangers:GM=3"], "unknown group strangers"),
+        (["--session-change", "bone=0.1"], "unknown class bone"),
+        (["--lesion-groups", "nobody"], "unknown group nobody"),
     ],
 )
 def test_senseless_options_are_a_usage_error(tmp_path, capsys, arguments, message):
@@ -440,7 +443,7 @@ def test_stored_images_return_their_values(tmp_path):
 
 
 def test_the_written_transform_maps_points_from_t1w_to_sodium_in_lps(tmp_path):
-    motion = phantom.rigid(np.array([0.1, 0.2, 0.3]), np.array([1.0, 2.0, 3.0]), np.zeros(3))
+    motion = rigid(np.array([0.1, 0.2, 0.3]), np.array([1.0, 2.0, 3.0]), np.zeros(3))
     phantom_files._write_itk(tmp_path / "xfm.txt", motion)
     text = (tmp_path / "xfm.txt").read_text().split("Parameters: ")[1].split("\n")[0]
     numbers = np.array(text.split(), float)

@@ -8,17 +8,10 @@ import numpy as np
 import pytest
 
 from sodiumprep.bids_app.phantom import load_template
-from sodiumprep.sodium.phantom_anatomy import (
-    CLASSES,
-    Contrast,
-    border,
-    build_head,
-    draw_anatomy,
-    draw_lesion_centre,
-    prepare_template,
-    t1_weighted,
-    ventricle_shift,
-)
+from sodiumprep.sodium.phantom_anatomy import CLASSES, build_head, draw_anatomy, ventricle_shift
+from sodiumprep.sodium.phantom_glioma import Glioma, draw_lesion_centre
+from sodiumprep.sodium.phantom_t1w import Contrast, t1_weighted
+from sodiumprep.sodium.phantom_template import border, prepare_template
 
 SHAPE = (60, 72, 66)
 AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
@@ -101,7 +94,9 @@ def test_a_thicker_cortex_has_more_grey_and_less_white_matter(template, anatomy,
 
 def test_a_lesion_takes_its_place_from_tissue(template, anatomy, head):
     centre = draw_lesion_centre(np.random.default_rng(0), template)
-    ill = build_head(template, replace(anatomy, lesion_centre=centre), SHAPE, AFFINE)
+    ill = build_head(
+        template, replace(anatomy, lesion=Glioma(centre, (11.0, 21.0))), SHAPE, AFFINE
+    )
     assert 2e-3 < litres(ill, "core") < 12e-3
     assert litres(ill, "edema") > litres(ill, "core")
     assert litres(head, "core") == litres(head, "edema") == 0
