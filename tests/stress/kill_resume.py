@@ -178,7 +178,7 @@ def chain(
     count.clean_ups += code != 0
     count.partials += len(list((place.root / "out").rglob(".*partial-*")))
     end = f"differs: {', '.join(sorted(wrong))}" if wrong else "all the same"
-    return f"killed after {', '.join(lines)}: then exit {code}, {end}"
+    return f"killed after {', '.join(lines) or 'nothing'}: then exit {code}, {end}"
 
 
 def main() -> int:
