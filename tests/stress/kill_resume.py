@@ -152,6 +152,11 @@ def broken(held: dict[str, str], truth: dict[str, str]) -> list[str]:
     return [name for name, digest in held.items() if truth.get(name) != digest]
 
 
+def is_growing(name: str) -> bool:
+    """Return whether a file has no final name yet; the next start removes it."""
+    return Path(name).name.startswith(".") and ".partial-" in name
+
+
 def chain(
     place: Place, raw: Path, moments: list[float], truth: dict[str, str], count: Count
 ) -> str:
@@ -165,9 +170,10 @@ def chain(
             break
         kill(pid)
         count.killed += 1
-        held = place.digests()
-        lines.append(f"{after:.1f} s ({len(held)} files)")
-        count.corrupt += len(broken(held, truth))
+        held = {n: d for n, d in place.digests().items() if not is_growing(n)}
+        bad = broken(held, truth)
+        lines.append(" ".join([f"{after:.1f} s ({len(held)} files)", *bad]))
+        count.corrupt += len(bad)
     pid = start(place.command(raw), log)
     code = end_of(pid, PATIENCE)
     if code is None:
@@ -176,9 +182,9 @@ def chain(
     wrong = {*broken(final, truth), *(set(truth) - set(final))}
     count.corrupt += len(wrong)
     count.clean_ups += code != 0
-    count.partials += len(list((place.root / "out").rglob(".*partial-*")))
+    count.partials += sum(is_growing(name) for name in final)
     end = f"differs: {', '.join(sorted(wrong))}" if wrong else "all the same"
-    return f"killed after {', '.join(lines)}: then exit {code}, {end}"
+    return f"killed after {', '.join(lines) or 'nothing'}: then exit {code}, {end}"
 
 
 def main() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -89,7 +88,7 @@ def mount() -> Iterator[Callable[[Path, str], None]]:
 
     yield at
     for folder in mounted:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+        subprocess.run(["umount", "-l", str(folder)], check=False, capture_output=True)
 
 
 def test_a_second_run_saves_again_and_computes_nothing(truth: Truth) -> None:
@@ -140,10 +139,10 @@ def test_a_run_with_its_work_on_another_device_gives_the_same_bytes(
     assert fresh.digests() == truth.digests
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_killed_run_goes_on_to_the_same_bytes(truth: Truth, fresh: Place, seed: int) -> None:
-    count, after = Count(), random.Random(seed).uniform(0.1, 0.9) * truth.seconds
-    line = chain(fresh, truth.raw, [after], truth.digests, count)
+@pytest.mark.parametrize("share", [0.1, 0.35])
+def test_a_killed_run_goes_on_to_the_same_bytes(truth: Truth, fresh: Place, share: float) -> None:
+    count = Count()
+    line = chain(fresh, truth.raw, [share * truth.seconds], truth.digests, count)
     print(line)
     assert count == Count(killed=1), line
 
@@ -241,9 +240,10 @@ def test_a_subject_that_fails_does_not_stop_the_other(pair: Path, tmp_path: Path
     assert line.startswith("sodiumprep: sub-02 failed: ")
     assert f"{path.name}: 1 voxels hold NaN" in line
     assert (tmp_path / "out/sub-01/anat/sub-01_desc-preproc_T1w.nii.gz").is_file()
-    (crash,) = (tmp_path / "out/logs").rglob("crash-*.txt")
-    text = crash.read_text()
-    assert all(part in text for part in ("Node: ", str(path), "Traceback", "ValueError"))
+    crashes = [crash.read_text() for crash in (tmp_path / "out/logs").rglob("crash-*.txt")]
+    assert crashes
+    for text in crashes:
+        assert all(part in text for part in ("Node: ", str(path), "Traceback", "ValueError"))
     assert json.loads((tmp_path / "out/dataset_description.json").read_text())
 
 
@@ -251,7 +251,7 @@ def test_being_told_to_stop_leaves_one_line_and_no_half_file(truth: Truth, fresh
     fresh.root.mkdir()
     log = fresh.root / "log.txt"
     pid = start(fresh.command(truth.raw), log)
-    assert end_of(pid, truth.seconds / 2) is None
+    assert end_of(pid, truth.seconds / 3) is None
     began = time.monotonic()
     os.kill(pid, 15)
     code = end_of(pid, 20)
