@@ -18,7 +18,8 @@ import pytest
 from sodiumprep.bids_app.self_test import coarsen
 
 ROOT = Path(__file__).parents[2]
-TAG = "sodiumprep:checked"
+BUILT = "SODIUMPREP_IMAGE"  # environment variable: an image of the store that is built already
+TAG = os.environ.get(BUILT, "sodiumprep:checked")
 STRANGER = 54321  # no such user anywhere
 
 
@@ -31,6 +32,8 @@ def call(*command: object, environment: dict[str, str] | None = None):
 
 @pytest.fixture(scope="module")
 def image():
+    if BUILT in os.environ:
+        return TAG
     built = call(ROOT / "container/build.sh", TAG)
     if built.returncode == 3:
         pytest.skip(built.stderr.strip())
