@@ -41,7 +41,8 @@ certificates=/etc/ssl/certs/ca-certificates.crt
 if [ -f "$certificates" ]; then given+=(--secret "id=certificates,src=$certificates"); fi
 
 # --- the base
-if ! buildah images --format '{{.Name}}:{{.Tag}}' | grep -q "/$base\$"; then
+kept=$(buildah images --format '{{.Name}}:{{.Tag}}')
+if ! grep -q "/$base\$" <<< "$kept"; then
     echo "== $base, by debootstrap"
     root=$store/base
     rm -rf "$root"

@@ -131,14 +131,14 @@ def test_the_image_holds_what_is_locked_and_nothing_else(inside):
 
 
 def test_the_image_holds_no_compiler_lists_or_caches(inside):
-    for program in ("gcc", "cc", "g++", "make", "pip", "curl", "git"):
-        assert inside("bash", "-c", f"command -v {program}").stdout == ""
-    found = inside("bash", "-c", "ls -A /var/lib/apt/lists /root /home/sodiumprep; ls /var/cache")
-    assert not re.search(r"Packages|\.cache|apt", found.stdout)
+    script = "for program in gcc cc g++ make pip curl git; do command -v $program; done"
+    assert inside("bash", "-c", script).stdout == ""
+    script = "cd /var/lib/apt/lists && ls -A; ls -A /home/sodiumprep /var/cache"
+    assert not re.search(r"Packages|\.cache|\bapt\b", inside("bash", "-c", script).stdout)
 
 
 def test_what_the_build_was_told_of_mirrors_stays_outside(inside):
-    paths = "/etc/pip.conf /etc/apt/apt.conf.d/90build /etc/ssl/certs/ca-certificates.crt"
+    paths = "/etc/pip.conf /etc/apt/*.d/*build* /etc/ssl/certs/ca-certificates.crt"
     done = inside("bash", "-c", f"cat {paths} /etc/apt/sources.list", options=("--user", 0))
     assert done.stdout == "deb http://deb.debian.org/debian bookworm main\n"
 
