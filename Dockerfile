@@ -2,7 +2,7 @@
 # mirrors and certificates (three secrets, all optional, docs/container.md) stays out of the image.
 FROM debian:bookworm-slim AS build
 
-RUN --mount=type=secret,id=sources,target=/etc/apt/sources.list \
+RUN --mount=type=secret,id=sources,target=/etc/apt/sources.list.d/build.list \
     --mount=type=secret,id=apt,target=/etc/apt/apt.conf.d/90build \
     apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates python3-venv \
@@ -33,7 +33,7 @@ RUN /opt/sodiumprep/bin/pip install --no-cache-dir --no-index --no-deps --no-bui
 FROM debian:bookworm-slim
 
 # libgomp is the one library that the wheels leave to the system.
-RUN --mount=type=secret,id=sources,target=/etc/apt/sources.list \
+RUN --mount=type=secret,id=sources,target=/etc/apt/sources.list.d/build.list \
     --mount=type=secret,id=apt,target=/etc/apt/apt.conf.d/90build \
     apt-get update \
     && apt-get install --yes --no-install-recommends libgomp1 python3 \

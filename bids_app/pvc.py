@@ -123,7 +123,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--sensitivity", action="store_true",
-        help="add columns for gtm and labbe: " + "; ".join(SENSITIVITY.values()),
+        help="add columns for gtm and labbe: "
+        + "; ".join(SENSITIVITY.values()).replace("%", "%%"),
     )  # fmt: skip
     parser.add_argument(
         "--residual-map", action="store_true",

@@ -34,29 +34,15 @@ mirror=$(apt-get indextargets --format '$(SITE) $(CODENAME) $(ORIGIN)' 'Created-
 mirror=${MIRROR:-${mirror:-http://deb.debian.org/debian}}
 echo "deb $mirror $suite main" > "$secrets/sources"
 apt-config dump | grep -E '^Acquire::(https?::Proxy|Check-|Retries|https::CaInfo)' > "$secrets/apt" || true
-python3 - > "$secrets/pip" <<'END'
-import os
-import subprocess
-
-names = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries")
-kept = {}
-for line in subprocess.run(["pip", "config", "list"], capture_output=True, text=True).stdout.split("\n"):
-    name, _, value = line.rpartition("=")[0].rpartition("."), "", line.partition("=")[2].strip("'\"")
-    if name[2] in names and not value.startswith("file:"):
-        kept[name[2]] = value.replace("\\n", "\n    ")
-for name in names:
-    value = os.environ.get("PIP_" + name.upper().replace("-", "_"))
-    if value:
-        kept[name] = value
-print("[global]", *(f"{name} = {value}" for name, value in kept.items()), sep="\n")
-END
+python3 container/pip_settings.py > "$secrets/pip"
 given=(--secret "id=sources,src=$secrets/sources" --secret "id=apt,src=$secrets/apt"
        --secret "id=pip,src=$secrets/pip")
 certificates=/etc/ssl/certs/ca-certificates.crt
 if [ -f "$certificates" ]; then given+=(--secret "id=certificates,src=$certificates"); fi
 
 # --- the base
-if ! buildah images --format '{{.Name}}:{{.Tag}}' | grep -q "/$base\$"; then
+kept=$(buildah images --format '{{.Name}}:{{.Tag}}')
+if ! grep -q "/$base\$" <<< "$kept"; then
     echo "== $base, by debootstrap"
     root=$store/base
     rm -rf "$root"

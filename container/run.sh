@@ -18,15 +18,15 @@ done
 shift
 
 buildah() { command buildah --root "$store/images" --runroot "$store/run" --storage-driver vfs "$@"; }
-mapfile -t environment < <(buildah inspect --type image \
-    --format '{{range .OCIv1.Config.Env}}{{println .}}{{end}}' "$tag" | sed '/^$/d')
-workdir=$(buildah inspect --type image --format '{{.OCIv1.Config.WorkingDir}}' "$tag")
+told='{{.FromImageID}}{{println}}{{.OCIv1.Config.WorkingDir}}{{println}}'
+told+='{{range .OCIv1.Config.Env}}{{println .}}{{end}}'
+mapfile -t known < <(buildah inspect --type image --format "$told" "$tag" | sed '/^$/d')
+identity=${known[0]} workdir=${known[1]} environment=("${known[@]:2}")
 
-# a container is a copy of the image: one is kept for each tag's image
-identity=$(buildah inspect --type image --format '{{.FromImageID}}' "$tag")
+# a container is a copy of the image: one is kept for each image
 container=run-${identity:0:12}
-buildah containers --format '{{.ContainerName}}' | grep -qx "$container" \
-    || buildah from --pull-never --name "$container" "$tag" > /dev/null
+kept=$(buildah containers --format '{{.ContainerName}}')
+grep -qx "$container" <<< "$kept" || buildah from --pull-never --name "$container" "$tag" > /dev/null
 root=$(buildah mount "$container")
 for volume in "${volumes[@]}"; do
     IFS=: read -r _ target _ <<< "$volume"

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -131,3 +132,17 @@ def test_hooks_of_pre_commit_are_local_and_their_tools_are_those_of_lint():
     named = {hook["id"] for hook in hooks[0]["hooks"]}
     assert {"ruff-check", "ruff-format", "mypy", "codespell", "hadolint"} <= named
     assert {hook["language"] for hook in hooks[0]["hooks"]} == {"system"}
+
+
+def test_settings_of_pip_reach_the_build_without_paths_of_this_machine():
+    pip = runpy.run_path(str(ROOT / "container/pip_settings.py"))
+    listed = "global.cert='/own.crt'\n:env:.retries='7'\n"
+    listed += "global.extra-index-url='file:///here https://a.example https://b.example'\n"
+    found = pip["settings"](listed)
+    assert found == {
+        "retries": ["7"],
+        "extra-index-url": ["https://a.example", "https://b.example"],
+    }
+    text = "[global]\nretries = 7\nextra-index-url = https://a.example\n    https://b.example"
+    assert pip["configuration"](found) == text
+    assert pip["configuration"](pip["settings"]("")) == "[global]"
