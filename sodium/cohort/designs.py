@@ -248,7 +248,9 @@ def _all_pairs(
     rows: pd.DataFrame, model: Model, predicted: _Predicted, spreads: Mapping[str, float]
 ) -> dict[str, _Weights]:
     """Return all slopes, and all pairs of levels, each level less the reference."""
-    weights = {by: (predicted[by,] - predicted[()], spread) for by, spread in spreads.items()}
+    weights: dict[str, _Weights] = {
+        by: (predicted[by,] - predicted[()], spread) for by, spread in spreads.items()
+    }
     for name in model.groups:
         first = model.reference.get(name)
         order = sorted(rows[name].unique(), key=lambda level: (level != first, level))
