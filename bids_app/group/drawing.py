@@ -16,7 +16,7 @@ from sodiumprep.sodium.acquisition import Floats, Integers
 
 WIDTH = 9.4  # inches: that of the page
 MOST_POINTS = 2000  # of a figure; more of them tell no more
-CLOUD_FROM = 8  # values, else a density pretends to know too much
+CLOUD_FROM = 8  # different values, else a density pretends to know too much
 BOX_FROM = 5  # points in a group before a box says more than they do
 # Okabe & Ito 2008: told apart under every common colour blindness; places tell groups as well
 GROUP_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -138,7 +138,7 @@ def draw_cloud(
         Points that are drawn.
     """
     color, filled = look
-    if len(values) >= CLOUD_FROM and np.ptp(values) > 0:
+    if len(np.unique(values)) >= CLOUD_FROM:
         _draw_density(axes, values, place - 0.1, color)
     if len(values) >= BOX_FROM:
         _draw_box(axes, values, place, color)

@@ -200,7 +200,7 @@ def diagnostic_section(shown: Shown, places: Places) -> Section | None:
     says, source = _gain_words(kept), places.source("roc")
     columns = (
         text("told", "Told apart", "key"), REGION[1],
-        Column("n +/−", lambda r: f"{number(r['n_positive'], 0)}/{number(r['n_negative'], 0)}"),
+        Column("n", lambda r: f"{number(r['n_positive'], 0)} + {number(r['n_negative'], 0)}"),
         interval("auc", "Area (95 %)"), interval("cutoff", "Cut-off [mmol/L] (95 %)", 1),
         interval("sensitivity", "Sensitivity (95 %)"),
         interval("specificity", "Specificity (95 %)"),

@@ -114,8 +114,10 @@ def outliers(quality: pd.DataFrame, known: Iterable[tuple[str, str]]) -> pd.Data
     for column, title in known:
         numbers = pd.to_numeric(quality[column], errors="coerce")
         score = drawing.robust_score(numbers)
-        own = quality.loc[score.abs() > FAR, ["participant_id", "session", "run"]]
-        parts.append(own.assign(title=title, value=numbers, median=numbers.median(), score=score))
+        away = score.abs() > FAR
+        own = quality.loc[away, ["participant_id", "session", "run"]]
+        told = {"value": numbers[away], "median": numbers.median(), "score": score[away]}
+        parts.append(own.assign(title=title, **told))
     found = pd.concat(parts, ignore_index=True)
     return found.sort_values("score", key=abs, ascending=False, kind="stable")
 

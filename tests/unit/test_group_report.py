@@ -330,8 +330,8 @@ def test_a_long_list_in_the_page_is_harmless_and_small(out_dir, shown, monkeypat
 
 def test_many_runs_far_away_are_listed_by_how_far():
     quality = pd.DataFrame({"participant_id": list("abcdef"), "session": "n/a", "run": "n/a",
-                            "snr_GM": [1, 2, 3, 2, 40, 90]})  # fmt: skip
-    far = outliers(quality, [("snr_GM", "SNR")])
+                            "snr_GM": [1, 2, 3, 2, 40, 90], "ghost_share": range(6)})  # fmt: skip
+    far = outliers(quality, [("snr_GM", "SNR"), ("ghost_share", "ghosts")])
     assert far["participant_id"].tolist() == ["f", "e"]
 
 
