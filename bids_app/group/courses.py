@@ -71,7 +71,8 @@ def spaghetti_figure(changes: pd.DataFrame, labels: tuple[str, str]) -> Figure:
         Sessions before and after.
     """
     regions, groups = list(dict.fromkeys(changes["name"])), groups_in(changes["group"])
-    figure, grid = panels(len(regions), 4, 2.4)
+    across = 4 if len(groups) <= 3 else 2 if len(groups) <= 6 else 1
+    figure, grid = panels(len(regions), across, 2.4)
     most = max(30, MOST_POINTS // (2 * len(regions) * len(groups)))
     for axes, region in zip(grid, regions, strict=True):
         for place, group in enumerate(groups):
@@ -87,7 +88,7 @@ def spaghetti_figure(changes: pd.DataFrame, labels: tuple[str, str]) -> Figure:
         axes.set_xlim(-0.4, 2.2 * len(groups) - 0.8)
         _name_groups(axes, groups)
         name_panel(axes, region[:18])
-    for axes in grid[::4]:
+    for axes in grid[::across]:
         axes.set_ylabel("mmol/L", fontsize=8)
     return figure
 

@@ -233,7 +233,7 @@ def regions_figure(values: pd.DataFrame) -> Figure:
             color = UNCORRECTED if pvc == "none" else group_color(groups.index(group))
             draw_cloud(axes, held.to_numpy(float), place, (color, pvc != "none"), most)
         name_panel(axes, region)
-        rows_downward(axes, labels, show=number % 2 == 0)
+        rows_downward(axes, labels, show=number % 2 == 0, longest=30)
     for axes in grid[-2:]:
         axes.set_xlabel("tissue sodium concentration [mmol/L]")
     return drawn
@@ -298,7 +298,8 @@ def zero_line(axes: Axes, upright: bool = False) -> None:
 
 
 def _row_label(group: str, pvc: str, groups: int) -> str:
-    return f"{group}, {method_label(pvc)}" if groups > 1 else method_label(pvc)
+    short = group if len(group) <= 14 else f"{group[:13]}…"
+    return f"{short}, {method_label(pvc)}" if groups > 1 else method_label(pvc)
 
 
 def _draw_density(axes: Axes, values: Floats, base: float, color: str) -> None:

@@ -39,6 +39,7 @@ from sodiumprep.bids_app.group.shown import (
 )
 from sodiumprep.bids_app.wording import UNKNOWN, number
 
+MOST_AREAS = 16  # intervals of areas in a figure
 ALPHA = 0.05  # of the false-discovery rate that is spoken of
 REGION = (
     text("name", "Region", "key"),
@@ -66,7 +67,9 @@ def differences_section(shown: Shown, places: Places) -> Section | None:
                        notes=tuple(reasons))  # fmt: skip
     kept = with_best_others(effects)
     source = places.source("effects")
-    findings = tuple(_effect_words(effects, c) for c in dict.fromkeys(effects["contrast"]))
+    first = intervals.shown_contrasts(effects)
+    named = dict.fromkeys([*first, *effects["contrast"]])  # those with a panel before the others
+    findings = tuple(_effect_words(effects, contrast) for contrast in named)
     says = _effects_words(effects)
     drawn = picture(
         lambda: intervals.forest_figure(kept), places.figure("effects"),
@@ -371,8 +374,9 @@ def _roc_pictures(
     shown: Shown, kept: pd.DataFrame, places: Places, says: str
 ) -> tuple[Picture, ...]:
     curves = of_tissues(shown.table("roc_curves"))
+    first_rows = kept[kept["told"].isin(list(dict.fromkeys(kept["told"]))[:MOST_AREAS])]
     drawn = [picture(
-        lambda: intervals.gain_figure(kept), places.figure("auc"), says,
+        lambda: intervals.gain_figure(first_rows), places.figure("auc"), says,
         "Area under each curve: squares without, circles with correction for partial volume.",
         places.source("roc"),
     )]  # fmt: skip

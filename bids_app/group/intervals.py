@@ -37,7 +37,7 @@ def forest_figure(effects: pd.DataFrame) -> Figure:
     effects
         ``seg name pvc contrast estimate ci_low ci_high q`` [mmol/L].
     """
-    contrasts = list(dict.fromkeys(effects["contrast"]))[:MOST_CONTRASTS]
+    contrasts = shown_contrasts(effects)
     most = max(effects[effects["contrast"] == c][["seg", "name"]].drop_duplicates().shape[0]
                for c in contrasts)  # fmt: skip
     figure, grid = panels(len(contrasts), 2, 0.85 + 0.3 * most)
@@ -51,6 +51,22 @@ def forest_figure(effects: pd.DataFrame) -> Figure:
         axes.set_xlabel("mmol/L, of a slope by unit of the covariate", fontsize=8)
     name_looks(figure, grid[0])
     return figure
+
+
+def shown_contrasts(effects: pd.DataFrame) -> list[str]:
+    """Return the contrasts that have a panel, of many those with the smallest q.
+
+    Parameters
+    ----------
+    effects
+        ``contrast q``.
+    """
+    known = list(dict.fromkeys(effects["contrast"]))
+    if len(known) <= MOST_CONTRASTS or "q" not in effects:
+        return known[:MOST_CONTRASTS]
+    smallest = effects.groupby("contrast", sort=False)["q"].min().sort_values(kind="stable")
+    chosen = set(smallest.index[:MOST_CONTRASTS])
+    return [contrast for contrast in known if contrast in chosen]
 
 
 def region_labels(rows: pd.DataFrame) -> list[str]:

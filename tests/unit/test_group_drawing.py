@@ -49,6 +49,12 @@ def test_a_forest_says_q_and_has_a_panel_for_each_of_the_first_contrasts():
     assert texts(figure.axes[0]) == ["q 0.012"]
 
 
+def test_of_many_contrasts_those_with_the_smallest_q_are_drawn_in_their_order():
+    table = effects(0.5)
+    table.loc[table["contrast"].isin(["h", "g"]), "q"] = 0.01
+    assert intervals.shown_contrasts(table) == ["a", "b", "c", "d", "g", "h"]
+
+
 def test_a_forest_of_untested_effects_says_no_q():
     assert texts(intervals.forest_figure(effects(np.nan)).axes[0]) == []
 
