@@ -162,7 +162,8 @@ def _modality(_: Model) -> str:
 def _voxelwise(_: Model) -> str:
     return (
         "Maps in template space were tested by permutation of residuals (Freedman 1983, Winkler "
-        "2014) with threshold-free cluster enhancement (Smith 2009)."
+        "2014): clusters by size and mass, and threshold-free cluster enhancement (Smith 2009), "
+        "all with familywise p."
     )
 
 
@@ -176,7 +177,7 @@ SENTENCES: Mapping[str, Callable[[Model], str]] = {  # by the table that they te
     "norm_curves": _norms,
     "planning": _planning,
     "modality": _modality,
-    "voxelwise": _voxelwise,
+    "voxelwise_model": _voxelwise,
 }
 
 

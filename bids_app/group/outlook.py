@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,8 +40,7 @@ from sodiumprep.bids_app.group.shown import (
     where_all_are,
 )
 from sodiumprep.bids_app.group.values import Block
-from sodiumprep.bids_app.names import DatasetNames, with_json
-from sodiumprep.bids_app.results import read_json
+from sodiumprep.bids_app.names import DatasetNames
 from sodiumprep.bids_app.wording import number
 
 MOST_PANELS = 6
@@ -214,7 +212,7 @@ def modality_section(shown: Shown, places: Places) -> Section | None:
 
 
 def voxelwise_section(shown: Shown, places: Places) -> Section | None:
-    """Return the maps of the cohort that lie in the folder of figures.
+    """Return the maps of the cohort, and what was tested at every voxel.
 
     Parameters
     ----------
@@ -223,22 +221,20 @@ def voxelwise_section(shown: Shown, places: Places) -> Section | None:
     places
         Where files lie.
     """
-    table = shown.table("voxelwise")
-    folder = DatasetNames(places.out_dir).group_dir / "figures"
-    drawn = tuple(map(_found, sorted(p for p in folder.glob("voxelwise_*") if p.suffix in KINDS)))
-    if not len(table) and not drawn:
+    tests, found = shown.table("voxelwise_model"), shown.table("voxelwise")
+    drawn = tuple(
+        _found(row, places) for row in shown.table("voxelwise_figures").to_dict("records")
+    )
+    if not drawn and not len(tests):
         return None
-    tables = ()
-    if len(table):
-        note = where_all_are(table, table.head(MOST_LISTED), places.source("voxelwise"))
-        kept = table.head(MOST_LISTED)
-        tables = (tabulate("Clusters and peaks", _any_columns(kept), kept, note),)
-    says = (
-        f"{count(len(table), 'row')} of clusters and peaks." if len(table)
-        else "Maps of the cohort in template space."
-    )  # fmt: skip
-    rests = "Rests on the maps of all participants in template space."
-    return Section("voxelwise", "Maps of the cohort", says, rests, drawn, tables)
+    told = [_test_words(row, found) for row in answered(tests, "p_enhanced").to_dict("records")]
+    notes = [str(n) for n in tests.get("notes", pd.Series(dtype=str)).dropna().unique() if n]
+    kept = found.head(MOST_LISTED)
+    source = where_all_are(found, kept, places.source("voxelwise"))
+    listed_clusters = (tabulate("Clusters", CLUSTERS, kept, source),) if len(kept) else ()
+    says = " ".join(told) or "Mean and spread of the cohort in template space."
+    rests = "Rests on relaxation-corrected maps in template space; p are familywise ones."
+    return Section("voxelwise", "Maps", says, rests, drawn, listed_clusters, tuple(notes))
 
 
 def _kaplan_meier(
@@ -334,13 +330,34 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.number)) and bool(np.isfinite(value))
 
 
-def _found(path: Path) -> Picture:
-    """Return a figure that lies there, its caption from the sidecar beside it."""
-    told = read_json(with_json(path))
-    caption = str(
-        told.get("Description") or path.stem.removeprefix("voxelwise_").replace("_", " ")
+def _test_words(row: Mapping[str, Any], found: pd.DataFrame) -> str:
+    own = found[found["contrast"] == row["contrast"]] if len(found) else found
+    return (
+        f"{row['contrast']}: {count(len(own), 'cluster')} over the threshold; smallest p of a "
+        f"voxel {in_digits(row['p_voxel'])}, with threshold-free cluster enhancement "
+        f"{in_digits(row['p_enhanced'])} ({row['n']:.0f} participants)."
     )
+
+
+def _position(row: Mapping[str, Any]) -> str:
+    return ", ".join(number(row[f"peak_{axis}"], 0) for axis in "xyz")
+
+
+def _found(row: Mapping[str, Any], places: Places) -> Picture:
+    """Return a figure that lies there with its caption."""
+    path = DatasetNames(places.out_dir).group_dir / "figures" / str(row["figure"])
+    caption = f"{row['caption']}."
+    if path.suffix not in KINDS or not path.is_file():
+        return Picture("", caption, caption, (), f"not there: {path.name}")
     content = base64.b64encode(path.read_bytes()).decode()
-    alt = str(told.get("Result") or caption)
-    return Picture(f"data:{KINDS[path.suffix]};base64,{content}", alt, caption,
-                   tuple(map(str, told.get("Tables", ()))))  # fmt: skip
+    return Picture(f"data:{KINDS[path.suffix]};base64,{content}", caption, caption,
+                   (places.source("voxelwise_figures"),))  # fmt: skip
+
+
+CLUSTERS = (
+    text("contrast", "Contrast", "key"), text("space", "Template"), REGION[1],
+    figure("label", "Cluster", 0), figure("size_ml", "Size [ml]", 1), figure("mass", "Mass", 0),
+    figure("peak_t", "Peak t"), figure("peak_effect", "Effect there [mmol/L]"),
+    Column("Place [mm]", _position, "left"), probability("p_size", "p of size"),
+    probability("p_mass", "p of mass"),
+)  # fmt: skip

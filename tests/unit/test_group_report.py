@@ -148,7 +148,15 @@ def fake_evidence():
                             alpha=0.05, n_subjects=6),
         "modality": keys_of(map="ADC", r=0.5, r_low=0.2, r_high=0.7, notes="few"),
         "modality_points": for_all(x=40 + steps, y=steps, u_x=1.0, u_y=0.1),
-        "voxelwise": pd.DataFrame({"contrast": ["group"], "size": [120], "p": [0.02]}),
+        "voxelwise": pd.DataFrame([{
+            "space": "MNI", "pvc": "none", "contrast": HOSTILE, "label": 1, "size_ml": 1.2,
+            "mass": 30.0, "peak_t": 5.1, "peak_effect": 3.0, "peak_x": -12.0, "peak_y": 4.0,
+            "peak_z": 50.0, "p_size": 0.02, "p_mass": 0.01}]),
+        "voxelwise_model": pd.DataFrame([{
+            "contrast": HOSTILE, "n": 12, "p_voxel": 0.03, "p_enhanced": 0.004, "notes": "few"}]),
+        "voxelwise_figures": pd.DataFrame([
+            {"figure": "voxelwise_mean.png", "caption": f"Mean {HOSTILE}"},
+            {"figure": "voxelwise_gone.png", "caption": "Gone"}]),
     }  # fmt: skip
 
 
@@ -182,7 +190,6 @@ def out_dir(tmp_path_factory):
     maps = DatasetNames(folder).group_dir / "figures"
     maps.mkdir(parents=True)
     (maps / "voxelwise_mean.png").write_bytes(b"\x89PNG")
-    (maps / "voxelwise_mean.json").write_text(json.dumps({"Description": f"Mean {HOSTILE}"}))
     return folder
 
 
@@ -210,13 +217,13 @@ def full(out_dir, shown):
 def test_every_table_has_its_section_and_every_section_its_place_in_the_navigation(full):
     assert [s for s in full.sections if s in SECTIONS] == list(SECTIONS)
     assert {f"#{section}" for section in full.sections} <= set(full.links)
-    assert "is missing" not in full.text
+    assert full.text.count("is missing") == 1  # the figure that is not there
 
 
-def test_without_evidence_there_are_the_cohort_its_maps_and_the_methods(out_dir, shown):
+def test_without_evidence_there_are_the_cohort_and_the_methods_alone(out_dir, shown):
     bare = Shown(shown.cohort, shown.quality, shown.missing, {}, [])
     assert written(out_dir, bare).sections == [
-        "summary", "subjects", "quality", "regions", "voxelwise", "methods", "reproduce",
+        "summary", "subjects", "quality", "regions", "methods", "reproduce",
     ]  # fmt: skip
 
 
@@ -230,7 +237,8 @@ def test_every_figure_says_its_result_and_leads_to_its_numbers(full):
     assert all(len(image["alt"]) > 20 or "odd" in image["alt"] for image in full.images)
     captions = re.findall(r"<figcaption>.*?</figcaption>", full.text, re.DOTALL)
     led = [re.findall(r'href="([^"]+)"', text) for text in captions]
-    assert sum(bool(links) for links in led) == len(full.images) - 1  # but the map that lies there
+    assert all(led)
+    assert len(led) == len(full.images)
     assert all(re.fullmatch(r"group(_TSC|_qc|/\w+)\.tsv", link) for links in led for link in links)
 
 
@@ -266,8 +274,10 @@ def test_a_figure_of_an_earlier_run_does_not_stay(out_dir, shown):
     assert (stale.parent / "voxelwise_mean.png").exists()
 
 
-def test_a_map_that_lies_there_is_shown_with_its_caption(full):
+def test_a_map_that_lies_there_is_shown_with_its_caption_and_a_missing_one_is_named(full):
     assert "Mean &lt;b&gt;odd" in full.text
+    assert "not there: voxelwise_gone.png" in full.text
+    assert '<td class="left">-12, 4, 50</td>' in full.text
     assert any(image["src"] == "data:image/png;base64,iVBORw==" for image in full.images)
 
 
