@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from sodiumprep.bids_app.group.quality import write_table
-from sodiumprep.bids_app.names import DatasetNames
+from sodiumprep.bids_app.names import DatasetNames, with_json
 
 TSC = "mmol/L"
 TABLES: Mapping[str, str] = {
@@ -46,7 +46,6 @@ _KEYS = {
     "n_subjects": "Participants",
     "n_rows": "Values",
     "n_values": "Values",
-    "u": "Standard uncertainty that differs between repeats",
 }
 # column -> (unit, description)
 _COLUMNS: dict[str, tuple[str, str]] = {
@@ -70,6 +69,7 @@ _COLUMNS: dict[str, tuple[str, str]] = {
     "icc_agreement": ("1", "ICC(A,1), where all have the same occasions"),
     "icc_consistency": ("1", "ICC(C,1), where all have the same occasions"),
     "between_sd": (TSC, "SD between subjects, without the error of measurement"),
+    "excess_sd": (TSC, "Within-subject SD beyond the uncertainties of the values"),
     "bias": (TSC, "Mean difference of the second repeat from the first"),
     "loa_low": (TSC, "Lower limit of agreement"),
     "loa_high": (TSC, "Upper limit of agreement"),
@@ -148,6 +148,9 @@ def write_results(names: DatasetNames, results: Mapping[str, pd.DataFrame]) -> N
     results
         By name.
     """
+    for name in set(TABLES) - set(results):  # of an earlier model
+        for path in (names.group_result(name), with_json(names.group_result(name))):
+            path.unlink(missing_ok=True)
     for name, table in results.items():
         head = {"Description": TABLES[name]} if name in TABLES else {}
         described = {column: describe(str(column)) for column in table.columns}

@@ -84,7 +84,7 @@ def repeats(series: Series, asked: Asked) -> Tables:
     row: Row = {**series.keys, "over": over}
     for name in OF_REPEATS:
         row |= _interval(name, getattr(found, name))
-    row |= {"between_sd": found.between_sd, "df": found.df, "u": found.u}
+    row |= {"between_sd": found.between_sd, "df": found.df, "excess_sd": found.excess_sd}
     row |= {"n_subjects": found.n_subjects, "n_values": found.n_values}
     tables: Tables = {"repeatability": [{**row, "notes": "; ".join(found.notes)}]}
     try:
@@ -155,7 +155,8 @@ def slopes(series: Series, asked: Asked) -> Tables:
     found = mixed_slopes(series.table, wanted["Time"], wanted.get("Group"))
     common = {"slope_sd": found.slope_sd, "residual_sd": found.residual_sd,
               "method": found.method, "notes": "; ".join(found.notes)}  # fmt: skip
-    rows = [{**series.keys, **r, **common} for r in _records(found.effects)]
+    effects = found.effects.rename(columns={"name": "contrast"})
+    rows = [{**series.keys, **r, **common} for r in _records(effects)]
     return {"slopes": rows}
 
 
@@ -296,7 +297,9 @@ def _error(table: pd.DataFrame, rows: pd.DataFrame, asked: Asked) -> tuple[Error
     if not np.isfinite(own).any():
         raise ValueError("neither repeats nor uncertainties tell what error alone changes")
     typical = float(np.sqrt(np.nanmean(own**2)))
-    return Error(typical, u=typical), "uncertainty of the values alone: the body varies besides"
+    return Error(
+        typical, excess_sd=0.0
+    ), "uncertainty of the values alone: the body varies besides"
 
 
 def _reference(table: pd.DataFrame, asked: Asked) -> pd.DataFrame:

@@ -12,7 +12,8 @@ from sodiumprep.bids_app.group.facts import Facts
 from sodiumprep.bids_app.group.model import read_model
 from sodiumprep.bids_app.group.people import find_missing, refuse_mixed
 from sodiumprep.bids_app.group.quality import gather_quality, quality_dictionary, write_table
-from sodiumprep.bids_app.group.report import Shown, write_group_report
+from sodiumprep.bids_app.group.report import write_group_report
+from sodiumprep.bids_app.group.shown import Shown
 from sodiumprep.bids_app.group.tables import (
     Gathered,
     as_pandas,
@@ -66,7 +67,8 @@ def run_group(settings: Settings) -> int:
     evidence = analyse(cohort, settings)
     known = as_pandas(cohort.covariates.table)
     write_results(names, {"missing": missing, "covariates": known, **evidence})
-    shown = Shown(cohort, quality, missing, evidence, [*notes, *cohort.notes])
+    told = [*notes, *cohort.notes]
+    shown = Shown(cohort, quality, missing, evidence, told, settings.random_seed)
     write_group_report(settings.out_dir, shown)
     for path in (names.group_table, names.group_qc, names.group_report):
         print(f"group: {path}", flush=True)

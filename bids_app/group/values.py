@@ -155,8 +155,11 @@ class Cohort:
             if (name,) in parts:
                 yield Series(block.seg, name, block.pvc, as_pandas(parts[name,]))
 
-    def _rows(self) -> pl.LazyFrame:
+    def rows(self) -> pl.LazyFrame:
         """Return the rows that the model takes."""
+        return self._rows()
+
+    def _rows(self) -> pl.LazyFrame:
         content = self.model.content
         rows = self.gathered.scan().filter(pl.col("desc") == "corrected")
         wanted = content.get("Input", {})

@@ -35,12 +35,13 @@
 
   // What scrolls by itself has to be reached by keyboard, and needs a name then.
   function reach(box) {
-    if (box.scrollWidth > box.clientWidth + 1) {
+    const sideways = box.scrollWidth > box.clientWidth + 1;
+    if (sideways || box.scrollHeight > box.clientHeight + 1) {
       const caption = box.querySelector("caption");
       const heading = box.closest("section")?.querySelector("h2");
       box.tabIndex = 0;
       box.setAttribute("role", "region");
-      box.setAttribute("aria-label", `${(caption || heading)?.textContent.trim().slice(0, 60) ?? "Table"}, scrolls sideways`);
+      box.setAttribute("aria-label", `${(caption || heading)?.textContent.trim().slice(0, 60) ?? "Table"}, scrolls${sideways ? " sideways" : ""}`);
     } else {
       for (const name of ["tabindex", "role", "aria-label"]) box.removeAttribute(name);
     }

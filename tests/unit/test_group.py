@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from matplotlib.figure import Figure
 
-from sodiumprep.bids_app.group import report as group_report
+from sodiumprep.bids_app.group import page as group_page
 from sodiumprep.bids_app.group.covariates import gather_covariates, read_participants
 from sodiumprep.bids_app.group.model import Model
+from sodiumprep.bids_app.group.overview import summary
 from sodiumprep.bids_app.group.quality import gather_quality
-from sodiumprep.bids_app.group.report import summary, tissue_values
 from sodiumprep.bids_app.group.run import run_group
+from sodiumprep.bids_app.group.shown import tissue_values
 from sodiumprep.bids_app.group.tables import gather_tables
 from sodiumprep.bids_app.group.values import Cohort
 from sodiumprep.bids_app.metadata import UserError
@@ -27,20 +27,18 @@ from sodiumprep.interfaces.outputs import write_json
 GM = {"controls": 41.25, "patients": 47.5}
 
 
-REAL = {name: getattr(group_report, name) for name in ("regions_figure", "quality_figure")}
+SAVE = group_page.save_figure
 
 
 @pytest.fixture(autouse=True)
 def empty_pictures(monkeypatch):
-    """Where tables and words are tested, drawing would only take time."""
-    for name in REAL:
-        monkeypatch.setattr(group_report, name, lambda *_: Figure(figsize=(1, 1)))
+    """Where tables and words are tested, laying figures out would only take time."""
+    monkeypatch.setattr(group_page, "save_figure", lambda *_: "data:image/svg+xml;base64,")
 
 
 @pytest.fixture
 def drawn(monkeypatch, empty_pictures):
-    for name, function in REAL.items():
-        monkeypatch.setattr(group_report, name, function)
+    monkeypatch.setattr(group_page, "save_figure", SAVE)
 
 
 def write_results(out_dir, label, gm, session=None, run=None, rec=None, **metrics):
@@ -243,8 +241,9 @@ def test_the_report_opens_offline_and_shows_groups(tmp_path):
     gather(tmp_path)
     page = page_of(tmp_path)
     targets = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert all(t.startswith(("data:image/", "#", "sub-")) for t in targets)
-    assert page.count("<img ") == 2
+    inside = ("data:image/", "#", "sub-", "group", "https://doi.org/")
+    assert all(target.startswith(inside) for target in targets)
+    assert page.count("<img ") >= 2
     assert '<a href="sub-01.html">' in page
     assert all(text in page for text in ("controls", "patients", "42.8 ± 0.7"))
 
