@@ -12,6 +12,7 @@ from typing import Any
 
 from nipype.pipeline.engine import Node, Workflow
 
+from sodiumprep.interfaces.files import write_text
 from sodiumprep.workflows.resources import steps
 
 MEASURED = "resources.json"  # in the folder of a node; nipype empties it when the node runs
@@ -40,7 +41,7 @@ class MeasuredNode(Node):
             if any(path.stat().st_mtime >= started for path in folder.glob("result_*.pklz")):
                 told = {"peak_gb": _memory("VmHWM"), "before_gb": before,
                         "seconds": time.time() - started}  # fmt: skip
-                (folder / MEASURED).write_text(json.dumps(told))
+                write_text(folder / MEASURED, json.dumps(told))
             _give_back()
 
 
@@ -94,8 +95,7 @@ def write_measured(workflow: Workflow, path: Path) -> int:
     """
     rows = [row for node in workflow._create_flat_graph().nodes() for row in _row(workflow, node)]
     lines = ["\t".join(COLUMNS), *("\t".join(row) for row in sorted(rows))]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
     return len(rows)
 
 

@@ -144,7 +144,7 @@ def plan_anatomy(job: SubjectJob, settings: Settings) -> AnatomyPlan:
 
 
 def _anatomy_size(job: SubjectJob) -> Size:
-    shared = job.reference.images[0].image if job.reference else None
+    shared = job.reference.images[0].image if job.reference and job.reference.images else None
     return anatomy_size(job.anatomy.ready.get("preproc") or job.anatomy.image or shared)
 
 

@@ -177,17 +177,22 @@ def software() -> str:
 
     modules: dict[str, str] = {}
     for module, names in packages_distributions().items():
-        modules |= {name.lower(): module for name in names if not module.startswith("_")}
+        modules |= {_plain(name): module for name in names if not module.startswith("_")}
     told = [f"sodiumprep {version('sodiumprep')}", f"Python {platform.python_version()}"]
     needs = [need for need in map(Requirement, requires("sodiumprep") or []) if not need.marker]
     told += [f"{need.name} {_load(need, modules)}" for need in needs]
     return ", ".join(told)
 
 
+def _plain(name: str) -> str:
+    """Return a name as indices compare it: tomli-w and tomli_w are one."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def _load(need: Any, modules: Mapping[str, str]) -> str:
     try:
         found = version(need.name)
-        importlib.import_module(modules[need.name.lower()])
+        importlib.import_module(modules[_plain(need.name)])
     except (PackageNotFoundError, KeyError):
         raise BrokenError(f"{need.name} is not installed", REINSTALL) from None
     if not need.specifier.contains(found, prereleases=True):

@@ -157,7 +157,7 @@ def memory(interface: Any, size: Size) -> float:
     Examples
     --------
     >>> large, small = Size(anatomy=8_000_000), Size(anatomy=1_000_000)
-    >>> memory(anatomy.BiasCorrect(), large) > 2 * memory(anatomy.BiasCorrect(), small)
+    >>> memory(anatomy.BiasCorrect(), large) > memory(anatomy.BiasCorrect(), small)
     True
     """
     need = _need(interface)

@@ -11,6 +11,7 @@ from nipype.pipeline.engine import Node
 
 import sodiumprep.interfaces
 from sodiumprep.interfaces.anatomy import Normalize
+from sodiumprep.interfaces.outputs import Saving
 from sodiumprep.interfaces.reconstruct import ReconstructKspace
 from sodiumprep.workflows.base import init_subject_wf
 from sodiumprep.workflows.plans import AnatomyPlan, Size, SodiumPlan
@@ -29,7 +30,8 @@ def interfaces():
     for module in pkgutil.iter_modules(sodiumprep.interfaces.__path__):
         held = importlib.import_module(f"sodiumprep.interfaces.{module.name}")
         for _, kind in inspect.getmembers(held, inspect.isclass):
-            if issubclass(kind, BaseInterface) and kind.__module__ == held.__name__:
+            own = kind.__module__ == held.__name__ and kind is not Saving  # what the savers share
+            if issubclass(kind, BaseInterface) and own:
                 yield kind
 
 

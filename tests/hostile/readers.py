@@ -45,8 +45,8 @@ class Outcome:
 
 
 def _config(path: Path) -> None:
-    tokens = cli._config_tokens(["--config-file", str(path)])
-    cli._config_defaults(cli.build_parser(), *tokens)
+    configured = cli._config_tokens(["--config-file", str(path)])
+    cli._config_defaults(cli.build_parser(), configured.tokens, configured.path)
 
 
 def _dry_run(path: Path) -> None:

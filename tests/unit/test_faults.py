@@ -14,6 +14,7 @@ from nipype.pipeline.engine import Node, Workflow
 
 from sodiumprep.bids_app import engine
 from sodiumprep.bids_app.dataset import SubjectJob
+from sodiumprep.bids_app.progress import Course, Lines, told_to
 from sodiumprep.bids_app.run import _reports, build
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.bids_app.stopping import Stopped, stoppable
@@ -98,18 +99,17 @@ def work(root, value, functions, answer):
     said = os.open(root / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(said, 1)
     os.dup2(said, 2)
-    ran, told = [], engine.Progress.__call__
+    ran, settings = [], Settings(root / "raw", root / "out", root / "work", nprocs=2)
 
-    def counted(self, node, status):
+    def counted(node, status):
         if status == "start":
             ran.append(node.fullname.removeprefix("sodiumprep_wf."))
-        told(self, node, status)
 
-    engine.Progress.__call__ = counted
-    settings = Settings(root / "raw", root / "out", root / "work", nprocs=2)
+    whole = graph(value, functions)
+    listener = told_to(counted, Lines(Course(list(whole.list_node_names()), 2)))
     try:
         with stoppable():
-            found = engine.execute(graph(value, functions), settings)
+            found = engine.execute(whole, settings, listener)
     except Stopped as stopped:
         os._exit(stopped.code)
     answer.send((found, sorted(ran)))

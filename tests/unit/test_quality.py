@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from sodiumprep.bids_app.group import QUALITY
+from sodiumprep.bids_app.group.quality import QUALITY
 from sodiumprep.interfaces.quality import calibration_figures, judged
 from sodiumprep.sodium.artifacts import (
     LEAST_READOUTS,

@@ -257,7 +257,7 @@ def test_the_report_tells_neither_when_a_run_was_nor_its_name(study):
     )
     stamps = []
     for _ in range(2):
-        stamps.append(write_record(asked(), ["01"], [failure]).stem)
+        stamps.append(write_record(asked(), ["01"], [failure]).parent.name)
         errors = known_errors(asked().out_dir, "01")
         told = (errors, history_section(asked().out_dir, "01", errors))
         assert errors == ["second: KeyError: 'a'"]
