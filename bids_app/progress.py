@@ -222,6 +222,18 @@ def progress(workflow: Workflow, workers: int, plain: bool = False) -> Iterator[
         bar.close()
 
 
+def say(line: str) -> None:
+    """Print a line to stderr, above a bar that is drawn.
+
+    Parameters
+    ----------
+    line
+        A warning.
+    """
+    with _DRAWING:
+        tqdm.write(line, file=sys.stderr)
+
+
 def told_to(*listeners: Listener) -> Listener:
     """Return a listener that passes on what it hears.
 

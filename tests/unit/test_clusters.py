@@ -102,7 +102,7 @@ def test_a_work_folder_that_nodes_do_not_share_is_told(tmp_path, capsys):
     plugin("SLURM")
     assert not capsys.readouterr().out
     plugin("SLURM", replace(SETTINGS, work_dir=tmp_path))
-    assert f"the work folder {tmp_path} lies in /tmp" in capsys.readouterr().out
+    assert f"the work folder {tmp_path} lies in /tmp" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", sorted(HPC.glob("*.yml")), ids=lambda path: path.name)
