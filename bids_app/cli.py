@@ -26,6 +26,7 @@ from sodiumprep.bids_app.caches import cache_environment
 from sodiumprep.bids_app.host import memory as available_memory
 from sodiumprep.bids_app.host import processors as available_processors
 from sodiumprep.bids_app.metadata import UserError, load_vials, read_json, read_text
+from sodiumprep.bids_app.placing import remove_left_overs
 from sodiumprep.bids_app.record import TABLE as RECORD
 from sodiumprep.bids_app.record import all_options, given_options, write_record
 from sodiumprep.bids_app.relaxation import load_relaxation
@@ -47,7 +48,7 @@ from sodiumprep.bids_app.settings import (
 from sodiumprep.bids_app.stopping import Stopped, stoppable
 from sodiumprep.bids_app.templates import read_spaces
 from sodiumprep.bids_app.validation import validate_dataset
-from sodiumprep.interfaces.files import WriteError, remove_partials
+from sodiumprep.interfaces.files import REASONS, WriteError
 from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
 
 EXIT_USAGE = 2
@@ -56,6 +57,7 @@ LARGEST_DELAY = 50e-6  # s; a longer one is a mistake of unit
 FILTER_GROUPS = ("sodium", "anat", "fmap")
 # those of Nipype that end when their jobs have ended
 NIPYPE_PLUGINS = ("MultiProc", "Linear", "SLURM", "SLURMGraph", "PBS", "SGE")
+POOL_BOUNDS = {"n_procs": int, "memory_gb": (int, float)}  # arguments of MultiProc
 
 
 class _SelfTest(argparse.Action):
@@ -97,16 +99,21 @@ def main(argv: Sequence[str] | None = None) -> int:
                 validate_dataset(settings.bids_dir, settings.participants)
             return _run(settings)
     except Stopped as stopped:
-        remove_partials(settings.out_dir)
+        remove_left_overs(settings.out_dir, settings.participants)
         print(
             f"sodiumprep: stopped by {stopped.name}; the same command goes on from here",
             file=sys.stderr,
         )
         return stopped.code
-    except (UserError, WriteError) as error:
+    except (UserError, OSError) as error:
+        known = isinstance(error, (UserError, WriteError))
+        if not known and error.errno not in REASONS:
+            raise
         if any(re.fullmatch("-v+|--verbose", argument) for argument in arguments):
             sys.excepthook(type(error), error, error.__traceback__)
-        print(f"sodiumprep: error: {error}", file=sys.stderr)
+        # a folder that cannot be made or looked into, which every room may meet
+        told = error if known else f"{error.filename}: {error.strerror}"
+        print(f"sodiumprep: error: {told}", file=sys.stderr)
         return EXIT_USAGE
 
 
@@ -590,6 +597,7 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         raise UserError(
             f"work folder {work_dir} cannot be written; accepted: -w with a folder of your own"
         )
+    plugin = _read_plugin(_absolute(options.nipype_plugin_file))
     if options.vials is not None:
         load_vials(options.vials.expanduser())
     if options.relaxation is not None:
@@ -605,9 +613,8 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         bids_database_dir=_absolute(options.bids_database_dir),
         skip_bids_validation=options.skip_bids_validation,
         derivatives=_read_derivatives(options.derivatives),
-        nprocs=options.nprocs,
+        **_bounds(options, plugin),
         omp_nthreads=options.omp_nthreads,
-        memory_gb=options.mem or available_memory().value,
         clean_workdir=options.clean_workdir,
         random_seed=options.random_seed,
         anat_only=options.anat_only,
@@ -648,7 +655,7 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         allow_mixed=options.allow_mixed,
         na2anat_init=options.na2anat_init,
         na2anat_dof=options.na2anat_dof,
-        nipype_plugin=_read_plugin(_absolute(options.nipype_plugin_file)),
+        nipype_plugin=plugin,
         aggregate_session_reports=options.aggregate_session_reports,
         options=options.given,
         resolved=options.resolved,
@@ -807,4 +814,17 @@ def _read_plugin(path: Path | None) -> Mapping[str, Any] | None:
         )
     if not isinstance(content.setdefault("plugin_args", {}), dict):
         raise UserError(f"{path}: plugin_args is not an object")
+    for name, kind in POOL_BOUNDS.items() if content["plugin"] == "MultiProc" else ():
+        value = content["plugin_args"].get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, kind) or not value > 0:
+            raise UserError(f"{path}: {name} is {value!r}; accepted: a number above 0")
     return content
+
+
+def _bounds(options: argparse.Namespace, plugin: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return processes at a time and their memory [GB]; those of a plugin file go before."""
+    pool = plugin["plugin_args"] if plugin and plugin["plugin"] == "MultiProc" else {}
+    return {
+        "nprocs": pool.get("n_procs", options.nprocs),
+        "memory_gb": pool.get("memory_gb", options.mem or available_memory().value),
+    }
