@@ -35,7 +35,7 @@ WITHOUT_EFFECT = ("verbose", "help", "version", "self-test", "config-file")
 ONCE = ("clean-workdir", "participant-label")  # not asked again where only some are run anew
 HEAD = """\
 # What sodiumprep was asked, defaults included. To ask the same again: sodiumprep BIDS_DIR OUT_DIR
-# participant --config-file FILE, in the folder that relative paths start from (it holds BIDS_DIR
+# {level} --config-file FILE, in the folder that relative paths start from (it holds BIDS_DIR
 # and OUT_DIR). The table [record] tells of the run and asks nothing.
 """
 
@@ -388,4 +388,6 @@ def as_toml(record: Record) -> str:
     """
     failures = {"failures": record.failures} if record.failures else {}
     told = {**record.told, **failures}
-    return HEAD + tomli_w.dumps({**record.options, TABLE: told})
+    return HEAD.format(level=record.told.get("level", "participant")) + tomli_w.dumps(
+        {**record.options, TABLE: told}
+    )

@@ -261,8 +261,13 @@ def _misplaced(
     """Return the runs whose registration must not be trusted: their numbers are flagged."""
     failures = []
     for name, job in by_name.items():
-        skipped = name in crashed or settings.anat_only
-        plans = [] if skipped else _plan_runs(job, settings)[0]
+        if name in crashed or settings.anat_only:
+            continue
+        try:
+            plans = _plan_runs(job, settings)[0]
+        except UserError as error:  # what it was planned from has gone meanwhile
+            failures.append((_label(job), str(error)))
+            continue
         for path in (Path(plan.outputs["qc"]) for plan in plans):
             held = json.loads(path.read_text()) if path.is_file() else {}
             if held.get("RegistrationFailed"):

@@ -274,6 +274,7 @@ def test_the_group_level_is_recorded_once_it_is_done(study, monkeypatch):
     told = read_record(path).told
     assert told["command"] == "sodiumprep raw out group"
     assert (told["level"], told["subjects"]) == ("group", [])
+    assert "\n# group --config-file FILE" in path.read_text()
     assert last_record(study / "out", "01") is None
 
 
