@@ -350,5 +350,5 @@ def _width() -> int:
 
 
 def _left(course: Course, before: str = "") -> str:
-    seconds = course.remaining()
+    seconds = course.remaining() if course.done < course.total else None
     return "" if seconds is None else f"{before}about {duration(seconds)} left"
