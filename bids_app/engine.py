@@ -84,7 +84,7 @@ def execute(
     Raises
     ------
     UserError
-        If the graph stopped and no node is to blame: its work folder cannot be written.
+        If the graph stopped and no node is to blame, as where its work folder cannot be written.
     """
     # runs over other subjects may start in the same second
     run = identifier or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
@@ -120,7 +120,7 @@ def execute(
         _write_measured(workflow, settings.out_dir / "logs" / f"resources-{run}.tsv")
     failures = _with_unwritten(read_crashes(crashes), plugin["plugin"])
     if stopped and not failures:
-        raise UserError(f"work folder {work_folder(settings)}: {stopped}")
+        raise UserError(f"the run broke off: {stopped} (work folder: {work_folder(settings)})")
     why = "--stop-on-first-crash" if settings.stop_on_first_crash else stopped
     told = f"not finished, since the run ended before ({why})"
     left = dict.fromkeys(ended.left(workflow), told)
