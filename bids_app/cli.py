@@ -26,6 +26,7 @@ from sodiumprep.bids_app.caches import cache_environment
 from sodiumprep.bids_app.host import memory as available_memory
 from sodiumprep.bids_app.host import processors as available_processors
 from sodiumprep.bids_app.metadata import UserError, load_vials, read_json, read_text
+from sodiumprep.bids_app.placing import remove_left_overs
 from sodiumprep.bids_app.record import TABLE as RECORD
 from sodiumprep.bids_app.record import all_options, given_options, write_record
 from sodiumprep.bids_app.relaxation import load_relaxation
@@ -47,7 +48,7 @@ from sodiumprep.bids_app.settings import (
 from sodiumprep.bids_app.stopping import Stopped, stoppable
 from sodiumprep.bids_app.templates import read_spaces
 from sodiumprep.bids_app.validation import validate_dataset
-from sodiumprep.interfaces.files import WriteError, remove_partials
+from sodiumprep.interfaces.files import REASONS, WriteError
 from sodiumprep.sodium.pvc import METHODS as PVC_METHODS
 
 EXIT_USAGE = 2
@@ -56,6 +57,39 @@ LARGEST_DELAY = 50e-6  # s; a longer one is a mistake of unit
 FILTER_GROUPS = ("sodium", "anat", "fmap")
 # those of Nipype that end when their jobs have ended
 NIPYPE_PLUGINS = ("MultiProc", "Linear", "SLURM", "SLURMGraph", "PBS", "SGE")
+AS_GIVEN = (  # options that are settings of the same name and value
+    "level",
+    "skip_bids_validation",
+    "omp_nthreads",
+    "clean_workdir",
+    "random_seed",
+    "anat_only",
+    "reports_only",
+    "no_viewer",
+    "boilerplate_only",
+    "dry_run",
+    "write_graph",
+    "stop_on_first_crash",
+    "sloppy",
+    "resource_monitor",
+    "verbose",
+    "subject_anatomical_reference",
+    "recon",
+    "receive",
+    "coil_sensitivities",
+    "low_mem",
+    "pvc_feed",
+    "sensitivity",
+    "monte_carlo",
+    "reference",
+    "force",
+    "min_coverage",
+    "allow_mixed",
+    "na2anat_init",
+    "na2anat_dof",
+    "aggregate_session_reports",
+)
+POOL_BOUNDS = {"n_procs": int, "memory_gb": (int, float)}  # arguments of MultiProc
 
 
 class _SelfTest(argparse.Action):
@@ -97,16 +131,21 @@ def main(argv: Sequence[str] | None = None) -> int:
                 validate_dataset(settings.bids_dir, settings.participants)
             return _run(settings)
     except Stopped as stopped:
-        remove_partials(settings.out_dir)
+        remove_left_overs(settings.out_dir, settings.participants)
         print(
             f"sodiumprep: stopped by {stopped.name}; the same command goes on from here",
             file=sys.stderr,
         )
         return stopped.code
-    except (UserError, WriteError) as error:
+    except (UserError, OSError) as error:
+        known = isinstance(error, (UserError, WriteError))
+        if not known and error.errno not in REASONS:
+            raise
         if any(re.fullmatch("-v+|--verbose", argument) for argument in arguments):
             sys.excepthook(type(error), error, error.__traceback__)
-        print(f"sodiumprep: error: {error}", file=sys.stderr)
+        # a folder that cannot be made or looked into, which every room may meet
+        told = error if known else f"{error.filename}: {error.strerror}"
+        print(f"sodiumprep: error: {told}", file=sys.stderr)
         return EXIT_USAGE
 
 
@@ -590,66 +629,37 @@ def _to_settings(options: argparse.Namespace) -> Settings:
         raise UserError(
             f"work folder {work_dir} cannot be written; accepted: -w with a folder of your own"
         )
+    plugin = _read_plugin(_absolute(options.nipype_plugin_file))
     if options.vials is not None:
         load_vials(options.vials.expanduser())
     if options.relaxation is not None:
         load_relaxation(options.relaxation.expanduser())
     return Settings(
+        **{name: getattr(options, name) for name in AS_GIVEN},
         bids_dir=bids_dir,
         out_dir=out_dir,
         work_dir=work_dir,
-        level=options.level,
         participants=_labels(options.participant_label, "sub-"),
         sessions=_labels(options.session_label, "ses-"),
         bids_filters=_read_filters(_absolute(options.bids_filter_file)),
         bids_database_dir=_absolute(options.bids_database_dir),
-        skip_bids_validation=options.skip_bids_validation,
         derivatives=_read_derivatives(options.derivatives),
-        nprocs=options.nprocs,
-        omp_nthreads=options.omp_nthreads,
-        memory_gb=options.mem or available_memory().value,
-        clean_workdir=options.clean_workdir,
-        random_seed=options.random_seed,
-        anat_only=options.anat_only,
-        reports_only=options.reports_only,
-        no_viewer=options.no_viewer,
-        boilerplate_only=options.boilerplate_only,
-        dry_run=options.dry_run,
-        write_graph=options.write_graph,
-        stop_on_first_crash=options.stop_on_first_crash,
-        sloppy=options.sloppy,
-        resource_monitor=options.resource_monitor,
-        verbose=options.verbose,
-        subject_anatomical_reference=options.subject_anatomical_reference,
-        recon=options.recon,
-        receive=options.receive,
-        coil_sensitivities=options.coil_sensitivities,
+        **_bounds(options, plugin),
         **_read_delay(options.gradient_delay),
-        low_mem=options.low_mem,
         kspace_filter=_read_filter(options.kspace_filter, options.recon),
         pvc=tuple(dict.fromkeys([*DEFAULT_PVC, *(m for m in options.pvc if m != "none")])),
-        pvc_feed=options.pvc_feed,
-        sensitivity=options.sensitivity,
-        monte_carlo=options.monte_carlo,
         psf_fwhm=_read_psf(options.psf_fwhm),
-        reference=options.reference,
         reference_concentration=_read_concentration(
             options.reference_concentration, options.reference
         ),
         vials_file=_absolute(options.vials),
-        force=options.force,
         relaxation_file=_absolute(options.relaxation),
         output_spaces=read_spaces(options.output_spaces),
         atlases=tuple(options.atlases),
-        min_coverage=options.min_coverage,
         lesion_tables=tuple(dict.fromkeys(options.lesion_tables)),
         lesion_shells=read_shells(options.lesion_shells),
         model_file=_model(options.model, options.level),
-        allow_mixed=options.allow_mixed,
-        na2anat_init=options.na2anat_init,
-        na2anat_dof=options.na2anat_dof,
-        nipype_plugin=_read_plugin(_absolute(options.nipype_plugin_file)),
-        aggregate_session_reports=options.aggregate_session_reports,
+        nipype_plugin=plugin,
         options=options.given,
         resolved=options.resolved,
     )
@@ -807,4 +817,17 @@ def _read_plugin(path: Path | None) -> Mapping[str, Any] | None:
         )
     if not isinstance(content.setdefault("plugin_args", {}), dict):
         raise UserError(f"{path}: plugin_args is not an object")
+    for name, kind in POOL_BOUNDS.items() if content["plugin"] == "MultiProc" else ():
+        value = content["plugin_args"].get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, kind) or not value > 0:
+            raise UserError(f"{path}: {name} is {value!r}; accepted: a number above 0")
     return content
+
+
+def _bounds(options: argparse.Namespace, plugin: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return processes at a time and their memory [GB]; those of a plugin file go before."""
+    pool = plugin["plugin_args"] if plugin and plugin["plugin"] == "MultiProc" else {}
+    return {
+        "nprocs": pool.get("n_procs", options.nprocs),
+        "memory_gb": pool.get("memory_gb", options.mem or available_memory().value),
+    }

@@ -22,6 +22,7 @@ from nipype.pipeline.plugins.slurm import SLURMPlugin
 from nipype.pipeline.plugins.slurmgraph import SLURMGraphPlugin
 from nipype.pipeline.plugins.tools import report_crash
 
+from sodiumprep.bids_app.progress import say
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.workflows.resources import steps
 
@@ -269,8 +270,8 @@ def batch_plugin(workflow: Workflow, settings: Settings) -> dict[str, Any]:
     }
     local = next((f for f in LOCAL if settings.work_dir.is_relative_to(f)), None)
     if local is not None:
-        print(f"sodiumprep: warning: the work folder {settings.work_dir} lies in {local}, which "
-              "the nodes of a cluster rarely share; jobs elsewhere would not find it")  # fmt: skip
+        say(f"sodiumprep: warning: the work folder {settings.work_dir} lies in {local}, which "
+            "the nodes of a cluster rarely share; jobs elsewhere would not find it")  # fmt: skip
     return {"plugin": make, "plugin_args": arguments}
 
 

@@ -28,8 +28,10 @@ from sodiumprep.bids_app.clusters import batch_plugin, is_batch
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.monitor import measure, what_is_too_large, write_measured
 from sodiumprep.bids_app.pool import POLL_SECONDS, Pool
-from sodiumprep.bids_app.progress import Course, Lines, Listener
+from sodiumprep.bids_app.progress import Course, Lines, Listener, say, told_to
 from sodiumprep.bids_app.settings import Settings
+from sodiumprep.interfaces.files import WriteError
+from sodiumprep.workflows.resources import steps
 
 _NODE = re.compile(r"^Node: (\S+)", re.MULTILINE)
 _ERROR = re.compile(r"^\s*(?:\w+\.)*(\w*(?:Error|Exception)): (.+)$", re.MULTILINE)
@@ -58,7 +60,7 @@ def work_folder(settings: Settings) -> Path:
 
 
 def execute(
-    workflow: Workflow, settings: Settings, listener: Listener | None = None
+    workflow: Workflow, settings: Settings, listener: Listener | None = None, identifier: str = ""
 ) -> dict[str, str]:
     """Run a graph to its end.
 
@@ -70,23 +72,26 @@ def execute(
         The user's choices.
     listener
         Is told of every node that starts, ends or fails; lines are printed if None.
+    identifier
+        Of the run, by which what it leaves in ``logs/`` is called; one of its own if empty.
 
     Returns
     -------
     failures
-        First message of each failed subject, by the name of its workflow.
+        First message of each subject that failed or was not reached, by the name of its
+        workflow.
 
     Raises
     ------
     UserError
-        If the graph stopped and no node is to blame: its work folder cannot be written.
+        If the graph stopped and no node is to blame, as where its work folder cannot be written.
     """
     # runs over other subjects may start in the same second
-    name = f"{time.strftime('crash-%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-    crashes = settings.out_dir / "logs" / name
+    run = identifier or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    crashes = settings.out_dir / "logs" / f"crash-{run}"
     _configure(settings, crashes)
     if settings.clean_workdir:
-        shutil.rmtree(work_folder(settings), ignore_errors=True)
+        _clean(work_folder(settings))
     workflow.base_dir = str(work_folder(settings))
     for owner in {name.split(".")[0] for name in workflow.list_node_names()}:
         drop_broken(work_folder(settings) / workflow.name / owner)
@@ -95,9 +100,10 @@ def execute(
     measure(workflow)
     warning = what_is_too_large(workflow, settings.memory_gb or math.inf)
     if warning and plugin["plugin"] is Pool:
-        print(warning, file=sys.stderr)
+        say(warning)
     heard = listener or Lines(Course(list(workflow.list_node_names()), settings.nprocs))
-    plugin["plugin_args"]["status_callback"] = heard
+    ended = _Ended()
+    plugin["plugin_args"]["status_callback"] = told_to(ended, heard)
     if isinstance(plugin["plugin"], type):
         plugin["plugin"] = plugin["plugin"](plugin_args=plugin["plugin_args"])
     stopped = ""
@@ -111,11 +117,49 @@ def execute(
     finally:
         gc.unfreeze()
     if settings.resource_monitor:
-        write_measured(workflow, settings.out_dir / "logs" / f"resources-{crashes.name[6:]}.tsv")
+        _write_measured(workflow, settings.out_dir / "logs" / f"resources-{run}.tsv")
     failures = _with_unwritten(read_crashes(crashes), plugin["plugin"])
     if stopped and not failures:
-        raise UserError(f"work folder {work_folder(settings)}: {stopped}")
-    return failures
+        raise UserError(f"the run broke off: {stopped} (work folder: {work_folder(settings)})")
+    why = "--stop-on-first-crash" if settings.stop_on_first_crash else stopped
+    told = f"not finished, since the run ended before ({why})"
+    left = dict.fromkeys(ended.left(workflow), told)
+    return left | failures
+
+
+class _Ended:
+    """Hears which nodes have ended."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def __call__(self, node: Any, status: str) -> None:
+        if status == "end":
+            self._names.add(node.fullname)
+
+    def left(self, workflow: Workflow) -> list[str]:
+        """Return the names of the workflows of subjects that have steps left."""
+        names = (name for name in steps(workflow) if f"{workflow.name}.{name}" not in self._names)
+        return list(dict.fromkeys(name.split(".")[0] for name in names))
+
+
+def _clean(folder: Path) -> None:
+    """Empty a work folder; what stays would be taken for a result."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UserError(
+            f"--clean-workdir: {error.filename} cannot be removed: {error.strerror}"
+        ) from error
+
+
+def _write_measured(workflow: Workflow, path: Path) -> None:
+    try:
+        write_measured(workflow, path)
+    except WriteError as error:  # what failed before is told all the same
+        say(f"sodiumprep: {error}")
 
 
 def _with_unwritten(failures: dict[str, str], plugin: Any) -> dict[str, str]:
@@ -245,8 +289,9 @@ def read_trace(node: str, text: str) -> Crash:
     """
     parts = node.split(".")
     found = _ERROR.findall(text)
+    named = [pair for pair in found if pair[0] == WriteError.__name__]  # with the file
     full = [pair for pair in found if any(text in pair[1] for text in NO_ROOM)]
-    name, said = (*full, *found[-1:], ("", "stopped without a message"))[0]
+    name, said = (*named, *full, *found[-1:], ("", "stopped without a message"))[0]
     ours = name in PLAIN_ERRORS
     message = said if ours or not name else f"{name}: {said}"
     owner = parts[1] if len(parts) > 1 else parts[0]

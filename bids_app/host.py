@@ -104,7 +104,9 @@ def resources() -> dict[str, int | float | str]:
     }
 
 
-def describe(nprocs: int, memory_gb: float, given: Collection[str]) -> str:
+def describe(
+    nprocs: int, memory_gb: float, given: Collection[str], plugin: Collection[str] = ()
+) -> str:
     """Return a line that says what is used, and why it is that much.
 
     Parameters
@@ -115,18 +117,28 @@ def describe(nprocs: int, memory_gb: float, given: Collection[str]) -> str:
         Memory of all of them [GB].
     given
         Names of the options that were given.
+    plugin
+        Names of the arguments of a plugin file, which go before.
 
     Examples
     --------
     >>> describe(2, 8.0, ["nprocs", "mem"])
     'resources: 2 processes at a time (--nprocs), 8.0 GB of memory (--mem)'
     """
-    why = {"nprocs": processors, "mem": memory}
-    told = {name: f"--{name}" if name in given else ask().source for name, ask in why.items()}
+    by_plugin = "--nipype-plugin-file"
+    processes = by_plugin if "n_procs" in plugin else _why("nprocs", nprocs, given, processors())
+    room = by_plugin if "memory_gb" in plugin else _why("mem", memory_gb, given, memory())
     return (
-        f"resources: {nprocs} process{'es' if nprocs > 1 else ''} at a time ({told['nprocs']}), "
-        f"{memory_gb:.1f} GB of memory ({told['mem']})"
+        f"resources: {nprocs} process{'es' if nprocs > 1 else ''} at a time ({processes}), "
+        f"{memory_gb:.1f} GB of memory ({room})"
     )
+
+
+def _why(option: str, value: float, given: Collection[str], found: Limit) -> str:
+    """Return who says a value; a record that is read again tells what another machine had."""
+    if option in given:
+        return f"--{option}"
+    return found.source if math.isclose(value, found.value) else "--config-file"
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:

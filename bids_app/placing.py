@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import DatasetNames, with_json
+from sodiumprep.interfaces.files import remove_partials
 
 
 def refuse_links(out_dir: Path, subjects: Iterable[str] = ()) -> None:
@@ -42,6 +43,36 @@ def refuse_links(out_dir: Path, subjects: Iterable[str] = ()) -> None:
                 f"{path}: is a link, and output is never written through one; remove it, or put "
                 "the file itself there ('datalad unlock')"
             )
+
+
+def remove_left_overs(out_dir: Path, subjects: Iterable[str] = ()) -> list[Path]:
+    """Remove what processes that were killed left of files.
+
+    Parameters
+    ----------
+    out_dir
+        Root of the derivatives; it need not exist.
+    subjects
+        Labels without their key, of those that are written: into the folders of others, which
+        may be thousands, nobody looks. All if empty.
+
+    Returns
+    -------
+    removed
+        Files.
+    """
+    wanted = {f"sub-{label}" for label in subjects}
+
+    def is_other(name: str) -> bool:
+        return bool(wanted) and name.startswith("sub-") and name not in wanted
+
+    try:
+        found = list(os.scandir(out_dir))
+    except FileNotFoundError:
+        return []
+    folders = [e.path for e in found if e.is_dir(follow_symlinks=False) and not is_other(e.name)]
+    removed = remove_partials(out_dir, deep=False)
+    return removed + [path for folder in folders for path in remove_partials(folder)]
 
 
 def _all_below(folder: Path) -> Iterator[Path]:

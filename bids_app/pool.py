@@ -179,9 +179,14 @@ class Pool(MultiProcPlugin):
         self._ended.wait(POLL_SECONDS if self.pending_tasks else SOON)
         self._ended.clear()
 
-    def _submit_job(self, node: Any, updatehash: bool = False) -> int:
+    def _submit_job(self, node: Any, updatehash: bool = False) -> int | None:
         self._taskid += 1
-        worker, task = _give(self._idle, run_node, node, updatehash, self._taskid)
+        try:
+            worker, task = _give(self._idle, run_node, node, updatehash, self._taskid)
+        except (OSError, BrokenProcessPool):  # no room for another process
+            if not self._busy:
+                raise
+            return None  # for Nipype to ask again when a step has ended
         self._busy[self._taskid], self._task_obj[self._taskid] = worker, task
         task.add_done_callback(partial(self._take, self._taskid))
         return self._taskid

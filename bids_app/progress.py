@@ -222,6 +222,18 @@ def progress(workflow: Workflow, workers: int, plain: bool = False) -> Iterator[
         bar.close()
 
 
+def say(line: str) -> None:
+    """Print a line to stderr, above a bar that is drawn.
+
+    Parameters
+    ----------
+    line
+        A warning.
+    """
+    with _DRAWING:
+        tqdm.write(line, file=sys.stderr)
+
+
 def told_to(*listeners: Listener) -> Listener:
     """Return a listener that passes on what it hears.
 
@@ -338,5 +350,5 @@ def _width() -> int:
 
 
 def _left(course: Course, before: str = "") -> str:
-    seconds = course.remaining()
+    seconds = course.remaining() if course.done < course.total else None
     return "" if seconds is None else f"{before}about {duration(seconds)} left"

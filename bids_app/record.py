@@ -31,11 +31,11 @@ FAILURES = "failures.tsv"
 FOLDER = "run-"  # and the identifier of the run
 PACKAGES = ("antspyx", "finufft", "nibabel", "nipype", "numpy", "pandas", "scipy", "sigpy")
 PLACES = ("bids_dir", "out_dir", "level")
-WITHOUT_EFFECT = ("verbose", "help", "version", "config-file")
+WITHOUT_EFFECT = ("verbose", "help", "version", "self-test", "config-file")
 ONCE = ("clean-workdir", "participant-label")  # not asked again where only some are run anew
 HEAD = """\
 # What sodiumprep was asked, defaults included. To ask the same again: sodiumprep BIDS_DIR OUT_DIR
-# participant --config-file FILE, in the folder that relative paths start from (it holds BIDS_DIR
+# {level} --config-file FILE, in the folder that relative paths start from (it holds BIDS_DIR
 # and OUT_DIR). The table [record] tells of the run and asks nothing.
 """
 
@@ -66,13 +66,29 @@ class Record:
     @property
     def stamp(self) -> str:
         """Time of the start as it stands in names of folders."""
-        return self.path.parent.name.removeprefix(FOLDER)[:15]
+        return identifier_of(self.path)[:15]
 
     @property
     def given(self) -> dict[str, Any]:
         """What was asked beside the defaults."""
         names = self.told.get("given", ())
         return {name: value for name, value in self.options.items() if name in names}
+
+
+def identifier_of(record: Path) -> str:
+    """Return the identifier of a run.
+
+    Parameters
+    ----------
+    record
+        Path of its record.
+
+    Examples
+    --------
+    >>> identifier_of(Path("out/logs/run-20261127-011749-0d9a8e/config.toml"))
+    '20261127-011749-0d9a8e'
+    """
+    return record.parent.name.removeprefix(FOLDER)
 
 
 def given_options(
@@ -196,7 +212,7 @@ def write_record(
     base = _base(settings)
     options = {key: _shown(value, base) for key, value in settings.resolved.items()}
     told = {
-        "id": folder.name.removeprefix(FOLDER),
+        "id": identifier_of(folder / CONFIG),
         "command": _command(settings, base),
         "given": list(settings.options),
         "unset": [name for name, value in options.items() if value is None],
@@ -372,4 +388,6 @@ def as_toml(record: Record) -> str:
     """
     failures = {"failures": record.failures} if record.failures else {}
     told = {**record.told, **failures}
-    return HEAD + tomli_w.dumps({**record.options, TABLE: told})
+    return HEAD.format(level=record.told.get("level", "participant")) + tomli_w.dumps(
+        {**record.options, TABLE: told}
+    )

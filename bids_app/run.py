@@ -22,17 +22,18 @@ from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import BIDSIGNORE, DatasetNames
 from sodiumprep.bids_app.outcome import outcome_lines
 from sodiumprep.bids_app.people import copy_people
-from sodiumprep.bids_app.placing import refuse_links
+from sodiumprep.bids_app.placing import refuse_links, remove_left_overs
 from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_name
 from sodiumprep.bids_app.pool import KILLED, in_processes
 from sodiumprep.bids_app.progress import progress, told_to
-from sodiumprep.bids_app.record import add_failures, write_record
+from sodiumprep.bids_app.record import add_failures, identifier_of, write_record
 from sodiumprep.bids_app.report import write_report
 from sodiumprep.bids_app.settings import Settings
+from sodiumprep.bids_app.stopping import Stopped
 from sodiumprep.bids_app.subject_logs import SubjectLogs, warnings_logged
 from sodiumprep.bids_app.templates import check_spaces
 from sodiumprep.bids_app.wording import registration_problem
-from sodiumprep.interfaces.files import WriteError, remove_partials, write_text
+from sodiumprep.interfaces.files import WriteError, write_text
 from sodiumprep.interfaces.outputs import write_json
 from sodiumprep.workflows.base import (
     computed_steps,
@@ -71,9 +72,10 @@ def run_participant(settings: Settings) -> int:
         print(line)
     if settings.dry_run:
         return _end([*failures, *_foresee(jobs, settings)])
-    refuse_links(settings.out_dir, {job.subject for job in jobs})
-    remove_partials(settings.out_dir)
-    write_dataset_files(settings, {job.subject for job in jobs})
+    subjects = {job.subject for job in jobs}
+    refuse_links(settings.out_dir, subjects)
+    remove_left_overs(settings.out_dir, subjects)
+    write_dataset_files(settings, subjects)
     if settings.reports_only:
         failures += _reports(settings, [job.subject for job in jobs])
         return _end(failures)
@@ -87,7 +89,10 @@ def run_participant(settings: Settings) -> int:
     tried = [job.subject for job in by_name.values()]
     record = write_record(settings, tried, failures) if tried or failures else None
     if record is not None and by_name:
-        print(describe_host(settings.nprocs, settings.memory_gb, settings.options))
+        plugin = settings.nipype_plugin or {"plugin": "MultiProc", "plugin_args": {}}
+        if plugin["plugin"] == "MultiProc":  # a cluster is asked for each step by itself
+            told = settings.nprocs, settings.memory_gb, settings.options, plugin["plugin_args"]
+            print(describe_host(*told))
         crashed = _process(workflow, by_name, settings, record)
         failures += [(_label(by_name[name]), text) for name, text in crashed.items()]
         failures += _misplaced(by_name, set(crashed), settings)
@@ -108,11 +113,16 @@ def _process(
     logs = SubjectLogs(record)
     for job in by_name.values():
         logs.write(f"sub-{job.subject}", describe(job))
-    with (
-        progress(workflow, settings.nprocs, plain=bool(settings.verbose)) as shown,
-        warnings_logged(logs, shown=bool(settings.verbose)),
-    ):
-        return execute(workflow, settings, told_to(logs, shown))
+    try:
+        with (
+            progress(workflow, settings.nprocs, plain=bool(settings.verbose)) as shown,
+            warnings_logged(logs, shown=bool(settings.verbose)),
+        ):
+            return execute(workflow, settings, told_to(logs, shown), identifier_of(record))
+    except Stopped as stopped:
+        for subject in sorted({job.subject for job in by_name.values()}):
+            logs.write(f"sub-{subject}", [f"the run was stopped by {stopped.name}"])
+        raise
 
 
 def build(
@@ -251,8 +261,13 @@ def _misplaced(
     """Return the runs whose registration must not be trusted: their numbers are flagged."""
     failures = []
     for name, job in by_name.items():
-        skipped = name in crashed or settings.anat_only
-        plans = [] if skipped else _plan_runs(job, settings)[0]
+        if name in crashed or settings.anat_only:
+            continue
+        try:
+            plans = _plan_runs(job, settings)[0]
+        except UserError as error:  # what it was planned from has gone meanwhile
+            failures.append((_label(job), str(error)))
+            continue
         for path in (Path(plan.outputs["qc"]) for plan in plans):
             held = json.loads(path.read_text()) if path.is_file() else {}
             if held.get("RegistrationFailed"):

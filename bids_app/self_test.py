@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from sodiumprep.bids_app import host
-from sodiumprep.bids_app.caches import cache_environment
+from sodiumprep.bids_app.caches import cache_environment, home_of
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.settings import Settings
 
@@ -168,7 +168,8 @@ def temporary_files(folder: Path) -> str:
     room = shutil.disk_usage(folder).free / 1e9
     if room < LEAST_DISK:
         raise BrokenError(f"{folder}: {room:.1f} GB free", f"{LEAST_DISK:g} GB, or set TMPDIR")
-    return f"{folder.parent}, {room:.0f} GB free; user {os.getuid()}, home {os.environ['HOME']!r}"
+    home = home_of(os.environ)  # that of the table of users where the environment tells none
+    return f"{folder.parent}, {room:.0f} GB free; user {os.getuid()}, home {str(home)!r}"
 
 
 def software() -> str:

@@ -142,13 +142,15 @@ def _host() -> str:
     return hashlib.sha256(f"{socket.gethostname()} {place}".encode()).hexdigest()[:8]
 
 
-def remove_partials(folder: Path | str) -> list[Path]:
+def remove_partials(folder: Path | str, deep: bool = True) -> list[Path]:
     """Remove what processes that were killed left of files; what may still grow stays.
 
     Parameters
     ----------
     folder
-        Looked through with all below it.
+        Looked through.
+    deep
+        With all below it.
 
     Returns
     -------
@@ -156,7 +158,9 @@ def remove_partials(folder: Path | str) -> list[Path]:
         Those of dead processes of this host, and of any host after a day.
     """
     removed = []
-    for root, _, names in os.walk(folder):
+    for root, folders, names in os.walk(folder):
+        if not deep:
+            folders.clear()
         for path in (Path(root) / name for name in names if f".{PARTIAL}-" in name):
             if _is_left_over(path):
                 path.unlink(missing_ok=True)

@@ -22,10 +22,9 @@ from sodiumprep.bids_app.group.tables import (
 )
 from sodiumprep.bids_app.group.values import RUN, Cohort, left_out
 from sodiumprep.bids_app.names import DatasetNames, with_json
-from sodiumprep.bids_app.placing import refuse_links
+from sodiumprep.bids_app.placing import refuse_links, remove_left_overs
 from sodiumprep.bids_app.results import read_json
 from sodiumprep.bids_app.settings import Settings
-from sodiumprep.interfaces.files import remove_partials
 from sodiumprep.interfaces.outputs import write_json
 
 
@@ -50,7 +49,7 @@ def run_group(settings: Settings) -> int:
     """
     names = DatasetNames(settings.out_dir)
     refuse_links(settings.out_dir)
-    remove_partials(settings.out_dir)
+    remove_left_overs(settings.out_dir)
     participants = read_participants(names.participants)
     quality = gather_quality(settings.out_dir)
     notes = refuse_mixed(settings.out_dir, quality, settings.allow_mixed)

@@ -28,7 +28,9 @@ mkdir -p "$jobs" "$out"
 if [ -n "${SUBJECTS:-}" ]; then
     printf '%s\n' $SUBJECTS
 else
-    find "$bids" -maxdepth 1 -name 'sub-*' -printf '%f\n' | sort
+    # raw data of some may lie in sourcedata alone, which need not be there
+    { find "$bids" "$bids/sourcedata" -maxdepth 1 -name 'sub-*' -xtype d -printf '%f\n' 2>/dev/null \
+        || true; } | sort -u
 fi > "$jobs/subjects.txt"
 count=$(wc -l < "$jobs/subjects.txt")
 [ "$count" -gt 0 ] || { echo "no sub-* in $bids" >&2; exit 2; }

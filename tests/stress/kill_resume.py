@@ -112,6 +112,8 @@ def start(arguments: list[str], log: Path) -> int:
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
+    # those that pytest has put there write to places of its own
+    sys.stdout, sys.stderr = (os.fdopen(os.dup(handle), "w", buffering=1) for _ in range(2))
     code = 70
     try:
         code = process(arguments)

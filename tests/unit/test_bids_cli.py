@@ -1,5 +1,6 @@
 """Every option reaches the settings; every misuse is one line and exit code 2."""
 
+import errno
 import json
 import os
 import subprocess
@@ -271,6 +272,21 @@ def test_a_wrong_filter_file_is_named(parse, written, content):
         parse("--bids-filter-file", written("filter.json", content))
 
 
+def test_bounds_of_a_plugin_file_are_those_of_the_run(parse, written):
+    path = written("plugin.yml", "plugin: MultiProc\nplugin_args: {n_procs: 7, memory_gb: 5}\n")
+    settings = parse("--nipype-plugin-file", path, "--nprocs", "2", "--mem", "9GB")
+    assert (settings.nprocs, settings.memory_gb) == (7, 5)
+    slurm = written("slurm.yml", "plugin: SLURM\nplugin_args: {n_procs: 7}\n")
+    assert parse("--nipype-plugin-file", slurm, "--nprocs", "2").nprocs == 2
+
+
+@pytest.mark.parametrize("bound", ["n_procs: four", "n_procs: 0", "n_procs: 1.5", "memory_gb: -1"])
+def test_a_wrong_bound_in_a_plugin_file_is_named(parse, written, bound):
+    text = f"plugin: MultiProc\nplugin_args: {{{bound}}}\n"
+    with pytest.raises(UserError, match=f"plugin.yml: {bound.partition(':')[0]} is"):
+        parse("--nipype-plugin-file", written("plugin.yml", text))
+
+
 @pytest.mark.parametrize("content", ["", "plugin_args: {}", "plugin: A\nplugin_args: 3", "{"])
 def test_a_wrong_plugin_file_is_named(parse, written, content):
     with pytest.raises(UserError, match=r"plugin\.yml"):
@@ -368,3 +384,27 @@ def test_a_traceback_comes_only_with_verbose(raw, tmp_path, capsys):
     assert "Traceback" in capsys.readouterr().err
     main(command)
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_folder_that_cannot_be_made_is_told_in_a_line(
+    raw, tmp_path, monkeypatch, capsys, number
+):
+    def refuse(settings):
+        raise OSError(number, os.strerror(number), "/out/logs/run-x")
+
+    monkeypatch.setattr(cli, "_run", refuse)
+    command = [str(raw), str(tmp_path / "out"), "participant", "-w", str(tmp_path / "work")]
+    assert main([*command, "--skip-bids-validation"]) == 2
+    told = f"sodiumprep: error: /out/logs/run-x: {os.strerror(number)}\n"
+    assert capsys.readouterr().err == told
+
+
+def test_another_failure_of_the_system_is_not_the_users(raw, tmp_path, monkeypatch):
+    def refuse(settings):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(cli, "_run", refuse)
+    command = [str(raw), str(tmp_path / "out"), "participant", "-w", str(tmp_path / "work")]
+    with pytest.raises(OSError, match="Input/output"):
+        main([*command, "--skip-bids-validation"])

@@ -102,7 +102,7 @@ def test_a_work_folder_that_nodes_do_not_share_is_told(tmp_path, capsys):
     plugin("SLURM")
     assert not capsys.readouterr().out
     plugin("SLURM", replace(SETTINGS, work_dir=tmp_path))
-    assert f"the work folder {tmp_path} lies in /tmp" in capsys.readouterr().out
+    assert f"the work folder {tmp_path} lies in /tmp" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", sorted(HPC.glob("*.yml")), ids=lambda path: path.name)
@@ -167,8 +167,8 @@ def test_a_node_runs_as_a_job_of_pbs_and_its_failure_is_told(tmp_path, monkeypat
 def test_a_script_submits_a_task_for_each_subject_and_the_group_after_them(
     tmp_path, system, submit, index, bound
 ):
-    for label in ("02", "01"):
-        (tmp_path / f"my raw/sub-{label}").mkdir(parents=True)
+    for folder in ("sub-01", "sourcedata/sub-01", "sourcedata/sub-02"):  # raw data, no image
+        (tmp_path / "my raw" / folder).mkdir(parents=True)
     program(tmp_path, submit, '#!/bin/sh\necho "$@" >> asked\necho 41\n')
     places = [str(tmp_path / name) for name in ("my raw", "out", "work")]
     environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SODIUMPREP": "echo"}

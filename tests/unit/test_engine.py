@@ -1,10 +1,12 @@
 """Running a graph: one line for each failure, and no failure that hangs."""
 
+import errno
 import gc
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,8 +18,10 @@ from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 
 from sodiumprep.bids_app import engine
 from sodiumprep.bids_app.engine import Pool, execute, read_crashes, work_folder
+from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.settings import Settings
 
+LINEAR = {"plugin": "Linear", "plugin_args": {}}
 CRASH = """Node: sodiumprep_wf.sub_01_wf.sodium_wf.reconstruct_wf.source
 Working directory: /scratch/somewhere
 
@@ -85,6 +89,22 @@ if __name__ == "__main__":
 """
 
 
+def number(x):
+    return int(x)
+
+
+def numbers(texts):
+    """Return a graph of subjects of one step, which fails where its text is no number."""
+    whole = Workflow(name="sodiumprep_wf")
+    for label, text in texts.items():
+        node = Node(Function(["x"], ["y"], number), name="first")
+        subject = Workflow(name=f"sub_{label}_wf")
+        node.inputs.x = text
+        subject.add_nodes([node])
+        whole.add_nodes([subject])
+    return whole
+
+
 def crash(folder, name, error, node="sub_01_wf", age=0.0):
     path = folder / f"crash-20260101-120000-user-{name}.txt"
     path.write_text(CRASH.replace("{error}", error).replace("sub_01_wf", node))
@@ -117,6 +137,13 @@ def test_the_first_failure_of_each_subject_counts(tmp_path):
     crash(tmp_path, "earlier", "ValueError: first", age=9)
     crash(tmp_path, "other", "ValueError: own", node="sub_02_wf")
     assert read_crashes(tmp_path) == {"sub_01_wf": "first", "sub_02_wf": "own"}
+
+
+def test_a_full_disk_is_told_with_the_file_that_did_not_fit(tmp_path):
+    said = "/out/a.nii.gz: cannot be written: the disk is full"
+    error = f"OSError: [Errno 28] No space left on device\n\tWriteError: {said}"
+    crash(tmp_path, "save", f"{error}\n\tOSError: [Errno 5] what follows from it")
+    assert read_crashes(tmp_path) == {"sub_01_wf": said}
 
 
 def test_a_crash_without_message_is_told_all_the_same(tmp_path):
@@ -209,6 +236,34 @@ def test_the_work_folder_changes_with_the_code(tmp_path, monkeypatch, place):
 def test_the_work_folder_of_this_code_stays_the_same(tmp_path):
     assert work_folder(settings(tmp_path)) == work_folder(settings(tmp_path))
     assert work_folder(settings(tmp_path)).parent == tmp_path / "work"
+
+
+def test_a_work_folder_that_cannot_be_emptied_is_not_used(tmp_path, monkeypatch):
+    def busy(folder):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), f"{folder}/in_use")
+
+    given = replace(settings(tmp_path), clean_workdir=True, nipype_plugin=LINEAR)
+    execute(Workflow(name="empty"), given)  # where there is none yet, there is nothing to do
+    monkeypatch.setattr(engine.shutil, "rmtree", busy)
+    with pytest.raises(UserError, match=r"--clean-workdir: .*in_use cannot be removed: Device"):
+        execute(Workflow(name="empty"), given)
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_a_subject_that_a_stop_has_left_unfinished_is_none_that_is_done(tmp_path, stop):
+    given = replace(settings(tmp_path), stop_on_first_crash=stop, nprocs=1)
+    failures = execute(numbers({"01": "many", "02": "2"}), given)
+    assert "invalid literal" in failures.pop("sub_01_wf")
+    told = "not finished, since the run ended before (--stop-on-first-crash)"
+    assert failures == ({"sub_02_wf": told} if stop else {})
+
+
+def test_what_a_run_leaves_in_the_logs_carries_its_identifier(tmp_path):
+    given = replace(settings(tmp_path), resource_monitor=True, nipype_plugin=LINEAR)
+    whole = numbers({"01": "many"})
+    assert list(execute(whole, given, identifier="20260101-120000-aaaaaa")) == ["sub_01_wf"]
+    left = sorted(path.name for path in (tmp_path / "out/logs").iterdir())
+    assert left == ["crash-20260101-120000-aaaaaa", "resources-20260101-120000-aaaaaa.tsv"]
 
 
 def test_the_local_pool_is_used_unless_a_plugin_is_given(tmp_path):

@@ -1,5 +1,6 @@
 """What a run survives: killed workers, spoiled caches, full disks, being told to stop."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -12,7 +13,7 @@ import pytest
 from nipype.interfaces.utility import Function
 from nipype.pipeline.engine import Node, Workflow
 
-from sodiumprep.bids_app import engine
+from sodiumprep.bids_app import engine, pool
 from sodiumprep.bids_app.dataset import SubjectJob
 from sodiumprep.bids_app.progress import Course, Lines, told_to
 from sodiumprep.bids_app.run import _reports, build
@@ -184,6 +185,23 @@ def test_a_killed_worker_costs_its_own_step_and_the_steps_beside_it_run_once(fin
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_worker_that_is_killed_while_it_waits_costs_nothing(finish):
     assert finish(a=kills_the_others)[0] == {}
+
+
+def test_a_worker_that_cannot_be_started_is_waited_for(finish, tmp_path, monkeypatch):
+    begin, calls = pool.Worker.start, []
+
+    def crowded():
+        calls.append(None)
+        (tmp_path / "calls.txt").write_text(str(len(calls)))
+        if len(calls) in (3, 4):  # after those of the start
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return begin()
+
+    monkeypatch.setattr(pool.Worker, "start", crowded)
+    failures, ran, _ = finish(a=slow, b=killed, c=slow)
+    assert list(failures) == ["sub_b_wf"]
+    assert {"sub_a_wf.third", "sub_c_wf.third"} <= set(ran)
+    assert (tmp_path / "calls.txt").read_text() == "5"
 
 
 def test_a_second_run_runs_nothing_again_and_a_changed_input_what_follows_it(finish):

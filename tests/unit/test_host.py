@@ -115,3 +115,10 @@ def test_what_is_taken_is_said_with_its_source(monkeypatch):
     assert told == (
         "resources: 1 process at a time (SLURM_CPUS_PER_TASK), 6.0 GB of memory (--mem)"
     )
+
+
+def test_who_says_what_is_taken_is_not_the_machine_where_it_is_not(monkeypatch):
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert "7 processes at a time (--config-file)" in describe(7, 6.0, ["mem"])
+    told = describe(7, 6.0, ["nprocs"], {"n_procs": 7, "memory_gb": 6.0})
+    assert told.count("(--nipype-plugin-file)") == 2

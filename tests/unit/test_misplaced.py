@@ -8,7 +8,7 @@ import pytest
 
 from sodiumprep.bids_app.anatomies import Anatomy
 from sodiumprep.bids_app.dataset import SubjectJob
-from sodiumprep.bids_app.metadata import Protocol
+from sodiumprep.bids_app.metadata import Protocol, UserError
 from sodiumprep.bids_app.plan import plan_run
 from sodiumprep.bids_app.run import _end, _misplaced
 from sodiumprep.bids_app.runs import SodiumRun
@@ -54,6 +54,14 @@ def test_a_failed_registration_fails_the_subject(written, capsys):
 def test_a_good_registration_does_not(written):
     assert written({**BAD, "RegistrationFailed": False}) == []
     assert _end(written({})) == 0
+
+
+def test_a_subject_whose_input_has_gone_meanwhile_fails_alone(written, monkeypatch):
+    def refuse(job, settings):
+        raise UserError("/raw/a.h5: cannot be read")
+
+    monkeypatch.setattr("sodiumprep.bids_app.run._plan_runs", refuse)
+    assert written({}) == [("01", "/raw/a.h5: cannot be read")]
 
 
 def test_a_subject_that_crashed_is_told_once(written):

@@ -9,9 +9,11 @@ import pytest
 from nipype.interfaces.utility import Function
 from nipype.pipeline.engine import Node, Workflow
 
+from sodiumprep.bids_app import engine
 from sodiumprep.bids_app.engine import execute
 from sodiumprep.bids_app.monitor import MEASURED, MeasuredNode, what_is_too_large
 from sodiumprep.bids_app.settings import Settings
+from sodiumprep.interfaces.files import WriteError
 
 MEGABYTES = 300
 LINEAR = {"plugin": "Linear", "plugin_args": {}}
@@ -77,6 +79,19 @@ def test_a_table_tells_what_steps_declared_and_took_where_it_is_asked_for(tmp_pa
             (row,) = csv.DictReader(file, delimiter="\t")
         assert (row["subject"], row["node"], row["declared_gb"]) == ("sub_01", "take", "0.70")
         assert float(row["peak_gb"]) > MEGABYTES / 1000
+
+
+def test_a_table_that_cannot_be_written_hides_no_failure(tmp_path, monkeypatch, capfd):
+    def full(workflow, path):
+        raise WriteError(f"{path}: cannot be written: the disk is full")
+
+    monkeypatch.setattr(engine, "write_measured", full)
+    settings = Settings(tmp_path / "raw", tmp_path / "out", tmp_path / "work",
+                        nipype_plugin=LINEAR, resource_monitor=True)  # fmt: skip
+    wrong = step()
+    wrong.inputs.megabytes = "many"
+    assert list(engine.execute(graph(wrong), settings)) == ["sub_01_wf"]
+    assert capfd.readouterr().err.count("cannot be written: the disk is full") == 1
 
 
 def test_steps_that_need_more_than_there_is_are_told_in_one_line():

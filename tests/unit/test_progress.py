@@ -12,7 +12,7 @@ import pytest
 from nipype.interfaces.utility import Function, IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
-from sodiumprep.bids_app.progress import Bar, Course, Lines, draws_bars, progress, told_to
+from sodiumprep.bids_app.progress import Bar, Course, Lines, draws_bars, progress, say, told_to
 
 NAMES = [f"sodiumprep_wf.sub_{label}_wf.{step}" for label in ("01", "02") for step in ("a", "b")]
 SCRIPT = """
@@ -130,6 +130,19 @@ def test_no_colour_where_none_is_wanted_and_no_bar_on_a_dumb_terminal(
     assert ("100%" in told) == drawn
     assert ("\x1b[3" in told) == coloured
     assert ("1/1] sub-01 ses-a: fit line\r\n" in told) == (not drawn)
+
+
+def test_a_warning_stands_above_the_bar(terminal, monkeypatch):
+    stream, seen = terminal
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress(fit_line(), 1):
+        say("careful")
+    stream.close()
+    (line,) = (line for line in all_of(seen).split("\n") if "careful" in line)
+    assert line.split("\r")[-2] == "careful"  # on a line that was made empty
+    assert not line.split("\r")[-3].strip(" \x1b[A")
 
 
 def test_what_is_no_terminal_has_no_bar(capsys):

@@ -124,7 +124,8 @@ def test_whatever_was_asked_is_asked_again_by_its_file(study, asked_for):
 def test_a_record_holds_every_option_with_its_default(study):
     record = read_record(write_record(asked("--sloppy"), ["01"]))
     names = {action.dest.replace("_", "-") for action in build_parser()._actions}
-    left_out = {"help", "version", "verbose", "config-file", "bids-dir", "out-dir", "level"}
+    left_out = {"help", "version", "verbose", "self-test", "config-file"}
+    left_out |= {"bids-dir", "out-dir", "level"}
     assert {*record.options, *record.told["unset"]} == names - left_out
     assert record.options["recon"] == "gridding"
     assert record.options["random-seed"] == 23
@@ -273,6 +274,7 @@ def test_the_group_level_is_recorded_once_it_is_done(study, monkeypatch):
     told = read_record(path).told
     assert told["command"] == "sodiumprep raw out group"
     assert (told["level"], told["subjects"]) == ("group", [])
+    assert "\n# group --config-file FILE" in path.read_text()
     assert last_record(study / "out", "01") is None
 
 

@@ -67,6 +67,11 @@ def test_too_little_memory_is_a_failure(monkeypatch):
         self_test.machine()
 
 
+def test_a_home_that_only_the_table_of_users_tells_is_enough(monkeypatch, tmp_path):
+    monkeypatch.delenv("HOME", raising=False)
+    assert "home '/" in self_test.temporary_files(tmp_path)
+
+
 def test_every_package_that_is_needed_is_loaded_and_named_with_its_version(monkeypatch):
     loaded = []
     monkeypatch.setattr(self_test.importlib, "import_module", loaded.append)
