@@ -21,6 +21,7 @@ from sodiumprep.bids_app.group.tables import (
     table_dictionary,
 )
 from sodiumprep.bids_app.group.values import RUN, Cohort, left_out
+from sodiumprep.bids_app.group.voxelwise import picture, plan_maps
 from sodiumprep.bids_app.names import DatasetNames, with_json
 from sodiumprep.bids_app.placing import refuse_links
 from sodiumprep.bids_app.results import read_json
@@ -64,7 +65,8 @@ def run_group(settings: Settings) -> int:
     cohort = _ask(settings, gathered, quality)
     done = {*cohort.participants, *quality["participant_id"]}  # without anatomy: no regions
     missing = as_pandas(find_missing(settings.out_dir, participants, done, cohort.left_out))
-    evidence = analyse(cohort, settings)
+    images = plan_maps(settings, cohort, quality)
+    evidence = analyse(cohort, settings) | picture(images, cohort, settings)
     known = as_pandas(cohort.covariates.table)
     write_results(names, {"missing": missing, "covariates": known, **evidence})
     told = [*notes, *cohort.notes]

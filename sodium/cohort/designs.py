@@ -151,6 +151,51 @@ def build_design(rows: pd.DataFrame, model: Model) -> Design:
     )
 
 
+def partitioned(matrix: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Split a design into the column that carries a contrast, and all else.
+
+    Parameters
+    ----------
+    matrix
+        Shape (n, p); a constant lies in its span.
+    weights
+        Of its coefficients, shape (p,).
+
+    Returns
+    -------
+    tested
+        Its coefficient is the contrast, shape (n,).
+    others
+        Without the constant: centred and independent of each other, shape (n, k).
+
+    Raises
+    ------
+    ValueError
+        If the contrast holds a mean, so that no constant is left beside it.
+
+    References
+    ----------
+    Winkler et al. 2014, doi:10.1016/j.neuroimage.2014.01.060 (partition after Beckmann's and
+    Ridgway's)
+
+    Examples
+    --------
+    >>> group = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 1.0], [1.0, 1.0]])
+    >>> tested, others = partitioned(group, np.array([0.0, 1.0]))
+    >>> tested.tolist(), others.shape
+    ([0.0, 0.0, 1.0, 1.0], (4, 0))
+    """
+    tested = matrix @ weights / float(weights @ weights)
+    null = np.linalg.svd(weights[None])[2][1:].T
+    rest = matrix @ null
+    constant = np.ones(len(matrix))
+    left = constant - rest @ np.linalg.lstsq(rest, constant, rcond=None)[0]
+    if np.linalg.norm(left) > 1e-6 * np.sqrt(len(matrix)):
+        raise ValueError("the weights of a contrast of groups must sum to 0")
+    basis, sizes, _ = np.linalg.svd(rest - rest.mean(axis=0), full_matrices=False)
+    return tested, basis[:, sizes > 1e-9 * max(sizes.max(initial=0.0), 1e-300)]
+
+
 def _numeric(rows: pd.DataFrame, name: str) -> pd.Series:
     column = numbers(rows[name])
     if column.isna().any():
