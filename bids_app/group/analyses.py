@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -14,7 +14,9 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from sodiumprep.bids_app.group.diagnosis import diagnose
+from sodiumprep.bids_app.group.modality import compare_block
 from sodiumprep.bids_app.group.model import Model
+from sodiumprep.bids_app.group.others import Other
 from sodiumprep.bids_app.group.regional import MAIN_TABLE, REGIONAL, Asked, Row, Tables, slopes
 from sodiumprep.bids_app.group.values import Block, Cohort, Series
 from sodiumprep.bids_app.metadata import UserError
@@ -25,7 +27,9 @@ from sodiumprep.sodium.cohort.differences import compare
 PORTION = 25  # regions that are read and analysed at a time
 
 
-def analyse(cohort: Cohort, settings: Settings) -> dict[str, pd.DataFrame]:
+def analyse(
+    cohort: Cohort, settings: Settings, others: Sequence[Other] = ()
+) -> dict[str, pd.DataFrame]:
     """Return tables of results by name.
 
     Parameters
@@ -34,11 +38,18 @@ def analyse(cohort: Cohort, settings: Settings) -> dict[str, pd.DataFrame]:
         What was gathered and asked.
     settings
         The user's choices: processes and seed.
+    others
+        Values of other modalities.
     """
     blocks = cohort.blocks(PORTION)
     tasks: list[Callable[[], Tables]] = [partial(of_block, cohort, block) for block in blocks]
     tasks += [partial(diagnose, cohort, seg, settings.random_seed)
               for seg in dict.fromkeys(block.seg for block in blocks)]  # fmt: skip
+    if others:
+        tasks += [
+            partial(compare_block, cohort, block, [other.of(block.seg, block.names)
+                    for other in others], settings.random_seed) for block in blocks
+        ]  # fmt: skip
     found: dict[str, list[Row]] = defaultdict(list)
     for tables in _all_of(tasks, settings.nprocs):
         for name, rows in tables.items():

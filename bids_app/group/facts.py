@@ -178,6 +178,8 @@ def _of_people(given: Mapping[str, Any], facts: Facts) -> Wanted:
     timing = [outcome[key] for key in ("Duration", "Event") if key in outcome]
     yield from ((name, numbers, "Outcome") for name in timing)
     yield from ((name, numbers, "Normative.By") for name in [norm.get("By")] if name)
+    for other in given.get("Comparison", ()):
+        yield from ((c, numbers, "Comparison.Outcome") for c in [other.get("Outcome")] if c)
     for place, section in (("Outcome", outcome), ("Normative", norm)):
         held = section.get("Covariates", ())
         yield from ((name, columns, f"{place}.Covariates") for name in held)
