@@ -206,7 +206,7 @@ def test_one_value_for_all_sessions_meets_their_mean(tmp_path):
     ("asked", "said"),
     [({"Table": "none.tsv"}, "none.tsv are not there"),
      ({"Maps": "dwj", "Suffix": "ADCmap"}, "did you mean dwi"),
-     ({"Maps": "dwi", "Suffix": "CBF"}, r"looked for .*sub-<label>.*_CBF\.nii\.gz.* sub-00, sub-01"),
+     ({"Maps": "dwi", "Suffix": "CBF"}, r"looked for .*_CBF\.nii\.gz.* sub-00, sub-01"),
      ({"Maps": "dwi"}, "accepted: Table, or Maps with Suffix"),
      ({"Table": "adc.tsv", "Outcome": "scor"}, "did you mean score")],
 )  # fmt: skip
