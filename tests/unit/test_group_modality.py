@@ -47,9 +47,10 @@ def write_scan(out_dir, number, session):
     names = DerivativeNames(out_dir, f"{number:02d}", session=session)
     names.folder.mkdir(parents=True)
     noise = np.random.default_rng([1, number, int(session or 1)]).normal(0, 0.5, 3)
+    held = truth(number, session or "1")
     rows = [{**dict.fromkeys(COLUMNS, "n/a"), "index": k, "name": name, "pvc": "gtm",
              "desc": "corrected", "mean": f"{true + noise[k - 1]:.4f}", "uncertainty": 0.5}
-            for k, (name, true) in enumerate(truth(number, session or "1").items(), 1)]  # fmt: skip
+            for k, (name, true) in enumerate(held.items(), 1)]  # fmt: skip
     pd.DataFrame(rows, columns=COLUMNS).to_csv(names.tsc_table(), sep="\t", index=False)
     write_json(names.qc(), {"SoftwareVersion": "1"})
     write_anatomy(names)
