@@ -40,7 +40,8 @@ class Measured:
     cpu: float
     memory_gb: float
 
-    def __str__(self) -> str:
+    def told(self) -> str:
+        """Return it in words."""
         return (
             f"{self.participants} participants: {self.wall:.0f} s, {self.cpu:.0f} s of CPU, "
             f"{self.memory_gb:.2f} GB"
@@ -123,7 +124,7 @@ def main() -> None:
                 profile(folder)
                 continue
             rows.append(measure(folder, n, options.nprocs))
-            print(rows[-1], flush=True)
+            print(rows[-1].told(), flush=True)
     for less, more in pairwise(rows):
         grown = more.participants / less.participants
         print(
