@@ -2,7 +2,7 @@
 
 Each cohort is written by ``sodiumprep-phantom --tables`` (4 methods, two groups) and analysed by
 the default model with its report. Rows of wall time, CPU time of the process and all its children,
-and the largest memory of all of them at one time (sampled); then how they grow. 10 000 participants
+and the largest memory of all of them at one time (sampled); then how they grow. 10 000 of them
 take about 4 GB of disk: ``python bench/group.py 10000``. ``--profile`` prints where one process
 spends its CPU time.
 """
@@ -84,7 +84,16 @@ def measure(folder: Path, participants: int, nprocs: int) -> Measured:
     code = "import sys; from sodiumprep.bids_app.cli import main; sys.exit(main(sys.argv[1:]))"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
-    command = [sys.executable, "-c", code, folder, folder, "group", "--nprocs", str(nprocs)]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        folder.parent / "raw",
+        folder,
+        "group",
+        "--nprocs",
+        str(nprocs),
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         memory = Memory(process.pid)
         memory.start()

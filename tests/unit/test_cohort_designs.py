@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sodiumprep.sodium.cohort.designs import Model, build_design, partitioned
+from sodiumprep.sodium.cohort.designs import Model, Subsets, build_design, partitioned
 
 
 @pytest.fixture
@@ -33,3 +33,26 @@ def test_a_mean_is_no_contrast_beside_a_constant(rows):
     design = build_design(rows, Model(contrasts={"mean": {"group.a": 1.0}}))
     with pytest.raises(ValueError, match="must sum to 0"):
         partitioned(design.matrix, design.contrasts["mean"].weights)
+
+
+@pytest.mark.parametrize("formula", ["group * age", "group + center(age)"])
+@pytest.mark.parametrize("left", [30, 21, 7])
+def test_a_design_of_some_rows_is_that_of_their_own_table(rows, formula, left):
+    model = Model(formula, slopes=["age"], reference={"group": "b"})
+    places = np.sort(np.random.default_rng(left).permutation(len(rows))[:left])
+    own = rows.iloc[places].reset_index(drop=True)
+    found, expected = Subsets(rows, model).design(own, places), build_design(own, model)
+    assert found.matrix == pytest.approx(expected.matrix)
+    assert found.contrasts.keys() == expected.contrasts.keys()
+    for name, contrast in expected.contrasts.items():
+        assert found.contrasts[name].weights == pytest.approx(contrast.weights)
+        assert found.contrasts[name].spread == pytest.approx(contrast.spread)
+    assert (found.notes, found.between_rank) == (expected.notes, expected.between_rank)
+
+
+def test_a_level_that_is_hardly_there_is_left_out_as_in_its_own_table(rows):
+    places = np.flatnonzero((rows["group"] != "c") | (rows.index == 2))
+    own = rows.iloc[places].reset_index(drop=True)
+    found = Subsets(rows, Model()).design(own, places)
+    assert found.notes == build_design(own, Model()).notes
+    assert list(found.contrasts) == ["group: b - a"]
