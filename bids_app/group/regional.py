@@ -35,7 +35,7 @@ from sodiumprep.sodium.cohort.repeatability import (
 from sodiumprep.sodium.cohort.survival import cox, kaplan_meier
 
 Row = dict[str, Any]
-Tables = dict[str, list[Row]]  # rows by table
+Tables = dict[str, list[Row] | pd.DataFrame]  # rows by table; of a long one as a table
 CENTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 FEWEST_REPEATS = 8  # degrees of freedom, else repeats tell the error of a change too poorly
 CURVE_POINTS = 41  # ages at which a reference curve is written
@@ -167,7 +167,7 @@ def change(series: Series, asked: Asked) -> Tables:
         "error_from": source,
     }  # fmt: skip
     told = judged.rename(columns={"baseline": "from", "session": "to"})
-    return {"responders": [row], "changes": [{**series.keys, **r} for r in _records(told)]}
+    return {"responders": [row], "changes": _keyed(series, told)}
 
 
 def slopes(series: Series, asked: Asked) -> Tables:
@@ -293,7 +293,7 @@ def norms(series: Series, asked: Asked) -> Tables:
     scores = z_scores(curve, table)
     labels = table[["participant_id", "session", "run"]].reset_index(drop=True)
     told = pd.concat([labels, scores.drop(columns="participant_id")], axis=1)
-    tables: Tables = {"norms": [{**series.keys, **r} for r in _records(told)]}
+    tables: Tables = {"norms": _keyed(series, told)}
     if series.seg == SHOWN:
         tables["norm_curves"] = [{**series.keys, **r} for r in _curve_rows(curve)]
     return tables
@@ -344,6 +344,8 @@ def _reference(table: pd.DataFrame, asked: Asked) -> pd.DataFrame:
 
 def _one_each(table: pd.DataFrame, first: bool = False) -> pd.DataFrame:
     """Return one row per participant: the mean of the values, or those of the first session."""
+    if table["participant_id"].is_unique:
+        return table.reset_index(drop=True)
     rows = table.sort_values(["participant_id", "session", "run"], kind="stable")
     if first:
         rows = rows[
@@ -352,6 +354,10 @@ def _one_each(table: pd.DataFrame, first: bool = False) -> pd.DataFrame:
     means = rows.groupby("participant_id", sort=False)["value"].mean()
     people = rows.drop_duplicates("participant_id").set_index("participant_id")
     return people.assign(value=means).reset_index()
+
+
+def _keyed(series: Series, table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(**series.keys)[[*series.keys, *table]]
 
 
 def _curve_rows(curve: Curve) -> list[Row]:
