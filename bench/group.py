@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import cProfile
+import os
 import pstats
-import resource
 import subprocess
 import sys
 import tempfile
@@ -48,17 +48,21 @@ class Measured:
         )
 
 
-class Memory(threading.Thread):
-    """Watches the memory of a process and its children; pages that they share count once."""
+class Watch(threading.Thread):
+    """Watches a process and its children; memory that they share counts once."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self.pid, self.most, self.done = pid, 0, threading.Event()
+        self.cpu: dict[int, float] = {}
 
     def run(self) -> None:
         """Look until it is over."""
         while not self.done.wait(STEP):
-            self.most = max(self.most, sum(map(own_memory, family(self.pid))))
+            processes = list(family(self.pid))
+            self.most = max(self.most, sum(map(own_memory, processes)))
+            self.cpu |= {process: own_cpu(process) or self.cpu.get(process, 0.0)
+                         for process in processes}  # fmt: skip
 
 
 def family(pid: int) -> Iterator[int]:
@@ -79,10 +83,17 @@ def own_memory(pid: int) -> int:
     return 0
 
 
+def own_cpu(pid: int) -> float:
+    """Return the CPU time that a process has taken [s]."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
 def measure(folder: Path, participants: int, nprocs: int) -> Measured:
     """Analyse a cohort in a process of its own."""
     code = "import sys; from sodiumprep.bids_app.cli import main; sys.exit(main(sys.argv[1:]))"
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     command = [
         sys.executable,
@@ -95,15 +106,13 @@ def measure(folder: Path, participants: int, nprocs: int) -> Measured:
         str(nprocs),
     ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        memory = Memory(process.pid)
-        memory.start()
+        watch = Watch(process.pid)
+        watch.start()
         if process.wait():
             raise SystemExit(f"the group level ended with {process.returncode}")
-        memory.done.set()
+        watch.done.set()
     wall = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Measured(participants, wall, cpu, memory.most / 1e9)
+    return Measured(participants, wall, sum(watch.cpu.values()), watch.most / 1e9)
 
 
 def profile(folder: Path) -> None:
