@@ -12,7 +12,7 @@ from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import DatasetNames, DerivativeNames
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.interfaces.concentration import COLUMNS
-from sodiumprep.interfaces.image import save_image
+from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.outputs import write_json
 
 PEOPLE, SHAPE, SLOPE = 30, (12, 12, 12), 0.02
@@ -255,3 +255,31 @@ def test_an_unusable_table_is_refused(cohort, line, said):
     (cohort / "adc.tsv").write_text(f"participant_id\tname\tmean\n{line}\n")
     with pytest.raises(UserError, match=said):
         run(cohort, {"Table": "adc.tsv"})
+
+
+def write_atlas(out_dir):
+    """Give everybody an atlas of two halves along z; the sodium of the first is that of GM."""
+    labels = np.ones(SHAPE, int)
+    labels[:, :, 6:] = 2
+    for number in range(PEOPLE):
+        names = DerivativeNames(out_dir, f"{number:02d}")
+        save_image(names.atlas_labels("halves"), labels, FINE)
+        known = {**dict.fromkeys(COLUMNS, "n/a"), "pvc": "gtm", "desc": "corrected"}
+        known |= {"tissue": "GM", "mean": f"{truth(number)['GM']:.4f}"}
+        rows = [{**known, "index": 1, "name": "low GM"}, {**known, "index": 2, "name": "high GM"}]
+        table = pd.DataFrame(rows)
+        table.to_csv(names.tsc_table("halves"), sep="\t", index=False)
+
+
+def test_regions_of_an_atlas_are_sampled_by_their_tissue(cohort, tmp_path):
+    write_atlas(cohort)
+    write_maps(tmp_path / "dwi")
+    for path in (tmp_path / "dwi").rglob("*_ADCmap.nii.gz"):
+        values, affine = load_image(path)
+        values[:, :, 2:] = 5.0  # the upper half follows nothing
+        save_image(path, values, affine)
+    asked = {"Maps": "dwi", "Suffix": "ADCmap", "Uncertainty": 0.01}
+    tables = run(cohort, asked, derivatives={"dwi": tmp_path / "dwi"})
+    assert row(tables, "low GM").r > 0.98
+    assert row(tables, "low GM").seg == "halves"
+    assert "all values of the second map are the same: 5" in row(tables, "high GM").notes
