@@ -22,8 +22,8 @@ from sodiumprep.sodium.cohort.voxelwise import Plan, VoxelTest, permutation_test
 
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]
-COPIES = 4  # of all maps, that a test holds at a time
-BYTES = 4  # of a voxel
+BYTES_OF_MAP = 18  # of a voxel, at the peak: 4.5 copies (measured)
+BYTES_OF_THREAD = 120  # of a voxel: statistics of some permutations (measured)
 PERMUTATIONS, COVERAGE = 1000, 0.9
 LEVEL = 0.05  # familywise, of what a figure outlines
 # stat -> (suffix, unit, description)
@@ -131,7 +131,7 @@ def refuse_too_large(people: int, voxels: int, settings: Settings) -> None:
     UserError
         If it does.
     """
-    needed = people * voxels * BYTES * COPIES / 1e9
+    needed = voxels * (people * BYTES_OF_MAP + settings.nprocs * BYTES_OF_THREAD) / 1e9
     there = host.memory().value if settings.memory_gb is None else settings.memory_gb
     if needed > there:
         raise UserError(
