@@ -15,7 +15,7 @@ from sodiumprep.bids_app.group.facts import check_known
 from sodiumprep.bids_app.group.maps import SpaceMaps, find_maps
 from sodiumprep.bids_app.group.questions import Question, ask
 from sodiumprep.bids_app.group.values import Cohort
-from sodiumprep.bids_app.group.voxel_tests import Brain, answer
+from sodiumprep.bids_app.group.voxel_tests import Brain, answer, refuse_too_large
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import DatasetNames
 from sodiumprep.bids_app.settings import Settings
@@ -28,6 +28,7 @@ Row = dict[str, Any]
 Tables = dict[str, list[Row]]
 TSC = "mmol/L"
 GROUPS = ("group", "diagnosis")  # columns whose levels have maps of their own
+OF_EARLIER_RUNS = ("space-*_stat-*", "figures/voxelwise_*")  # they do not outlast their model
 # stat -> (suffix, unit, description); of a description what the cohort's maps are
 MEAN = {
     "mean": ("TSCmap", TSC, "Mean over participants of the tissue sodium concentration"),
@@ -84,6 +85,9 @@ def plan_maps(settings: Settings, cohort: Cohort, quality: pd.DataFrame) -> Imag
         question: Question | str = ask(tested, cohort, wanted.get("Contrast"))
     except ValueError as error:
         question = str(error)
+    if isinstance(question, Question):
+        voxels = int(_template_brain(tested)[0].sum())
+        refuse_too_large(len(question.participants), voxels, settings)
     return Images((*plain, *own), tested, question)
 
 
@@ -123,6 +127,9 @@ def picture(images: Images, cohort: Cohort, settings: Settings) -> dict[str, pd.
         If the test needs more memory than there is.
     """
     found: Tables = {}
+    for pattern in OF_EARLIER_RUNS:
+        for path in DatasetNames(settings.out_dir).group_dir.glob(pattern):
+            path.unlink()
     for maps in images.spaces:
         brain = _describe(maps, cohort, settings.out_dir)
         with figures.drawing_style():
@@ -201,13 +208,17 @@ def _write_mean(maps: SpaceMaps, found: CohortMaps, names: DatasetNames, level: 
         write_map(path, values, maps.grid, head)
 
 
+def _template_brain(maps: SpaceMaps) -> tuple[Mask, str]:
+    """Return the brain of the template, empty where it has none, and why."""
+    try:
+        return template_mask(find_template(maps.space).mask, maps.grid), ""
+    except (UserError, ValueError) as error:
+        return np.zeros(maps.grid.shape, bool), f"{maps.space} has no brain mask ({error})"
+
+
 def _brain(maps: SpaceMaps, total: CohortMaps) -> tuple[Mask, str]:
     """Return the brain of the template, else what all cover, and what must be said of it."""
-    try:
-        mask = template_mask(find_template(maps.space).mask, maps.grid)
-        note = ""
-    except (UserError, ValueError) as error:
-        mask, note = np.zeros(maps.grid.shape, bool), f"{maps.space} has no brain mask ({error})"
+    mask, note = _template_brain(maps)
     if not mask.any():
         mask = (total.n == len(maps.files)).reshape(maps.grid.shape)
         note = f"{note or 'the brain mask is empty'}: all voxels that every participant covers"

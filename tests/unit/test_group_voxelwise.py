@@ -227,3 +227,17 @@ def test_without_a_brain_mask_voxels_that_all_cover_are_taken(cohort, tmp_path, 
     tables = run(cohort, {"Voxelwise": {"Permutations": 100}})
     assert "every participant covers" in tables["voxelwise_model"].loc[0, "notes"]
     assert not image(cohort, "stat-mask_mask")[OUTSIDE].any()
+
+
+def test_maps_of_an_earlier_model_do_not_stay(cohort):
+    run(cohort, {"Voxelwise": {"Permutations": 100}})
+    run(cohort)
+    names = {path.name for path in (cohort / "group").rglob("*") if path.is_file()}
+    assert not [name for name in names if "contrast" in name or "voxelwise_test" in name]
+    assert f"space-{SPACE}_stat-mean_TSCmap.nii.gz" in names
+
+
+def test_memory_is_foretold_before_anything_is_analysed(cohort):
+    with pytest.raises(UserError, match="need"):
+        run(cohort, {"Voxelwise": {}}, memory_gb=1e-5)
+    assert not (cohort / "group/effects.tsv").exists()
