@@ -243,7 +243,7 @@ def _add_choices(query: argparse._ArgumentGroup) -> None:
         default=[],
         metavar="NAME=PATH",
         help="folders with ready-made anatomy (fMRIPrep, FreeSurfer, SynthSeg, a mask), lesions, "
-        "vial labels or transforms; first one first",
+        "vial labels or transforms; first one first; at level group: maps of other modalities",
     )
     query.add_argument(
         "--subject-anatomical-reference",

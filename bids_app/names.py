@@ -321,6 +321,27 @@ class DatasetNames:
         """
         return self.group_dir / f"{name}.tsv"
 
+    def group_map(self, stat: str, ending: str = "TSCmap", **place: str) -> Path:
+        """Return the path of a map of the cohort level.
+
+        Parameters
+        ----------
+        stat
+            Such as ``mean``.
+        ending
+            Suffix.
+        place
+            ``space``, ``cohort``, ``res``, ``group``, ``contrast``, ``pvc``; empty ones are left
+            out, and of each what no label may hold.
+
+        Examples
+        --------
+        >>> DatasetNames(Path()).group_map("mean", space="MNI305", group="a b").name
+        'space-MNI305_group-ab_stat-mean_TSCmap.nii.gz'
+        """
+        labels = {key: re.sub("[^a-zA-Z0-9]", "", text) for key, text in place.items()}
+        return self.group_dir / f"{_joined(**labels, stat=stat)}_{ending}.nii.gz"
+
     @property
     def group_model(self) -> Path:
         """Path of the model that the cohort level used, complete."""

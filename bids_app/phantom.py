@@ -307,6 +307,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sodiumprep-phantom",
         description="Write a simulated BIDS dataset of sodium MRI of the brain with its truth.",
+        epilog="With --tables N: results of N participants without images, for the group level; "
+        "its options: sodiumprep-phantom OUT_DIR --tables N --help",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
@@ -430,7 +432,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     code
         0, or 2 if the arguments make no sense.
     """
-    options = build_parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if any(argument.split("=")[0] == "--tables" for argument in arguments):
+        from sodiumprep.bids_app.phantom_results import main as write_results  # has no images
+
+        return write_results(arguments)
+    options = build_parser().parse_args(arguments)
     try:
         _check(options)
     except (ValueError, OSError) as error:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from sodiumprep.bids_app.group.diagnosis import diagnose
+from sodiumprep.bids_app.group.modality import compare_block
 from sodiumprep.bids_app.group.model import Model
+from sodiumprep.bids_app.group.others import Other
 from sodiumprep.bids_app.group.regional import MAIN_TABLE, REGIONAL, Asked, Row, Tables, slopes
 from sodiumprep.bids_app.group.values import Block, Cohort, Series
 from sodiumprep.bids_app.metadata import UserError
@@ -25,7 +28,9 @@ from sodiumprep.sodium.cohort.differences import compare
 PORTION = 25  # regions that are read and analysed at a time
 
 
-def analyse(cohort: Cohort, settings: Settings) -> dict[str, pd.DataFrame]:
+def analyse(
+    cohort: Cohort, settings: Settings, others: Sequence[Other] = ()
+) -> dict[str, pd.DataFrame]:
     """Return tables of results by name.
 
     Parameters
@@ -34,22 +39,88 @@ def analyse(cohort: Cohort, settings: Settings) -> dict[str, pd.DataFrame]:
         What was gathered and asked.
     settings
         The user's choices: processes and seed.
+    others
+        Values of other modalities.
     """
     blocks = cohort.blocks(PORTION)
-    tasks: list[Callable[[], Tables]] = [partial(of_block, cohort, block) for block in blocks]
-    tasks += [partial(diagnose, cohort, seg, settings.random_seed)
+    tasks: list[Callable[[], Gathering]] = [
+        partial(of_block, cohort, block) for block in blocks]  # fmt: skip
+    tasks += [partial(gathered, diagnose, cohort, seg, settings.random_seed)
               for seg in dict.fromkeys(block.seg for block in blocks)]  # fmt: skip
-    found: dict[str, list[Row]] = defaultdict(list)
+    if others:
+        tasks += [
+            partial(gathered, compare_block, cohort, block, [other.of(block.seg, block.names)
+                    for other in others], settings.random_seed) for block in blocks
+        ]  # fmt: skip
+    found = Gathering()
     for tables in _all_of(tasks, settings.nprocs):
-        for name, rows in tables.items():
-            found[name] += rows
-    results = {name: pd.DataFrame(rows) for name, rows in found.items() if rows}
+        found.join(tables)
+    results = found.tables()
     if "effects" in results:
         results["effects"] = with_discovery(results["effects"])
     return results
 
 
-def of_block(cohort: Cohort, block: Block) -> Tables:
+class Gathering:
+    """Rows of tables in their order; long tables are never held as rows, which take much more."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, list[list[Row] | pd.DataFrame]] = {}
+
+    def add(self, tables: Tables) -> None:
+        """Take rows in.
+
+        Parameters
+        ----------
+        tables
+            By name.
+        """
+        for name, rows in tables.items():
+            parts = self._parts.setdefault(name, [])
+            if isinstance(rows, list) and parts and isinstance(parts[-1], list):
+                parts[-1] += rows
+            elif len(rows):
+                parts.append(rows if isinstance(rows, pd.DataFrame) else list(rows))
+
+    def join(self, other: Gathering) -> None:
+        """Take all of another in.
+
+        Parameters
+        ----------
+        other
+            Of one task.
+        """
+        for name, parts in other._parts.items():
+            for rows in parts:
+                self.add({name: rows})
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the tables that have rows, by name."""
+        found = {}
+        for name, parts in self._parts.items():
+            tables = [pd.DataFrame(rows) for rows in parts]
+            if tables:
+                found[name] = tables[0] if len(tables) == 1 else pd.concat(
+                    tables, ignore_index=True)  # fmt: skip
+        return found
+
+
+def gathered(function: Callable[..., Tables], *arguments: Any) -> Gathering:
+    """Return what a function tells.
+
+    Parameters
+    ----------
+    function
+        Returns rows by table.
+    arguments
+        What it takes.
+    """
+    found = Gathering()
+    found.add(function(*arguments))
+    return found
+
+
+def of_block(cohort: Cohort, block: Block) -> Gathering:
     """Return all that the regions of a block tell, by table.
 
     Parameters
@@ -61,9 +132,9 @@ def of_block(cohort: Cohort, block: Block) -> Tables:
     """
     asked = Asked(cohort.model, cohort.covariates.numbers)
     series = list(cohort.read(block))
-    found: Tables = defaultdict(list)
+    found = Gathering()
     if cohort.model.fixed and series:
-        found["effects"] += effects(series, cohort)
+        found.add({"effects": effects(series, cohort)})
     for section, function in REGIONAL.items():
         if cohort.model.section(section) is None:
             continue
@@ -72,7 +143,7 @@ def of_block(cohort: Cohort, block: Block) -> Tables:
     if "Time" in (cohort.model.section("Change") or {}):
         for one in series:
             _add(found, "slopes", one, partial(slopes, one, asked))
-    return dict(found)
+    return found
 
 
 def effects(series: Iterable[Series], cohort: Cohort) -> list[Row]:
@@ -134,25 +205,25 @@ def with_discovery(effects: pd.DataFrame) -> pd.DataFrame:
     return effects.assign(q=q)
 
 
-def _add(found: Tables, main: str, series: Series, function: Callable[[], Tables]) -> None:
+def _add(found: Gathering, main: str, series: Series, function: Callable[[], Tables]) -> None:
     """Add the rows of one analysis; where it cannot answer, a row says why."""
     try:
         tables = function()
     except ValueError as error:
         tables = {main: [{**series.keys, "notes": str(error)}]}
-    for name, rows in tables.items():
-        found[name] += rows
+    found.add(tables)
 
 
-def _all_of(tasks: list[Callable[[], Tables]], nprocs: int) -> Iterator[Tables]:
+def _all_of(tasks: list[Callable[[], Gathering]], nprocs: int) -> Iterator[Gathering]:
     """Yield what tasks return, in their order; a worker that is killed ends the run in words."""
     if nprocs == 1 or len(tasks) == 1:
         yield from (task() for task in tasks)
         return
     with ProcessPoolExecutor(min(nprocs, len(tasks)), get_context("forkserver")) as pool:
-        for future in [pool.submit(task) for task in tasks]:
+        waiting = deque(pool.submit(task) for task in tasks)
+        while waiting:  # what was taken is not held any longer
             try:
-                yield future.result()
+                yield waiting.popleft().result()
             except BrokenProcessPool:
                 raise UserError(
                     "a process of the analyses was killed, most often since memory ran out; "

@@ -129,7 +129,7 @@ def check_names(given: Mapping[str, Any], facts: Facts, where: str) -> None:
         For the first name that is not there.
     """
     for name, options, place in (*_of_rows(given, facts), *_of_people(given, facts)):
-        _known(name, options, f"{where}: {place}")
+        check_known(name, options, f"{where}: {place}")
 
 
 Wanted = Iterator[tuple[str, Iterable[str], str]]  # name, what there is, where it stands
@@ -178,12 +178,30 @@ def _of_people(given: Mapping[str, Any], facts: Facts) -> Wanted:
     timing = [outcome[key] for key in ("Duration", "Event") if key in outcome]
     yield from ((name, numbers, "Outcome") for name in timing)
     yield from ((name, numbers, "Normative.By") for name in [norm.get("By")] if name)
+    for other in given.get("Comparison", ()):
+        yield from ((c, numbers, "Comparison.Outcome") for c in [other.get("Outcome")] if c)
     for place, section in (("Outcome", outcome), ("Normative", norm)):
         held = section.get("Covariates", ())
         yield from ((name, columns, f"{place}.Covariates") for name in held)
 
 
-def _known(name: str, options: Iterable[str], where: str) -> None:
+def check_known(name: str, options: Iterable[str], where: str) -> None:
+    """Refuse a name that there is not; tell those like it.
+
+    Parameters
+    ----------
+    name
+        What a user asked.
+    options
+        What there is.
+    where
+        File and key, for the message.
+
+    Raises
+    ------
+    UserError
+        If it is not there.
+    """
     known = [str(option) for option in options]
     if name in known:
         return

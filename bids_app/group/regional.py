@@ -7,7 +7,8 @@ rows for tables of results by name. A region that cannot answer has a row with t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,16 @@ from sodiumprep.sodium.cohort.change import (
 )
 from sodiumprep.sodium.cohort.normative import Curve, fit_curve, z_scores
 from sodiumprep.sodium.cohort.planning import Study
-from sodiumprep.sodium.cohort.repeatability import Interval, bland_altman, repeatability
+from sodiumprep.sodium.cohort.repeatability import (
+    Interval,
+    Repeatability,
+    bland_altman,
+    repeatability,
+)
 from sodiumprep.sodium.cohort.survival import cox, kaplan_meier
 
 Row = dict[str, Any]
-Tables = dict[str, list[Row]]  # rows by table
+Tables = dict[str, list[Row] | pd.DataFrame]  # rows by table; of a long one as a table
 CENTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 FEWEST_REPEATS = 8  # degrees of freedom, else repeats tell the error of a change too poorly
 CURVE_POINTS = 41  # ages at which a reference curve is written
@@ -48,10 +54,13 @@ class Asked:
         Complete.
     numbers
         Covariates that are numbers.
+    known
+        Repeatability of regions that was computed before, or in words why there is none.
     """
 
     model: Model
     numbers: tuple[str, ...]
+    known: dict[tuple[str, ...], Repeatability | str] = field(default_factory=dict)
 
     def section(self, name: str) -> Mapping[str, Any]:
         """Return a section of the model.
@@ -62,6 +71,31 @@ class Asked:
             One that applies.
         """
         return self.model.section(name) or {}
+
+    def repeatability(self, series: Series) -> Repeatability:
+        """Return how well a region repeats, by section ``Repeatability``; computed once.
+
+        Parameters
+        ----------
+        series
+            Values of the region.
+
+        Raises
+        ------
+        ValueError
+            If too few subjects have repeats.
+        """
+        key = tuple(series.keys.values())
+        if key not in self.known:
+            over = self.section("Repeatability")["Over"]
+            try:
+                self.known[key] = repeatability(series.table, over)
+            except ValueError as error:
+                self.known[key] = str(error)
+        found = self.known[key]
+        if isinstance(found, str):
+            raise ValueError(found)
+        return found
 
 
 def repeats(series: Series, asked: Asked) -> Tables:
@@ -80,7 +114,7 @@ def repeats(series: Series, asked: Asked) -> Tables:
         If too few subjects have repeats.
     """
     over = asked.section("Repeatability")["Over"]
-    found = repeatability(series.table, over)
+    found = asked.repeatability(series)
     row: Row = {**series.keys, "over": over}
     for name in OF_REPEATS:
         row |= _interval(name, getattr(found, name))
@@ -122,7 +156,7 @@ def change(series: Series, asked: Asked) -> Tables:
     wanted = asked.section("Change")
     pair = [wanted["From"], wanted["To"]]
     rows = series.table[series.table["session"].isin(pair)]
-    error, source = _error(series.table, rows, asked)
+    error, source = _error(series, rows, asked)
     judged = judge_changes(changes(rows, wanted["From"]), error, wanted["Better"])
     answer = responders(judged)
     row = {
@@ -133,7 +167,7 @@ def change(series: Series, asked: Asked) -> Tables:
         "error_from": source,
     }  # fmt: skip
     told = judged.rename(columns={"baseline": "from", "session": "to"})
-    return {"responders": [row], "changes": [{**series.keys, **r} for r in _records(told)]}
+    return {"responders": [row], "changes": _keyed(series, told)}
 
 
 def slopes(series: Series, asked: Asked) -> Tables:
@@ -182,9 +216,8 @@ def planning(series: Series, asked: Asked) -> Tables:
     mean, between = float(people["value"].mean()), float(people["value"].std())
     designs = {"groups": between}
     if asked.model.section("Repeatability"):
-        over = asked.section("Repeatability")["Over"]
         try:
-            within = repeatability(series.table, over).within_sd.estimate
+            within = asked.repeatability(series).within_sd.estimate
             designs["paired"] = float(np.sqrt(2.0) * within)
         except ValueError:
             pass  # no repeats of this region: only groups can be planned
@@ -260,7 +293,7 @@ def norms(series: Series, asked: Asked) -> Tables:
     scores = z_scores(curve, table)
     labels = table[["participant_id", "session", "run"]].reset_index(drop=True)
     told = pd.concat([labels, scores.drop(columns="participant_id")], axis=1)
-    tables: Tables = {"norms": [{**series.keys, **r} for r in _records(told)]}
+    tables: Tables = {"norms": _keyed(series, told)}
     if series.seg == SHOWN:
         tables["norm_curves"] = [{**series.keys, **r} for r in _curve_rows(curve)]
     return tables
@@ -277,18 +310,19 @@ MAIN_TABLE = {"Repeatability": "repeatability", "Change": "responders", "Plannin
               "Outcome": "survival", "Normative": "norms"}  # fmt: skip
 
 
-def _error(table: pd.DataFrame, rows: pd.DataFrame, asked: Asked) -> tuple[Error, str]:
+def _error(series: Series, rows: pd.DataFrame, asked: Asked) -> tuple[Error, str]:
     """Return what stable subjects differ by: from repeats, else from the uncertainties alone."""
     stable = asked.section("Change").get("Stable")
-    sources = []
-    if asked.section("Repeatability").get("Over") == "run":
-        sources.append((table, "run", "runs of a session"))
+    sources: list[tuple[Callable[[], Repeatability], str]] = []
     if stable:
         told = " ".join(f"{column} {level}" for column, level in stable.items())
-        sources.insert(0, (chosen_rows(rows, stable), "session", f"sessions of {told}"))
-    for held, over, source in sources:
+        held = partial(repeatability, chosen_rows(rows, stable), "session")
+        sources.append((held, f"sessions of {told}"))
+    if asked.section("Repeatability").get("Over") == "run":
+        sources.append((partial(asked.repeatability, series), "runs of a session"))
+    for compute, source in sources:
         try:
-            found = repeatability(held, over)
+            found = compute()
         except ValueError:
             continue  # this region was not repeated so
         if found.df >= FEWEST_REPEATS:
@@ -310,6 +344,8 @@ def _reference(table: pd.DataFrame, asked: Asked) -> pd.DataFrame:
 
 def _one_each(table: pd.DataFrame, first: bool = False) -> pd.DataFrame:
     """Return one row per participant: the mean of the values, or those of the first session."""
+    if table["participant_id"].is_unique:
+        return table.reset_index(drop=True)
     rows = table.sort_values(["participant_id", "session", "run"], kind="stable")
     if first:
         rows = rows[
@@ -318,6 +354,10 @@ def _one_each(table: pd.DataFrame, first: bool = False) -> pd.DataFrame:
     means = rows.groupby("participant_id", sort=False)["value"].mean()
     people = rows.drop_duplicates("participant_id").set_index("participant_id")
     return people.assign(value=means).reset_index()
+
+
+def _keyed(series: Series, table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(**series.keys)[[*series.keys, *table]]
 
 
 def _curve_rows(curve: Curve) -> list[Row]:

@@ -10,6 +10,7 @@ from sodiumprep.bids_app.group.covariates import Covariates, gather_covariates, 
 from sodiumprep.bids_app.group.dictionary import write_results
 from sodiumprep.bids_app.group.facts import Facts
 from sodiumprep.bids_app.group.model import read_model
+from sodiumprep.bids_app.group.others import gather_others
 from sodiumprep.bids_app.group.people import find_missing, refuse_mixed
 from sodiumprep.bids_app.group.quality import gather_quality, quality_dictionary, write_table
 from sodiumprep.bids_app.group.report import write_group_report
@@ -21,6 +22,7 @@ from sodiumprep.bids_app.group.tables import (
     table_dictionary,
 )
 from sodiumprep.bids_app.group.values import RUN, Cohort, left_out
+from sodiumprep.bids_app.group.voxelwise import picture, plan_maps
 from sodiumprep.bids_app.names import DatasetNames, with_json
 from sodiumprep.bids_app.placing import refuse_links, remove_left_overs
 from sodiumprep.bids_app.results import read_json
@@ -63,7 +65,9 @@ def run_group(settings: Settings) -> int:
     cohort = _ask(settings, gathered, quality)
     done = {*cohort.participants, *quality["participant_id"]}  # without anatomy: no regions
     missing = as_pandas(find_missing(settings.out_dir, participants, done, cohort.left_out))
-    evidence = analyse(cohort, settings)
+    images = plan_maps(settings, cohort, quality)
+    others = gather_others(settings, cohort)
+    evidence = analyse(cohort, settings, others) | picture(images, cohort, settings)
     known = as_pandas(cohort.covariates.table)
     write_results(names, {"missing": missing, "covariates": known, **evidence})
     told = [*notes, *cohort.notes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import combinations
 
 import formulaic
@@ -56,9 +57,13 @@ class Model:
     @property
     def columns(self) -> list[str]:
         """Return the covariates that a row must have."""
-        named = formulaic.Formula(self.fixed).required_variables
         extra = [self.site] if self.site else []
-        return sorted({*map(str, named), *self.groups, *self.slopes, *extra})
+        return sorted({*_variables(self.fixed), *self.groups, *self.slopes, *extra})
+
+
+@cache
+def _variables(formula: str) -> tuple[str, ...]:
+    return tuple(map(str, formulaic.Formula(formula).required_variables))
 
 
 @dataclass(frozen=True)
@@ -128,27 +133,151 @@ def build_design(rows: pd.DataFrame, model: Model) -> Design:
         If fewer than two groups of two subjects are left, a column of slopes holds text,
         covariates are collinear, or a subject lies at two sites.
     """
-    rows = rows.assign(**{name: _numeric(rows, name) for name in model.slopes})
-    for name in model.groups:
-        rows = rows.assign(**{name: rows[name].astype(str)})
+    rows = _typed(rows, model)
     kept, notes = _large_enough(rows, model.groups)
     rows = rows[kept]
-    terms = formulaic.model_matrix(model.fixed, rows, na_action="ignore")
-    matrix = np.asarray(terms, float)
-    _refuse_collinear(matrix, list(terms.columns))
+    return _designed(rows, _terms_of(rows, model), model, kept, notes)
+
+
+def _typed(rows: pd.DataFrame, model: Model) -> pd.DataFrame:
+    rows = rows.assign(**{name: _numeric(rows, name) for name in model.slopes})
+    return rows.assign(**{name: rows[name].astype(str) for name in model.groups})
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """Rows of a design as they are, and under assumptions: a slope's covariate one larger, a level.
+
+    ``matrix`` and each of ``assumed`` have the shape (n, p).
+    """
+
+    names: list[str]
+    matrix: Floats
+    assumed: Mapping[tuple[str, ...], Floats]
+
+    def of(self, places: NDArray[np.intp]) -> _Terms:
+        """Return some of the rows."""
+        assumed = {key: rows[places] for key, rows in self.assumed.items()}
+        return _Terms(self.names, self.matrix[places], assumed)
+
+
+def _designed(
+    rows: pd.DataFrame,
+    terms: _Terms,
+    model: Model,
+    kept: NDArray[np.bool_],
+    notes: Sequence[str] = (),
+) -> Design:
+    _refuse_collinear(terms.matrix, terms.names)
     subjects = pd.factorize(rows["participant_id"])[0]
     levels, more = _levels(rows, subjects, model.site)
-    within = _varies_within(matrix, subjects)
+    within = _varies_within(terms.matrix, subjects)
     return Design(
-        matrix=matrix,
+        matrix=terms.matrix,
         subjects=subjects,
         layout=nest(list(levels.values()), len(rows)),
         levels=tuple(levels),
-        contrasts=_contrasts(rows, terms.model_spec, model, within),
-        between_rank=int(np.linalg.matrix_rank(matrix[:, ~within])),
+        contrasts=_contrasts(rows, terms, model, within),
+        between_rank=int(np.linalg.matrix_rank(terms.matrix[:, ~within])),
         kept=kept,
         notes=(*notes, *more),
     )
+
+
+class Subsets:
+    """Designs of many tables whose rows are some of those of one table.
+
+    A formula is costly; its rows are those of the whole table as long as all levels are there.
+
+    Parameters
+    ----------
+    rows
+        Of the whole table, with all covariates, in the order that the tables have.
+    model
+        Formula and contrasts.
+    """
+
+    def __init__(self, rows: pd.DataFrame, model: Model) -> None:
+        self._model, self._terms = model, None
+        if not set(model.fixed) & {*"()[]{}"}:  # else a term may depend on all rows
+            try:
+                self._rows = _typed(rows, model)
+                _large_enough(self._rows, model.groups)
+                self._terms: _Terms | None = _terms_of(self._rows, model)
+            except ValueError:
+                return  # each table says by itself what is wrong
+            self._counts = {name: self._rows[name].nunique() for name in model.groups}
+
+    def design(self, rows: pd.DataFrame, places: NDArray[np.intp]) -> Design:
+        """Return the design of a table, as :func:`build_design` does.
+
+        Parameters
+        ----------
+        rows
+            The table.
+        places
+            Of its rows in the whole table.
+
+        Raises
+        ------
+        ValueError
+            As :func:`build_design`.
+        """
+        if self._terms is None:
+            return build_design(rows, self._model)
+        own = self._rows.iloc[places].reset_index(drop=True)
+        complete = all(own[name].nunique() == count for name, count in self._counts.items())
+        if not complete:
+            return build_design(rows, self._model)
+        kept, notes = _large_enough(own, self._model.groups)
+        if notes:
+            return build_design(rows, self._model)
+        return _designed(own, self._terms.of(places), self._model, kept)
+
+
+def partitioned(matrix: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Split a design into the column that carries a contrast, and all else.
+
+    Parameters
+    ----------
+    matrix
+        Shape (n, p); a constant lies in its span.
+    weights
+        Of its coefficients, shape (p,).
+
+    Returns
+    -------
+    tested
+        Its coefficient is the contrast, shape (n,).
+    others
+        Without the constant: centred and independent of each other, shape (n, k).
+
+    Raises
+    ------
+    ValueError
+        If the contrast holds a mean, so that no constant is left beside it.
+
+    References
+    ----------
+    Winkler et al. 2014, doi:10.1016/j.neuroimage.2014.01.060 (partition after Beckmann's and
+    Ridgway's)
+
+    Examples
+    --------
+    >>> group = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 1.0], [1.0, 1.0]])
+    >>> tested, others = partitioned(group, np.array([0.0, 1.0]))
+    >>> tested.tolist(), others.shape
+    ([0.0, 0.0, 1.0, 1.0], (4, 0))
+    """
+    tested = matrix @ weights / float(weights @ weights)
+    null = np.linalg.svd(weights[None])[2][1:].T
+    rest = matrix @ null
+    constant = np.ones(len(matrix))
+    left = constant - rest @ np.linalg.lstsq(rest, constant, rcond=None)[0]
+    if np.linalg.norm(left) > 1e-6 * np.sqrt(len(matrix)):
+        raise ValueError("the weights of a contrast of groups must sum to 0")
+    basis, sizes, _ = np.linalg.svd(rest - rest.mean(axis=0), full_matrices=False)
+    return tested, basis[:, sizes > 1e-9 * max(sizes.max(initial=0.0), 1e-300)]
 
 
 def _numeric(rows: pd.DataFrame, name: str) -> pd.Series:
@@ -224,10 +353,10 @@ def _varies_within(matrix: Floats, subjects: NDArray[np.intp]) -> NDArray[np.boo
 
 
 def _contrasts(
-    rows: pd.DataFrame, spec: formulaic.ModelSpec, model: Model, within: NDArray[np.bool_]
+    rows: pd.DataFrame, terms: _Terms, model: Model, within: NDArray[np.bool_]
 ) -> dict[str, Contrast]:
     """Return differences between predictions for the same cohort under two assumptions."""
-    predicted = _predictions(rows, spec, model)
+    predicted = {key: assumed.mean(axis=0) for key, assumed in terms.assumed.items()}
     spreads = {name: float(rows[name].std()) for name in model.slopes}
     if model.contrasts:
         asked = model.contrasts.items()
@@ -285,13 +414,9 @@ def _asked(
     return total, spread
 
 
-def _predictions(
-    rows: pd.DataFrame, spec: formulaic.ModelSpec, model: Model
-) -> dict[tuple[str, ...], Floats]:
-    """Return mean rows of the design under assumptions: a slope's covariate one larger, a level.
-
-    All of them are built at once: a design has a high price, its rows have none.
-    """
+def _terms_of(rows: pd.DataFrame, model: Model) -> _Terms:
+    """Return the rows of a design; all at once: a formula has a high price, its rows have none."""
+    terms = formulaic.model_matrix(model.fixed, rows, na_action="ignore")
     assumed: dict[tuple[str, ...], dict[str, object]] = {(): {}}
     assumed |= {(by,): {by: rows[by] + 1.0} for by in model.slopes}
     for name in model.groups:
@@ -300,8 +425,11 @@ def _predictions(
             assumed |= {
                 (name, level, by): {name: level, by: rows[by] + 1.0} for by in model.slopes
             }
-    columns = rows[[c for c in rows if c in model.columns]]
+    known = model.columns
+    columns = rows[[c for c in rows if c in known]]
     stacked = pd.concat([columns.assign(**each) for each in assumed.values()], ignore_index=True)
-    matrix = np.asarray(spec.get_model_matrix(stacked, na_action="ignore"), float)
-    means = matrix.reshape(len(assumed), len(rows), -1).mean(axis=1)
-    return dict(zip(assumed, means, strict=True))
+    matrix = np.asarray(terms.model_spec.get_model_matrix(stacked, na_action="ignore"), float)
+    blocks = matrix.reshape(len(assumed), len(rows), -1)
+    return _Terms(
+        list(terms.columns), np.asarray(terms, float), dict(zip(assumed, blocks, strict=True))
+    )

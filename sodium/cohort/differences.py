@@ -10,7 +10,7 @@ type-I error where it should be (docs/figures.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from statsmodels.stats.multitest import multipletests
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.cohort.checks import Check, check_residuals
 from sodiumprep.sodium.cohort.components import Fit, fit_components
-from sodiumprep.sodium.cohort.designs import Contrast, Design, Model, build_design
+from sodiumprep.sodium.cohort.designs import Contrast, Design, Model, Subsets, build_design
 from sodiumprep.sodium.cohort.values import own_variance, usable_rows
 
 MIXED = "mixed model (REML)"
@@ -305,6 +305,7 @@ def compare(
     designs: dict[bytes, Design] = {}
     rows: list[dict[str, object]] = []
     units = _units(values, model)
+    make = _maker(values.assign(_unit=units), model)
     for key, table in values.groupby(list(by), sort=False, dropna=False):
         named = dict(zip(by, key, strict=True))
         try:
@@ -313,7 +314,7 @@ def compare(
             if known not in designs:
                 if len(designs) >= MOST_DESIGNS:
                     designs.clear()
-                designs[known] = build_design(usable, model)
+                designs[known] = make(usable)
             found = _analyzed(usable, designs[known], model)
         except ValueError as error:
             rows.append({**named, "notes": str(error)})
@@ -328,6 +329,19 @@ def _units(values: pd.DataFrame, model: Model) -> pd.Series:
     keys = [name for name in ("participant_id", "session", "run") if name in values]
     columns = [name for name in model.columns if name in values and name not in keys]
     return values.groupby([*keys, *columns], sort=False, dropna=False).ngroup()
+
+
+def _maker(values: pd.DataFrame, model: Model) -> Callable[[pd.DataFrame], Design]:
+    """Return what makes the design of a region from that of all measurements in one."""
+    first = values.drop_duplicates("_unit")
+    try:
+        whole = usable_rows(first.assign(value=np.arange(len(first), dtype=float)), model.columns)
+    except ValueError:  # each region says by itself what is wrong
+        return lambda rows: build_design(rows, model)
+    place = np.zeros(len(first), np.intp)
+    place[whole["_unit"]] = np.arange(len(whole))
+    subsets = Subsets(whole, model)
+    return lambda rows: subsets.design(rows, place[rows["_unit"]])
 
 
 def _told(found: Differences) -> list[dict[str, object]]:

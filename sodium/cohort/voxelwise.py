@@ -20,6 +20,7 @@ from sodiumprep.sodium.cohort.clusters import (
 )
 
 BATCH = 8  # permutations whose maps are held at once
+PORTION = 4096  # voxels that are held in double precision at once
 FLAT = 1e-5  # a voxel whose residuals are smaller than this share of its values is constant
 
 
@@ -344,7 +345,10 @@ def _prepare(
     np.copyto(values, middle[:, None], where=~known)
     level = np.full((len(rest), 0 if flips else 1), len(rest) ** -0.5)
     everything = np.hstack([level, basis])
-    residuals = values - (values @ everything) @ everything.T
+    residuals = np.empty_like(values)
+    for first in range(0, len(values), PORTION):  # the whole in double precision is large
+        part = values[first : first + PORTION]
+        residuals[first : first + PORTION] = part - (part @ everything) @ everything.T
     if not known.all():
         residuals *= known
     lengths = np.linalg.norm(residuals, axis=1)
@@ -353,8 +357,10 @@ def _prepare(
         raise ValueError("the maps are constant over the subjects at every voxel")
     used = enough.copy()
     used[enough] = alive
-    effect = residuals @ rest / (known @ rest**2)
-    residuals = (residuals[alive] / lengths[alive, None]).astype(values.dtype)
+    own = rest.astype(values.dtype)  # else both are copied in double precision
+    effect = (residuals @ own).astype(float) / (known.astype(values.dtype) @ own**2)
+    residuals = residuals[alive]
+    residuals /= lengths[alive, None].astype(values.dtype)
     shrink = np.sqrt((n[alive] - len(maps) + dof) / dof)
     unit = rest / np.linalg.norm(rest)
     return used, _Model(residuals, unit, basis, flips, dof, shrink), effect[alive]

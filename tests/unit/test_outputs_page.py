@@ -49,8 +49,11 @@ def planned(names):
 
 def of_dataset():
     names = DatasetNames(OUT)
+    maps = [names.group_map("mean", space="MNI305", group="a"), names.group_map(
+        "mask", "mask", space="MNI305"), names.group_map("t", "statmap", space="MNI305",
+        contrast="a", pvc="rbv")]  # fmt: skip
     tables = [names.participants, names.group_table, names.group_qc]
-    return [*tables, *map(with_json, tables), names.description, names.bidsignore,
+    return [*tables, *maps, *map(with_json, [*tables, *maps]), names.description, names.bidsignore,
             names.citation_md, names.citation_bib, names.group_report,
             names.group_dir / "figures/group_regions.svg", names.logs / "graph.dot",
             names.logs / "crash-20260101-000000/crash-a.txt",
