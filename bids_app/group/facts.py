@@ -13,6 +13,7 @@ import polars as pl
 from sodiumprep.bids_app.group.covariates import Covariates
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.results import TISSUES
+from sodiumprep.sodium.cohort.values import label_rank
 
 FEWEST_OF_A_LEVEL = 2  # participants, else a level cannot be compared with another
 
@@ -43,8 +44,8 @@ class Facts:
 
     @property
     def sessions(self) -> list[str]:
-        """Labels of sessions that at least two participants have."""
-        return self._repeated("session")
+        """Labels of sessions that at least two participants have, in their order."""
+        return sorted(self._repeated("session"), key=label_rank)
 
     @property
     def most_runs(self) -> int:

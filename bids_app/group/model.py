@@ -20,6 +20,7 @@ from jsonschema import Draft202012Validator
 
 from sodiumprep.bids_app.group.facts import FEWEST_OF_A_LEVEL, Facts, check_names
 from sodiumprep.bids_app.metadata import UserError, read_json
+from sodiumprep.sodium.cohort.values import label_rank
 
 CONTROLS = ("control", "controls", "con", "ctrl", "hc", "healthy", "reference", "normal")
 ROWS_PER_TERM = 3  # values needed for each coefficient of a default model
@@ -161,6 +162,23 @@ def reference_level(levels: Iterable[str]) -> str:
     return next((level for level in known if level.lower() in CONTROLS), known[0])
 
 
+def reference_group(reference: Mapping[str, str]) -> dict[str, str]:
+    """Return the column of groups with the group that others are compared with, if there is one.
+
+    Parameters
+    ----------
+    reference
+        Level of each category that others are compared with.
+
+    Examples
+    --------
+    >>> reference_group({"sex": "F", "group": "controls"}), reference_group({"sex": "F"})
+    ({'group': 'controls'}, {})
+    """
+    column = next((c for c in reference if c.lower() in FACTORS[:2]), None)
+    return {column: reference[column]} if column is not None else {}
+
+
 def _mixed_model(given: dict[str, Any], facts: Facts, words: list[str]) -> dict[str, Any]:
     if "X" not in given:
         given["X"] = [1, *_default_terms(facts, words)]
@@ -172,6 +190,8 @@ def _mixed_model(given: dict[str, Any], facts: Facts, words: list[str]) -> dict[
     numbers = facts.covariates.numbers
     known = {c: facts.levels(c) for c in sorted(columns) if c not in numbers}
     chosen = {c: reference_level(levels) for c, levels in known.items() if levels}
+    if known.get("session"):
+        chosen["session"] = min(known["session"], key=label_rank)
     given["Reference"] = {**chosen, **given.get("Reference", {})}
     given.setdefault("Weights", "uncertainty")
     return given
@@ -267,10 +287,8 @@ def _normative(
     found = {name.lower(): name for name in facts.covariates.numbers}
     if "age" not in found:
         return None, []
-    reference = content["Model"]["Reference"]
-    column = next((c for c in reference if c.lower() in FACTORS[:2]), None)
-    norm = {column: reference[column]} if column else {}
-    said = f"{column} {reference[column]}" if column else "all participants"
+    norm = reference_group(content["Model"]["Reference"])
+    said = " ".join(*norm.items()) if norm else "all participants"
     return {"By": found["age"], "Reference": norm}, [f"reference curves by age rest on {said}"]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from sodiumprep.bids_app.group.facts import chosen_rows
-from sodiumprep.bids_app.group.model import Model
+from sodiumprep.bids_app.group.model import Model, reference_group
 from sodiumprep.bids_app.group.values import Series
 from sodiumprep.sodium.cohort.change import (
     Error,
@@ -27,6 +27,7 @@ from sodiumprep.sodium.cohort.normative import Curve, fit_curve, z_scores
 from sodiumprep.sodium.cohort.planning import Study
 from sodiumprep.sodium.cohort.repeatability import Interval, bland_altman, repeatability
 from sodiumprep.sodium.cohort.survival import cox, kaplan_meier
+from sodiumprep.sodium.cohort.values import in_order
 
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]  # rows by table
@@ -218,7 +219,7 @@ def survival(series: Series, asked: Asked) -> Tables:
     if series.name not in wanted.get("name", [series.name]):
         return {}
     named = {wanted["Duration"]: "duration", wanted["Event"]: "event"}
-    people = _one_each(series.table, first=True).rename(columns=named)
+    people = _at_first(series.table).rename(columns=named)
     covariates = tuple(wanted.get("Covariates", ()))
     hazard = cox(people, covariates)
     split = kaplan_meier(people, wanted.get("Cut"))
@@ -254,7 +255,7 @@ def norms(series: Series, asked: Asked) -> Tables:
     """
     wanted = asked.section("Normative")
     covariates = tuple(wanted.get("Covariates", ()))
-    table = series.table.rename(columns={wanted["By"]: "age"})
+    table = series.table.assign(age=series.table[wanted["By"]])
     members = _one_each(chosen_rows(table, wanted.get("Reference", {})))
     curve = fit_curve(members, covariates)
     scores = z_scores(curve, table)
@@ -304,20 +305,27 @@ def _error(table: pd.DataFrame, rows: pd.DataFrame, asked: Asked) -> tuple[Error
 
 def _reference(table: pd.DataFrame, asked: Asked) -> pd.DataFrame:
     """Return the group that others are compared with, whose spread is no effect of a disease."""
-    held = asked.model.section("Normative") or {}
-    return chosen_rows(table, held.get("Reference", {}))
+    held = asked.model.section("Normative")
+    usual = reference_group(asked.model.reference)
+    return chosen_rows(table, usual if held is None else held.get("Reference", {}))
 
 
-def _one_each(table: pd.DataFrame, first: bool = False) -> pd.DataFrame:
-    """Return one row per participant: the mean of the values, or those of the first session."""
-    rows = table.sort_values(["participant_id", "session", "run"], kind="stable")
-    if first:
-        rows = rows[
-            rows["session"] == rows.groupby("participant_id")["session"].transform("first")
-        ]
-    means = rows.groupby("participant_id", sort=False)["value"].mean()
-    people = rows.drop_duplicates("participant_id").set_index("participant_id")
-    return people.assign(value=means).reset_index()
+def _one_each(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per participant: the first run of the first session that has a value.
+
+    Means of several would scatter less than the single values that they are compared with.
+    """
+    rows = table.iloc[in_order(table["run"])]
+    rows = rows.iloc[in_order(rows["session"])]
+    return rows.drop_duplicates("participant_id").sort_values("participant_id", kind="stable")
+
+
+def _at_first(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per participant with the mean of the runs of the first session."""
+    first = _one_each(table)
+    runs = table.merge(first[["participant_id", "session"]])
+    means = runs.groupby("participant_id")["value"].mean()
+    return first.assign(value=means.loc[first["participant_id"]].to_numpy())
 
 
 def _curve_rows(curve: Curve) -> list[Row]:

@@ -13,6 +13,7 @@ what part of ``u`` measurements have in common:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,7 @@ UNKNOWN = "n/a"
 SHARED_TERMS = ("u_relaxation", "u_pvc")  # constants and kernel are the same in every subject
 SESSION_TERMS = ("u_calibration", "u_receive", "u_b1", "u_segmentation")  # fields and anatomy
 UNUSABLE = ("registration_failed",)  # flags of values that mean nothing
+BEGINNINGS = {"pre", "before", "baseline", "base", "bl", "screening"}  # sessions before others
 SAME = 1e-9  # relative range below which an outcome is constant: rounding
 
 
@@ -201,15 +203,18 @@ def session_means(values: pd.DataFrame) -> pd.DataFrame:
     return means.assign(**found, u_own=own, u_shared=shared, n_runs=count)
 
 
-def label_rank(label: str) -> tuple[float, str]:
-    """Return what sorts labels of sessions: numbers by size, then words.
+def label_rank(label: str) -> tuple[bool, str, int, str]:
+    """Return what sorts labels of sessions: those of a beginning, then by words and numbers.
 
     Examples
     --------
-    >>> sorted(["10", "9", "post"], key=label_rank)
-    ['9', '10', 'post']
+    >>> sorted(["post", "10", "9", "pre"], key=label_rank)
+    ['pre', '9', '10', 'post']
+    >>> sorted(["m12", "m0", "m3"], key=label_rank)
+    ['m0', 'm3', 'm12']
     """
-    return (float(label), label) if label.isdecimal() else (np.inf, label)
+    word, number, rest = re.fullmatch(r"(\D*)(\d*)(.*)", label, re.DOTALL).groups()  # type: ignore[union-attr]
+    return label.lower() not in BEGINNINGS, word, int(number or -1), rest
 
 
 def in_order(labels: pd.Series) -> Integers:

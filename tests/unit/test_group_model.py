@@ -68,6 +68,12 @@ def test_sessions_bring_a_random_intercept_changes_and_repeatability():
     assert model.section("Repeatability") == {"Over": "session"}
 
 
+def test_a_change_goes_from_what_is_called_pre_to_what_is_called_post():
+    content = complete({}, facts(sessions=("post", "pre"))).content
+    assert (content["Change"]["From"], content["Change"]["To"]) == ("pre", "post")
+    assert content["Model"]["Reference"]["session"] == "pre"
+
+
 def test_runs_of_a_session_tell_the_repeatability():
     assert complete({}, facts(runs=("1", "2"))).section("Repeatability") == {"Over": "run"}
 
