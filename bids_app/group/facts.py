@@ -129,8 +129,9 @@ def check_names(given: Mapping[str, Any], facts: Facts, where: str) -> None:
     UserError
         For the first name that is not there.
     """
-    for name, options, place in (*_of_rows(given, facts), *_of_people(given, facts)):
-        _known(name, options, f"{where}: {place}")
+    for source in (_of_rows, _of_people, _of_levels):
+        for name, options, place in source(given, facts):
+            _known(name, options, f"{where}: {place}")
 
 
 Wanted = Iterator[tuple[str, Iterable[str], str]]  # name, what there is, where it stands
@@ -141,8 +142,8 @@ def _of_rows(given: Mapping[str, Any], facts: Facts) -> Wanted:
     options = facts.options()
     for key, known in options.items():
         yield from ((n, known, f"Input.{key}") for n in given.get("Input", {}).get(key, ()))
-    for name in given.get("Exclude", {}).get("quality", {}):
-        yield name, facts.quality, "Exclude.quality"
+    exclude = given.get("Exclude", {})
+    yield from ((name, facts.quality, "Exclude.quality") for name in exclude.get("quality", {}))
     change = given.get("Change", {})
     ends = [change[key] for key in ("From", "To") if key in change]
     yield from ((label, options["session"], "Change") for label in ends)
@@ -160,6 +161,23 @@ def _of_side(chosen: Mapping[str, Any], facts: Facts, place: str) -> Wanted:
         known = options.get(column) or list(facts.levels(column))
         words = [wanted] if isinstance(wanted, str) else wanted
         yield from ((word, known, f"{place}.{column}") for word in words)
+
+
+def _of_levels(given: Mapping[str, Any], facts: Facts) -> Wanted:
+    """Yield who is chosen by a column, and the conditions of contrasts."""
+    for section, key in (("Change", "Stable"), ("Normative", "Reference")):
+        place = f"{section}.{key}"
+        for column, wanted in given.get(section, {}).get(key, {}).items():
+            yield column, facts.columns(), place
+            words = [wanted] if isinstance(wanted, str) else wanted
+            yield from ((word, facts.levels(column), f"{place}.{column}") for word in words)
+    for contrast in given.get("Contrasts", ()):
+        for condition in contrast["ConditionList"]:
+            column, _, level = condition.partition(".")
+            if condition in facts.columns():
+                continue
+            yield column, facts.columns(), "Contrasts.ConditionList"
+            yield level, facts.levels(column), f"Contrasts.ConditionList: {column}"
 
 
 def _of_people(given: Mapping[str, Any], facts: Facts) -> Wanted:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -113,7 +113,10 @@ def read_model(path: Path | None, facts: Facts) -> Model:
     for error in sorted(Draft202012Validator(schema()).iter_errors(given), key=_depth):
         raise UserError(f"{where}: {_in_words(error)}")
     check_names(given, facts, where)
-    return complete(given, facts)
+    model = complete(given, facts)
+    for problem in _open_ends(model):
+        raise UserError(f"{where}: {problem}")
+    return model
 
 
 def complete(given: Mapping[str, Any], facts: Facts) -> Model:
@@ -135,14 +138,37 @@ def complete(given: Mapping[str, Any], facts: Facts) -> Model:
             if chosen is not None:
                 content[name] = chosen
             words += said
-    if "Change" in given:  # what it leaves open
-        chosen, _ = _change(facts, content)
-        content["Change"] = {**(chosen or {}), **given["Change"]}
+    for name in ("Repeatability", "Change", "Normative"):
+        if name in given:  # what it leaves open
+            chosen, _ = SECTIONS[name](facts, content)
+            content[name] = {**(chosen or {}), **given[name]}
+    known = {label.removeprefix("sub-") for label in facts.measured["participant_id"]}
+    named = given.get("Exclude", {}).get("participant_id", ())
+    strange = [label for label in named if label.removeprefix("sub-") not in known]
+    words += [f"{label}, whom the model excludes, has no results" for label in strange]
     content["Planning"] = {
         "Difference": DEFAULT_DIFFERENCE, "Power": DEFAULT_POWER, "Alpha": DEFAULT_ALPHA,
         **given.get("Planning", {}),
     }  # fmt: skip
     return Model(content, tuple(words), frozenset(given))
+
+
+def _open_ends(model: Model) -> Iterator[str]:
+    """Yield what a complete model lacks, or holds in vain."""
+    for name, (keys, why) in NEEDED.items():
+        held = model.section(name)
+        missing = [key for key in keys if held is not None and key not in held]
+        if missing:
+            yield f"{name}: {missing[0]} is missing, and {why}"
+    for contrast in model.content.get("Contrasts", ()):
+        counts = [len(contrast[key]) for key in ("ConditionList", "Weights")]
+        if counts[0] != counts[1]:
+            yield "Contrasts: {} has {} conditions and {} weights; accepted: one for each".format(
+                contrast["Name"], *counts
+            )
+    sites = [column for column in model.random if column != "participant_id"]
+    if len(sites) > 1:
+        yield f"Model.Random: {' and '.join(sites)}; accepted: one column beside participant_id"
 
 
 def reference_level(levels: Iterable[str]) -> str:
@@ -307,6 +333,16 @@ SECTIONS = {
     "Diagnostic": _diagnostic,
     "Normative": _normative,
     "Outcome": _outcome,
+}
+
+
+NEEDED = {  # what a section must hold, given or found
+    "Repeatability": (
+        ("Over",),
+        "no two participants have two sessions or runs to choose it from",
+    ),
+    "Change": (("From", "To"), "no two participants have two sessions to choose it from"),
+    "Normative": (("By",), "no table of people has an age"),
 }
 
 
