@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from sodiumprep.sodium.acquisition import Floats, Integers
 
@@ -119,7 +120,7 @@ def usable_rows(values: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFra
     value = numbers(values["value"]).to_numpy()
     known = np.isfinite(value) & values["participant_id"].notna().to_numpy()
     for name in columns:
-        known &= (values[name].notna() & (values[name] != UNKNOWN)).to_numpy()
+        known &= _stated(values[name])
     rows = values[known].reset_index(drop=True)
     rows["value"] = value[known]
     rows["u"] = numbers(rows["u"]) if "u" in rows else np.nan
@@ -127,6 +128,35 @@ def usable_rows(values: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFra
         rows[key] = rows[key].fillna(UNKNOWN) if key in rows else UNKNOWN
     _refuse_unusable(rows, len(values))
     return rows
+
+
+def _stated(column: pd.Series) -> NDArray[np.bool_]:
+    return np.asarray(column.notna() & (column != UNKNOWN))
+
+
+def without_covariates(values: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Return in words who has a value, but not the covariates that a model needs.
+
+    Parameters
+    ----------
+    values
+        Table of values.
+    columns
+        Covariates that a row must have, all of them there.
+
+    Examples
+    --------
+    >>> who = {"participant_id": ["a", "b"], "value": [40.0, 42.0], "sex": ["F", "n/a"]}
+    >>> without_covariates(pd.DataFrame(who), ["sex"])
+    ['sex of 1 subject is not known: left out']
+    """
+    measured = np.isfinite(numbers(values["value"]).to_numpy())
+    words = []
+    for name in columns:
+        gone = values["participant_id"][measured & ~_stated(values[name])].nunique()
+        if gone:
+            words.append(f"{name} of {gone} subject{'s' * (gone > 1)} is not known: left out")
+    return words
 
 
 def _refuse_unusable(rows: pd.DataFrame, given: int) -> None:

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sodiumprep.bids_app.group.analyses import as_design
 from sodiumprep.bids_app.group.dictionary import describe
+from sodiumprep.bids_app.group.model import Model
 from sodiumprep.bids_app.group.run import run_group
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import DatasetNames, DerivativeNames
@@ -222,3 +224,9 @@ def test_survival_is_told_where_times_are_known(cohort):
     row = one(tables["survival"], name="GM", pvc="gtm")
     assert (row.n, row.events) == (PEOPLE, PEOPLE)
     assert set(tables["survival_curves"].half) == {"below", "above"}
+
+
+def test_columns_are_taken_by_their_names_whatever_is_in_them():
+    terms = {"Model": {"X": [1, "group*BMI (kg/m2)", "C"], "Reference": {}}}
+    design = as_design(Model(terms), ["BMI (kg/m2)"])
+    assert design.columns == ["BMI (kg/m2)", "C", "group"]
