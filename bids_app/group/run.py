@@ -20,7 +20,7 @@ from sodiumprep.bids_app.group.tables import (
     gather_tables,
     table_dictionary,
 )
-from sodiumprep.bids_app.group.values import RUN, Cohort, left_out
+from sodiumprep.bids_app.group.values import RUN, Cohort, left_out, without_values
 from sodiumprep.bids_app.names import DatasetNames, with_json
 from sodiumprep.bids_app.placing import refuse_links
 from sodiumprep.bids_app.results import read_json
@@ -81,7 +81,10 @@ def _ask(settings: Settings, gathered: Gathered, quality: pd.DataFrame) -> Cohor
     covariates = gather_covariates(settings.out_dir, measured.select("participant_id", "session"))
     model = read_model(settings.model_file, _facts(gathered, covariates, measured, quality))
     write_json(DatasetNames(settings.out_dir).group_model, model.content)
-    excluded = left_out(measured, quality, model.content.get("Exclude", {}))
+    exclude = model.content.get("Exclude", {})
+    excluded = left_out(measured, quality, exclude)
+    bare = without_values(gathered, exclude).join(excluded, on=list(RUN), how="anti")
+    excluded = pl.concat([excluded, bare])
     everybody = measured["participant_id"].unique(maintain_order=True)
     return Cohort(gathered, covariates, model, excluded, tuple(everybody))
 

@@ -126,6 +126,15 @@ def test_a_lesion_is_told_from_white_matter_and_groups_by_each_tissue(results):
     assert one(by_tissue, positive="WM").auc < 0.5  # patients are the lower ones there
 
 
+def test_regions_of_different_people_and_several_regions_can_be_told_apart(cohort):
+    sides = {"Positive": {"name": ["GM", "CSF"], "group": "patients"},
+             "Negative": {"name": "WM", "group": "controls"}}  # fmt: skip
+    table = asked(cohort, {"Diagnostic": [{"Name": "a", **sides}]})["roc"]
+    found = table[table.pvc == "gtm"]
+    assert list(found.positive) == ["GM", "CSF"]
+    assert list(found.n_positive) == list(found.n_negative) == [PEOPLE // 2] * 2
+
+
 def test_what_correction_adds_stands_beside_it(results):
     table = results["roc"]
     assert table[table.pvc == "none"].auc_gain.isna().all()
@@ -175,7 +184,10 @@ def test_flagged_values_are_left_out_on_request_and_misplaced_ones_always(cohort
     row = {"name": "GM", "pvc": "gtm", "contrast": "age"}
     assert one(run(cohort)["effects"], **row).n_subjects == PEOPLE - 1
     given = {"Exclude": {"flag": ["entangled"]}}
-    assert one(asked(cohort, given)["effects"], **row).n_subjects == PEOPLE - 2
+    tables = asked(cohort, given)
+    assert one(tables["effects"], **row).n_subjects == PEOPLE - 2
+    assert set(tables["missing"].participant_id) == {"sub-00", "sub-02"}
+    assert "every value is flagged: entangled" in set(tables["missing"].reason)
 
 
 def test_a_contrast_can_be_asked_for(cohort):
