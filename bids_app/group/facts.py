@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -34,6 +34,8 @@ class Facts:
         Partial-volume corrections.
     quality
         Columns of quality figures that hold numbers.
+    labels
+        Of ``acq`` and ``rec``, where there are several: how many participants have each.
     """
 
     covariates: Covariates
@@ -41,6 +43,7 @@ class Facts:
     regions: Mapping[str, Sequence[str]]
     methods: Sequence[str]
     quality: Sequence[str] = ()
+    labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def sessions(self) -> list[str]:
@@ -142,6 +145,8 @@ def _of_rows(given: Mapping[str, Any], facts: Facts) -> Wanted:
     options = facts.options()
     for key, known in options.items():
         yield from ((n, known, f"Input.{key}") for n in given.get("Input", {}).get(key, ()))
+    chosen = {key: given.get("Input", {}).get(key) for key in facts.labels}
+    yield from ((n, facts.labels[key], f"Input.{key}") for key, n in chosen.items() if n)
     exclude = given.get("Exclude", {})
     yield from ((name, facts.quality, "Exclude.quality") for name in exclude.get("quality", {}))
     change = given.get("Change", {})

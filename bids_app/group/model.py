@@ -131,6 +131,10 @@ def complete(given: Mapping[str, Any], facts: Facts) -> Model:
     """
     words: list[str] = []
     content: dict[str, Any] = {"Name": "default", **given}
+    content["Input"] = {
+        **_one_kind(given.get("Input", {}), facts, words),
+        **given.get("Input", {}),
+    }
     content["Model"] = _mixed_model(dict(given.get("Model", {})), facts, words)
     for name, choose in SECTIONS.items():
         if name not in given:
@@ -203,6 +207,22 @@ def reference_group(reference: Mapping[str, str]) -> dict[str, str]:
     """
     column = next((c for c in reference if c.lower() in FACTORS[:2]), None)
     return {column: reference[column]} if column is not None else {}
+
+
+def _one_kind(given: Mapping[str, Any], facts: Facts, words: list[str]) -> dict[str, str]:
+    """Return the acquisition and reconstruction that values are taken of, where there are several.
+
+    They differ for other reasons than people do: without a label first, then what most have.
+    """
+    chosen = {}
+    for key, counts in facts.labels.items():
+        if key in given:
+            continue
+        best = min(counts, key=lambda label: (label != "n/a", -counts[label], label))
+        others = ", ".join(sorted(set(counts) - {best}))
+        chosen[key] = best
+        words.append(f"values of {key} {best} are taken, not of {others}; Input.{key} chooses")
+    return chosen
 
 
 def _mixed_model(given: dict[str, Any], facts: Facts, words: list[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from sodiumprep.bids_app.group.quality import gather_quality, quality_dictionary
 from sodiumprep.bids_app.group.report import write_group_report
 from sodiumprep.bids_app.group.shown import Shown
 from sodiumprep.bids_app.group.tables import (
+    OPTIONAL_KEYS,
     Gathered,
     as_pandas,
     gather_tables,
@@ -100,4 +101,9 @@ def _facts(
     }
     methods = corrected.select("pvc").unique().sort("pvc").collect()["pvc"].to_list()
     figures = [c for c in quality if pd.to_numeric(quality[c], errors="coerce").notna().any()]
-    return Facts(covariates, measured, regions, methods, figures)
+    labels = {
+        key: dict(corrected.group_by(key).agg(pl.col("participant_id").n_unique())
+                  .collect().sort(key).iter_rows())
+        for key in OPTIONAL_KEYS if key in gathered.columns
+    }  # fmt: skip
+    return Facts(covariates, measured, regions, methods, figures, labels)

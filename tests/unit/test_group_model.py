@@ -1,6 +1,7 @@
 """A model is completed from what is found, in words; what it names must be there."""
 
 import json
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -153,6 +154,16 @@ def test_a_section_that_is_left_open_is_completed(tmp_path):
     assert model.section("Repeatability") == {"Over": "session"}
     assert model.section("Normative") == {"By": "age", "Reference": {"group": "controls"}}
     assert model.section("Change")["To"] == "2"
+
+
+def test_of_several_acquisitions_and_reconstructions_one_is_taken_and_it_is_said(tmp_path):
+    labels = {"acq": {"23Na": 10, "23NaFast": 12}, "rec": {"n/a": 2, "tv": 12}}
+    held = replace(facts(), labels=labels)
+    model = complete({}, held)
+    assert model.section("Input") == {"acq": "23NaFast", "rec": "n/a"}
+    assert "values of rec n/a are taken, not of tv; Input.rec chooses" in model.words
+    with pytest.raises(UserError, match=r"Input.acq: '23NaFst' is not there; .*23NaFast"):
+        read(tmp_path, {"Input": {"acq": "23NaFst"}}, held)
 
 
 def test_who_is_excluded_without_having_results_is_told():
