@@ -277,8 +277,9 @@ def _repeat_words(rows: pd.DataFrame) -> str:
         f"{name} {' and '.join(number(row[m]) + ' (' + method_label(m) + ')' for m in methods)}"
         for name, row in wide.head(4).iterrows()
     )
+    over = rows["over"].iloc[0]
     return (
-        "Two measurements of an unchanged participant differ by less than this in 95 % of cases "
+        f"Two {over}s of the same participant differ by less than this in 95 % of cases "
         f"[mmol/L]: {told}."
     )
 

@@ -403,3 +403,15 @@ def test_every_reference_is_cited_by_some_analysis():
 def test_the_command_asks_for_the_same_again(full):
     assert "group --model OUT_DIR/group/model.json --random-seed 23" in full.text
     assert Path("group/model.json").as_posix() in full.links
+
+
+def test_a_lesion_whose_index_differs_between_participants_has_one_mean():
+    rows = [(4, "core", "a", "pre", 60.0), (5, "core", "b", "pre", 80.0),
+            (4, "core", "a", "post", 50.0)]  # fmt: skip
+    keys = ["index", "name", "participant_id", "session", "mean"]
+    values = pd.DataFrame(rows, columns=keys).assign(pvc="gtm", group="all")
+    found = summary(values)
+    assert found[["session", "n", "mean"]].to_numpy().tolist() == [
+        ["pre", 2, 70.0],
+        ["post", 1, 50.0],
+    ]
