@@ -34,6 +34,7 @@ Tables = dict[str, list[Row]]  # rows by table
 CENTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 FEWEST_REPEATS = 8  # degrees of freedom, else repeats tell the error of a change too poorly
 CURVE_POINTS = 41  # ages at which a reference curve is written
+BESIDES = ": the body varies besides"  # more than 5 % of stable subjects are called changed
 SHOWN = "tissue"  # the segmentation whose single points are written for plots
 OF_REPEATS = ("within_sd", "coefficient", "cov", "cov_log", "icc", "icc_agreement",
               "icc_consistency")  # fmt: skip
@@ -293,14 +294,13 @@ def _error(table: pd.DataFrame, rows: pd.DataFrame, asked: Asked) -> tuple[Error
         except ValueError:
             continue  # this region was not repeated so
         if found.df >= FEWEST_REPEATS:
-            return Error.of(found), f"repeatability, {source}"
+            besides = "" if "sessions" in source else BESIDES
+            return Error.of(found), f"repeatability, {source}{besides}"
     own = np.sqrt(np.maximum(rows["u"] ** 2 - rows["u_shared"] ** 2, 0.0))
     if not np.isfinite(own).any():
         raise ValueError("neither repeats nor uncertainties tell what error alone changes")
     typical = float(np.sqrt(np.nanmean(own**2)))
-    return Error(
-        typical, excess_sd=0.0
-    ), "uncertainty of the values alone: the body varies besides"
+    return Error(typical, excess_sd=0.0), f"uncertainty of the values alone{BESIDES}"
 
 
 def _reference(table: pd.DataFrame, asked: Asked) -> pd.DataFrame:
@@ -315,6 +315,8 @@ def _one_each(table: pd.DataFrame) -> pd.DataFrame:
 
     Means of several would scatter less than the single values that they are compared with.
     """
+    if table["participant_id"].is_unique:
+        return table
     rows = table.iloc[in_order(table["run"])]
     rows = rows.iloc[in_order(rows["session"])]
     return rows.drop_duplicates("participant_id").sort_values("participant_id", kind="stable")
@@ -323,6 +325,8 @@ def _one_each(table: pd.DataFrame) -> pd.DataFrame:
 def _at_first(table: pd.DataFrame) -> pd.DataFrame:
     """Return one row per participant with the mean of the runs of the first session."""
     first = _one_each(table)
+    if len(first) == len(table):
+        return first
     runs = table.merge(first[["participant_id", "session"]])
     means = runs.groupby("participant_id")["value"].mean()
     return first.assign(value=means.loc[first["participant_id"]].to_numpy())

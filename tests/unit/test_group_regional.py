@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from sodiumprep.bids_app.group.model import Model
-from sodiumprep.bids_app.group.regional import Asked, norms, planning, survival
+from sodiumprep.bids_app.group.regional import Asked, change, norms, planning, survival
 from sodiumprep.bids_app.group.values import Series
 
 REFERENCE = {"Model": {"Reference": {"group": "controls"}}}
@@ -61,3 +61,11 @@ def test_another_column_than_age_can_carry_the_curve():
     table = scans(people=120, sessions=("n/a",)).assign(weight=np.arange(120.0))
     curve = told(norms, table, Normative={"By": "weight", "Reference": {}})["norm_curves"]
     assert max(row["age"] for row in curve) == 119
+
+
+def test_runs_of_a_session_do_not_tell_what_the_body_varies_and_it_is_said():
+    table = pd.concat([scans().assign(run=run, u_shared=0.0) for run in ("1", "2")])
+    table["value"] += np.random.default_rng(3).normal(size=len(table))
+    wanted = {"Change": {"From": "pre", "To": "post", "Better": "lower"}}
+    row = told(change, table, Repeatability={"Over": "run"}, **wanted)["responders"][0]
+    assert row["error_from"] == "repeatability, runs of a session: the body varies besides"
