@@ -307,7 +307,8 @@ def _change_words(rows: pd.DataFrame) -> str:
         for r in _main(rows).head(4).to_dict("records")
     )
     chance = percent(rows["share_by_chance"].max(), 1)
-    return f"{'; '.join(told)}; error alone would call {chance} improved."
+    least = "at least " if any("varies besides" in str(f) for f in rows["error_from"]) else ""
+    return f"{'; '.join(told)}; error alone would call {least}{chance} improved."
 
 
 def _change_pictures(shown: Shown, places: Places, says: str) -> tuple[Picture, ...]:
