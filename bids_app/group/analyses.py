@@ -179,7 +179,7 @@ def as_design(model: Model, numbers: Iterable[str]) -> designs.Model:
     columns = list(dict.fromkeys(part for term in terms for part in term.split("*")))
     known = set(numbers)
     return designs.Model(
-        fixed=" + ".join(terms),
+        fixed=" + ".join("*".join(f"`{c}`" for c in term.split("*")) for term in terms),
         groups=tuple(c for c in columns if c not in known),
         slopes=tuple(c for c in columns if c in known),
         site=next((c for c in model.random if c != "participant_id"), None),

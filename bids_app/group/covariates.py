@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from sodiumprep.bids_app.ages import per_year_of
 from sodiumprep.bids_app.group.tables import UNKNOWN, read_text_table
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import DatasetNames, entities, with_json
@@ -23,6 +24,7 @@ from sodiumprep.bids_app.results import read_json
 CATEGORIES = {"sex", "gender", "group", "site", "scanner", "center", "centre", "session", "run",
               "diagnosis", "handedness", "grade"}  # fmt: skip
 _TOP_CODED = re.compile(r"^(?:>=?\s*)?(\d+(?:\.\d+)?)\s*\+?$")
+RESERVED = {"run", "seg", "name", "pvc", "value", "u", "u_shared", "u_session", "u_own", "n_runs"}
 NOT_SAID = ("", UNKNOWN, "N/A", "NA", "nan", "NaN", "null")
 
 
@@ -154,6 +156,8 @@ def _labelled(table: pl.DataFrame, column: str, key: str) -> pl.DataFrame:
 
 def _joined(table: pl.DataFrame, more: pl.DataFrame, origin: str) -> pl.DataFrame:
     """Put columns behind; one that is there already (an age at baseline) is filled or renamed."""
+    hidden = RESERVED & set(more.columns)  # columns of the values themselves
+    more = more.rename({c: f"{origin}_{c}" for c in sorted(hidden)})
     keys = [key for key in ("participant_id", "session") if key in more.columns]
     if "session" in keys:  # what a session states goes before what the participant states
         shared = [c for c in more.columns if c in table.columns and c not in keys]
@@ -179,12 +183,25 @@ def _typed(table: pl.DataFrame, described: Mapping[str, Any]) -> Covariates:
         if not levels and name.lower() not in CATEGORIES:
             parsed, note = _numbers(name, column)
             if parsed is not None:
-                column = parsed
+                column, told = _in_years(name, parsed, stated)
                 numbers.append(name)
-                notes += note
+                notes += [*note, *told]
         columns.append(column.alias(name))
     typed = pl.DataFrame([table["participant_id"], table["session"], *columns])
     return Covariates(typed, tuple(numbers), described, tuple(notes))
+
+
+def _in_years(name: str, column: pl.Series, stated: Any) -> tuple[pl.Series, list[str]]:
+    """Return ages in years, whatever their data dictionary counts in, and say so."""
+    unit = stated.get("Units", "years") if isinstance(stated, Mapping) else "years"
+    if name.lower() != "age":
+        return column, []
+    per_year = per_year_of(unit)
+    if per_year is None:
+        return column, [f"{name} has the unit {unit!r}, which is no time: taken as it stands"]
+    if per_year == 1:
+        return column, []
+    return column / per_year, [f"{name} is given in {unit} and counts in years"]
 
 
 def _said(cell: str) -> str | None:

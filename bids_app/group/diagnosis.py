@@ -6,6 +6,7 @@ Higher concentrations speak for the positive side; where they do not, the area l
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -65,10 +66,7 @@ def _regions(cohort: Cohort, pair: Mapping[str, Any], seg: str) -> Iterator[tupl
         yield from ((name, name) for name in cohort.regions(seg))
         return
     first, second = (side or other for side, other in zip(sides, sides[::-1], strict=True))
-    yield (
-        first if isinstance(first, str) else first[0],
-        (second if isinstance(second, str) else second[0]),
-    )
+    yield from product(*([one] if isinstance(one, str) else one for one in (first, second)))
 
 
 def _values(cohort: Cohort, seg: str, names: tuple[str, str]) -> dict[str, pd.DataFrame]:
@@ -121,11 +119,17 @@ def _worth(scores: Scores, rng: np.random.Generator) -> Row:
 
 
 def _scores(pair: Mapping[str, Any], table: pd.DataFrame, names: tuple[str, str]) -> Scores:
-    sides = []
-    for side, name in zip(("Positive", "Negative"), names, strict=True):
-        people = {c: wanted for c, wanted in pair[side].items() if c not in OF_ROWS}
-        sides.append(chosen_rows(table[table["name"] == name], people))
-    if names[0] != names[1]:
+    people = [
+        {c: wanted for c, wanted in pair[side].items() if c not in OF_ROWS}
+        for side in ("Positive", "Negative")
+    ]
+    sides = [
+        chosen_rows(table[table["name"] == name], chosen)
+        for name, chosen in zip(names, people, strict=True)
+    ]
+    if people[0] == people[1]:  # regions within participants
+        if names[0] == names[1]:
+            raise ValueError("both sides are the same values")
         return paired_scores(*sides)
     positive = np.repeat([True, False], [len(side) for side in sides])
     return scores_of(pd.concat(sides, ignore_index=True), positive)

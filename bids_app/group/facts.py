@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -13,6 +13,7 @@ import polars as pl
 from sodiumprep.bids_app.group.covariates import Covariates
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.results import TISSUES
+from sodiumprep.sodium.cohort.values import label_rank
 
 FEWEST_OF_A_LEVEL = 2  # participants, else a level cannot be compared with another
 
@@ -33,6 +34,8 @@ class Facts:
         Partial-volume corrections.
     quality
         Columns of quality figures that hold numbers.
+    labels
+        Of ``acq`` and ``rec``, where there are several: how many participants have each.
     """
 
     covariates: Covariates
@@ -40,11 +43,12 @@ class Facts:
     regions: Mapping[str, Sequence[str]]
     methods: Sequence[str]
     quality: Sequence[str] = ()
+    labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def sessions(self) -> list[str]:
-        """Labels of sessions that at least two participants have."""
-        return self._repeated("session")
+        """Labels of sessions that at least two participants have, in their order."""
+        return sorted(self._repeated("session"), key=label_rank)
 
     @property
     def most_runs(self) -> int:
@@ -128,8 +132,9 @@ def check_names(given: Mapping[str, Any], facts: Facts, where: str) -> None:
     UserError
         For the first name that is not there.
     """
-    for name, options, place in (*_of_rows(given, facts), *_of_people(given, facts)):
-        check_known(name, options, f"{where}: {place}")
+    for source in (_of_rows, _of_people, _of_levels):
+        for name, options, place in source(given, facts):
+            check_known(name, options, f"{where}: {place}")
 
 
 Wanted = Iterator[tuple[str, Iterable[str], str]]  # name, what there is, where it stands
@@ -140,8 +145,10 @@ def _of_rows(given: Mapping[str, Any], facts: Facts) -> Wanted:
     options = facts.options()
     for key, known in options.items():
         yield from ((n, known, f"Input.{key}") for n in given.get("Input", {}).get(key, ()))
-    for name in given.get("Exclude", {}).get("quality", {}):
-        yield name, facts.quality, "Exclude.quality"
+    chosen = {key: given.get("Input", {}).get(key) for key in facts.labels}
+    yield from ((n, facts.labels[key], f"Input.{key}") for key, n in chosen.items() if n)
+    exclude = given.get("Exclude", {})
+    yield from ((name, facts.quality, "Exclude.quality") for name in exclude.get("quality", {}))
     change = given.get("Change", {})
     ends = [change[key] for key in ("From", "To") if key in change]
     yield from ((label, options["session"], "Change") for label in ends)
@@ -159,6 +166,23 @@ def _of_side(chosen: Mapping[str, Any], facts: Facts, place: str) -> Wanted:
         known = options.get(column) or list(facts.levels(column))
         words = [wanted] if isinstance(wanted, str) else wanted
         yield from ((word, known, f"{place}.{column}") for word in words)
+
+
+def _of_levels(given: Mapping[str, Any], facts: Facts) -> Wanted:
+    """Yield who is chosen by a column, and the conditions of contrasts."""
+    for section, key in (("Change", "Stable"), ("Normative", "Reference")):
+        place = f"{section}.{key}"
+        for column, wanted in given.get(section, {}).get(key, {}).items():
+            yield column, facts.columns(), place
+            words = [wanted] if isinstance(wanted, str) else wanted
+            yield from ((word, facts.levels(column), f"{place}.{column}") for word in words)
+    for contrast in given.get("Contrasts", ()):
+        for condition in contrast["ConditionList"]:
+            column, _, level = condition.partition(".")
+            if condition in facts.columns():
+                continue
+            yield column, facts.columns(), "Contrasts.ConditionList"
+            yield level, facts.levels(column), f"Contrasts.ConditionList: {column}"
 
 
 def _of_people(given: Mapping[str, Any], facts: Facts) -> Wanted:

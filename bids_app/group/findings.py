@@ -277,8 +277,9 @@ def _repeat_words(rows: pd.DataFrame) -> str:
         f"{name} {' and '.join(number(row[m]) + ' (' + method_label(m) + ')' for m in methods)}"
         for name, row in wide.head(4).iterrows()
     )
+    over = rows["over"].iloc[0]
     return (
-        "Two measurements of an unchanged participant differ by less than this in 95 % of cases "
+        f"Two {over}s of the same participant differ by less than this in 95 % of cases "
         f"[mmol/L]: {told}."
     )
 
@@ -306,7 +307,8 @@ def _change_words(rows: pd.DataFrame) -> str:
         for r in _main(rows).head(4).to_dict("records")
     )
     chance = percent(rows["share_by_chance"].max(), 1)
-    return f"{'; '.join(told)}; error alone would call {chance} improved."
+    least = "at least " if any("varies besides" in str(f) for f in rows["error_from"]) else ""
+    return f"{'; '.join(told)}; error alone would call {least}{chance} improved."
 
 
 def _change_pictures(shown: Shown, places: Places, says: str) -> tuple[Picture, ...]:

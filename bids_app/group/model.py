@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -20,6 +20,7 @@ from jsonschema import Draft202012Validator
 
 from sodiumprep.bids_app.group.facts import FEWEST_OF_A_LEVEL, Facts, check_names
 from sodiumprep.bids_app.metadata import UserError, read_json
+from sodiumprep.sodium.cohort.values import label_rank
 
 CONTROLS = ("control", "controls", "con", "ctrl", "hc", "healthy", "reference", "normal")
 ROWS_PER_TERM = 3  # values needed for each coefficient of a default model
@@ -112,7 +113,10 @@ def read_model(path: Path | None, facts: Facts) -> Model:
     for error in sorted(Draft202012Validator(schema()).iter_errors(given), key=_depth):
         raise UserError(f"{where}: {_in_words(error)}")
     check_names(given, facts, where)
-    return complete(given, facts)
+    model = complete(given, facts)
+    for problem in _open_ends(model):
+        raise UserError(f"{where}: {problem}")
+    return model
 
 
 def complete(given: Mapping[str, Any], facts: Facts) -> Model:
@@ -127,6 +131,10 @@ def complete(given: Mapping[str, Any], facts: Facts) -> Model:
     """
     words: list[str] = []
     content: dict[str, Any] = {"Name": "default", **given}
+    content["Input"] = {
+        **_one_kind(given.get("Input", {}), facts, words),
+        **given.get("Input", {}),
+    }
     content["Model"] = _mixed_model(dict(given.get("Model", {})), facts, words)
     for name, choose in SECTIONS.items():
         if name not in given:
@@ -134,14 +142,37 @@ def complete(given: Mapping[str, Any], facts: Facts) -> Model:
             if chosen is not None:
                 content[name] = chosen
             words += said
-    if "Change" in given:  # what it leaves open
-        chosen, _ = _change(facts, content)
-        content["Change"] = {**(chosen or {}), **given["Change"]}
+    for name in ("Repeatability", "Change", "Normative"):
+        if name in given:  # what it leaves open
+            chosen, _ = SECTIONS[name](facts, content)
+            content[name] = {**(chosen or {}), **given[name]}
+    known = {label.removeprefix("sub-") for label in facts.measured["participant_id"]}
+    named = given.get("Exclude", {}).get("participant_id", ())
+    strange = [label for label in named if label.removeprefix("sub-") not in known]
+    words += [f"{label}, whom the model excludes, has no results" for label in strange]
     content["Planning"] = {
         "Difference": DEFAULT_DIFFERENCE, "Power": DEFAULT_POWER, "Alpha": DEFAULT_ALPHA,
         **given.get("Planning", {}),
     }  # fmt: skip
     return Model(content, tuple(words), frozenset(given))
+
+
+def _open_ends(model: Model) -> Iterator[str]:
+    """Yield what a complete model lacks, or holds in vain."""
+    for name, (keys, why) in NEEDED.items():
+        held = model.section(name)
+        missing = [key for key in keys if held is not None and key not in held]
+        if missing:
+            yield f"{name}: {missing[0]} is missing, and {why}"
+    for contrast in model.content.get("Contrasts", ()):
+        counts = [len(contrast[key]) for key in ("ConditionList", "Weights")]
+        if counts[0] != counts[1]:
+            yield "Contrasts: {} has {} conditions and {} weights; accepted: one for each".format(
+                contrast["Name"], *counts
+            )
+    sites = [column for column in model.random if column != "participant_id"]
+    if len(sites) > 1:
+        yield f"Model.Random: {' and '.join(sites)}; accepted: one column beside participant_id"
 
 
 def reference_level(levels: Iterable[str]) -> str:
@@ -161,6 +192,39 @@ def reference_level(levels: Iterable[str]) -> str:
     return next((level for level in known if level.lower() in CONTROLS), known[0])
 
 
+def reference_group(reference: Mapping[str, str]) -> dict[str, str]:
+    """Return the column of groups with the group that others are compared with, if there is one.
+
+    Parameters
+    ----------
+    reference
+        Level of each category that others are compared with.
+
+    Examples
+    --------
+    >>> reference_group({"sex": "F", "group": "controls"}), reference_group({"sex": "F"})
+    ({'group': 'controls'}, {})
+    """
+    column = next((c for c in reference if c.lower() in FACTORS[:2]), None)
+    return {column: reference[column]} if column is not None else {}
+
+
+def _one_kind(given: Mapping[str, Any], facts: Facts, words: list[str]) -> dict[str, str]:
+    """Return the acquisition and reconstruction that values are taken of, where there are several.
+
+    They differ for other reasons than people do: without a label first, then what most have.
+    """
+    chosen = {}
+    for key, counts in facts.labels.items():
+        if key in given:
+            continue
+        best = min(counts, key=lambda label: (label != "n/a", -counts[label], label))
+        others = ", ".join(sorted(set(counts) - {best}))
+        chosen[key] = best
+        words.append(f"values of {key} {best} are taken, not of {others}; Input.{key} chooses")
+    return chosen
+
+
 def _mixed_model(given: dict[str, Any], facts: Facts, words: list[str]) -> dict[str, Any]:
     if "X" not in given:
         given["X"] = [1, *_default_terms(facts, words)]
@@ -172,6 +236,8 @@ def _mixed_model(given: dict[str, Any], facts: Facts, words: list[str]) -> dict[
     numbers = facts.covariates.numbers
     known = {c: facts.levels(c) for c in sorted(columns) if c not in numbers}
     chosen = {c: reference_level(levels) for c, levels in known.items() if levels}
+    if known.get("session"):
+        chosen["session"] = min(known["session"], key=label_rank)
     given["Reference"] = {**chosen, **given.get("Reference", {})}
     given.setdefault("Weights", "uncertainty")
     return given
@@ -267,10 +333,8 @@ def _normative(
     found = {name.lower(): name for name in facts.covariates.numbers}
     if "age" not in found:
         return None, []
-    reference = content["Model"]["Reference"]
-    column = next((c for c in reference if c.lower() in FACTORS[:2]), None)
-    norm = {column: reference[column]} if column else {}
-    said = f"{column} {reference[column]}" if column else "all participants"
+    norm = reference_group(content["Model"]["Reference"])
+    said = " ".join(*norm.items()) if norm else "all participants"
     return {"By": found["age"], "Reference": norm}, [f"reference curves by age rest on {said}"]
 
 
@@ -289,6 +353,16 @@ SECTIONS = {
     "Diagnostic": _diagnostic,
     "Normative": _normative,
     "Outcome": _outcome,
+}
+
+
+NEEDED = {  # what a section must hold, given or found
+    "Repeatability": (
+        ("Over",),
+        "no two participants have two sessions or runs to choose it from",
+    ),
+    "Change": (("From", "To"), "no two participants have two sessions to choose it from"),
+    "Normative": (("By",), "no table of people has an age"),
 }
 
 

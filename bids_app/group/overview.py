@@ -16,6 +16,7 @@ from sodiumprep.bids_app.group.values import RUN
 from sodiumprep.bids_app.settings import FLUID_REFERENCES
 from sodiumprep.bids_app.summary import FLUID_NAMES, PHANTOM
 from sodiumprep.bids_app.wording import UNKNOWN, number
+from sodiumprep.sodium.cohort.values import in_order, label_rank
 
 Facts = list[tuple[str, str]]
 
@@ -34,6 +35,8 @@ def summary(values: pd.DataFrame) -> pd.DataFrame:
         ``name group session n mean sd uncorrected_mean uncorrected_sd`` [mmol/L].
     """
     keys = ["index", "name", "group", "session"]
+    index = values.groupby("name")["index"].transform("min")  # of a lesion it may differ
+    values = values.assign(index=index)
     main = shown_methods(list(values["pvc"].unique()))[-1:]
     by_subject = values.groupby([*keys, "participant_id", "pvc"])["mean"].mean().reset_index()
     wide = by_subject.groupby([*keys, "pvc"])["mean"].agg(["count", "mean", "std"]).unstack("pvc")
@@ -41,7 +44,8 @@ def summary(values: pd.DataFrame) -> pd.DataFrame:
         _summary_row(dict(zip(keys, key, strict=True)), row, main[0])
         for key, row in wide.iterrows()
     ]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=None if rows else [*keys, "n"])
+    return table.iloc[in_order(table["session"])].sort_values("index", kind="stable")
 
 
 def means_table(values: pd.DataFrame) -> Table:
@@ -92,7 +96,8 @@ def people_facts(shown: Shown, values: pd.DataFrame) -> Facts:
         told = (f"{g} {sizes[g]}" for g in groups_in(used["group"]))
         facts.append(("Groups", f"{listed(told, 12)} (column {shown.group_column})"))
     if (sessions := used["session"].nunique()) > 1:
-        facts.append(("Sessions", f"{sessions}: {listed(sorted(used['session'].unique()), 12)}"))
+        labels = sorted(used["session"].unique(), key=label_rank)
+        facts.append(("Sessions", f"{sessions}: {listed(labels, 12)}"))
     facts += [
         ("Calibrated by", _calibration(shown.quality)),
         ("Software", _versions(shown.quality)),

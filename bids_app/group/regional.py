@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from sodiumprep.bids_app.group.facts import chosen_rows
-from sodiumprep.bids_app.group.model import Model
+from sodiumprep.bids_app.group.model import Model, reference_group
 from sodiumprep.bids_app.group.values import Series
 from sodiumprep.sodium.cohort.change import (
     Error,
@@ -33,12 +33,14 @@ from sodiumprep.sodium.cohort.repeatability import (
     repeatability,
 )
 from sodiumprep.sodium.cohort.survival import cox, kaplan_meier
+from sodiumprep.sodium.cohort.values import in_order
 
 Row = dict[str, Any]
 Tables = dict[str, list[Row] | pd.DataFrame]  # rows by table; of a long one as a table
 CENTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 FEWEST_REPEATS = 8  # degrees of freedom, else repeats tell the error of a change too poorly
 CURVE_POINTS = 41  # ages at which a reference curve is written
+BESIDES = ": the body varies besides"  # more than 5 % of stable subjects are called changed
 SHOWN = "tissue"  # the segmentation whose single points are written for plots
 OF_REPEATS = ("within_sd", "coefficient", "cov", "cov_log", "icc", "icc_agreement",
               "icc_consistency")  # fmt: skip
@@ -251,7 +253,7 @@ def survival(series: Series, asked: Asked) -> Tables:
     if series.name not in wanted.get("name", [series.name]):
         return {}
     named = {wanted["Duration"]: "duration", wanted["Event"]: "event"}
-    people = _one_each(series.table, first=True).rename(columns=named)
+    people = _at_first(series.table).rename(columns=named)
     covariates = tuple(wanted.get("Covariates", ()))
     hazard = cox(people, covariates)
     split = kaplan_meier(people, wanted.get("Cut"))
@@ -287,7 +289,7 @@ def norms(series: Series, asked: Asked) -> Tables:
     """
     wanted = asked.section("Normative")
     covariates = tuple(wanted.get("Covariates", ()))
-    table = series.table.rename(columns={wanted["By"]: "age"})
+    table = series.table.assign(age=series.table[wanted["By"]])
     members = _one_each(chosen_rows(table, wanted.get("Reference", {})))
     curve = fit_curve(members, covariates)
     scores = z_scores(curve, table)
@@ -326,34 +328,42 @@ def _error(series: Series, rows: pd.DataFrame, asked: Asked) -> tuple[Error, str
         except ValueError:
             continue  # this region was not repeated so
         if found.df >= FEWEST_REPEATS:
-            return Error.of(found), f"repeatability, {source}"
+            besides = "" if "sessions" in source else BESIDES
+            return Error.of(found), f"repeatability, {source}{besides}"
     own = np.sqrt(np.maximum(rows["u"] ** 2 - rows["u_shared"] ** 2, 0.0))
     if not np.isfinite(own).any():
         raise ValueError("neither repeats nor uncertainties tell what error alone changes")
     typical = float(np.sqrt(np.nanmean(own**2)))
-    return Error(
-        typical, excess_sd=0.0
-    ), "uncertainty of the values alone: the body varies besides"
+    return Error(typical, excess_sd=0.0), f"uncertainty of the values alone{BESIDES}"
 
 
 def _reference(table: pd.DataFrame, asked: Asked) -> pd.DataFrame:
     """Return the group that others are compared with, whose spread is no effect of a disease."""
-    held = asked.model.section("Normative") or {}
-    return chosen_rows(table, held.get("Reference", {}))
+    held = asked.model.section("Normative")
+    usual = reference_group(asked.model.reference)
+    return chosen_rows(table, usual if held is None else held.get("Reference", {}))
 
 
-def _one_each(table: pd.DataFrame, first: bool = False) -> pd.DataFrame:
-    """Return one row per participant: the mean of the values, or those of the first session."""
+def _one_each(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per participant: the first run of the first session that has a value.
+
+    Means of several would scatter less than the single values that they are compared with.
+    """
     if table["participant_id"].is_unique:
-        return table.reset_index(drop=True)
-    rows = table.sort_values(["participant_id", "session", "run"], kind="stable")
-    if first:
-        rows = rows[
-            rows["session"] == rows.groupby("participant_id")["session"].transform("first")
-        ]
-    means = rows.groupby("participant_id", sort=False)["value"].mean()
-    people = rows.drop_duplicates("participant_id").set_index("participant_id")
-    return people.assign(value=means).reset_index()
+        return table
+    rows = table.iloc[in_order(table["run"])]
+    rows = rows.iloc[in_order(rows["session"])]
+    return rows.drop_duplicates("participant_id").sort_values("participant_id", kind="stable")
+
+
+def _at_first(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per participant with the mean of the runs of the first session."""
+    first = _one_each(table)
+    if len(first) == len(table):
+        return first
+    runs = table.merge(first[["participant_id", "session"]])
+    means = runs.groupby("participant_id")["value"].mean()
+    return first.assign(value=means.loc[first["participant_id"]].to_numpy())
 
 
 def _keyed(series: Series, table: pd.DataFrame) -> pd.DataFrame:

@@ -16,12 +16,13 @@ from sodiumprep.bids_app.group.quality import gather_quality, quality_dictionary
 from sodiumprep.bids_app.group.report import write_group_report
 from sodiumprep.bids_app.group.shown import Shown
 from sodiumprep.bids_app.group.tables import (
+    OPTIONAL_KEYS,
     Gathered,
     as_pandas,
     gather_tables,
     table_dictionary,
 )
-from sodiumprep.bids_app.group.values import RUN, Cohort, left_out
+from sodiumprep.bids_app.group.values import RUN, Cohort, left_out, without_values
 from sodiumprep.bids_app.group.voxelwise import picture, plan_maps
 from sodiumprep.bids_app.names import DatasetNames, with_json
 from sodiumprep.bids_app.placing import refuse_links, remove_left_overs
@@ -84,7 +85,10 @@ def _ask(settings: Settings, gathered: Gathered, quality: pd.DataFrame) -> Cohor
     covariates = gather_covariates(settings.out_dir, measured.select("participant_id", "session"))
     model = read_model(settings.model_file, _facts(gathered, covariates, measured, quality))
     write_json(DatasetNames(settings.out_dir).group_model, model.content)
-    excluded = left_out(measured, quality, model.content.get("Exclude", {}))
+    exclude = model.content.get("Exclude", {})
+    excluded = left_out(measured, quality, exclude)
+    bare = without_values(gathered, exclude).join(excluded, on=list(RUN), how="anti")
+    excluded = pl.concat([excluded, bare])
     everybody = measured["participant_id"].unique(maintain_order=True)
     return Cohort(gathered, covariates, model, excluded, tuple(everybody))
 
@@ -100,4 +104,9 @@ def _facts(
     }
     methods = corrected.select("pvc").unique().sort("pvc").collect()["pvc"].to_list()
     figures = [c for c in quality if pd.to_numeric(quality[c], errors="coerce").notna().any()]
-    return Facts(covariates, measured, regions, methods, figures)
+    labels = {
+        key: dict(corrected.group_by(key).agg(pl.col("participant_id").n_unique())
+                  .collect().sort(key).iter_rows())
+        for key in OPTIONAL_KEYS if key in gathered.columns
+    }  # fmt: skip
+    return Facts(covariates, measured, regions, methods, figures, labels)

@@ -218,6 +218,34 @@ def left_out(
     return table.group_by(*RUN, maintain_order=True).agg(pl.col("reason").str.join("; "))
 
 
+def without_values(gathered: Gathered, exclude: Mapping[str, Any]) -> pl.DataFrame:
+    """Return the runs of which no value can be used, whatever is asked, with the reason.
+
+    Parameters
+    ----------
+    gathered
+        All regional tables.
+    exclude
+        Section ``Exclude`` of the model.
+
+    Returns
+    -------
+    table
+        ``participant_id session run reason``.
+    """
+    known, flagged = pl.col("mean").is_not_null(), _flagged(exclude.get("flag", []))
+    runs = gathered.scan().filter(pl.col("desc") == "corrected").group_by(*RUN)
+    told = runs.agg(
+        (known & ~flagged).any().alias("usable"),
+        known.any().alias("known"),
+        pl.col("flag").filter(flagged).unique().sort().str.join(", ").alias("flags"),
+    )
+    words = pl.concat_str(pl.lit("every value is flagged: "), pl.col("flags"))
+    reason = pl.when(pl.col("known")).then(words).otherwise(pl.lit("no value could be determined"))
+    bare = told.filter(~pl.col("usable")).with_columns(reason.alias("reason"))
+    return bare.select(*RUN, "reason").sort(*RUN).collect()
+
+
 def _flagged(words: Sequence[str]) -> pl.Expr:
     """Tell which rows carry a flag that excludes them; a wrong position always does."""
     flag = pl.col("flag").fill_null("")

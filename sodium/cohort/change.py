@@ -86,8 +86,9 @@ def changes(values: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     values
         Table of values; runs of a session are averaged.
     baseline
-        Label of the first session; None: the first that a subject has, in the order of the
-        labels (numbers by size).
+        Label of the first session; sessions with a lower number are left out, of words all
+        others are later ones. None: the first that a subject has, in the order of the labels
+        (``pre`` and ``baseline`` first, numbers by size).
 
     Returns
     -------
@@ -117,7 +118,7 @@ def changes(values: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     columns = ["participant_id", "session", "value", "u_own", "u_shared"]
     pairs = first[columns].merge(means[columns], on="participant_id", suffixes=("_1", "_2"))
     sessions = zip(pairs["session_1"], pairs["session_2"], strict=True)
-    later = [label_rank(b) > label_rank(a) for a, b in sessions]
+    later = [_follows(b, a, named=baseline is not None) for a, b in sessions]
     pairs = pairs[np.array(later, bool)]
     if pairs.empty:
         raise ValueError("no subject has a second session with a value")
@@ -133,6 +134,13 @@ def changes(values: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
             "u_change": np.sqrt(own + (pairs["u_shared_2"] - pairs["u_shared_1"]) ** 2),
         }
     ).reset_index(drop=True)
+
+
+def _follows(session: str, first: str, named: bool) -> bool:
+    """Return whether a session is after the first; words tell no order, a named baseline does."""
+    if named and not (session.isdecimal() and first.isdecimal()):
+        return session != first
+    return label_rank(session) > label_rank(first)
 
 
 def judge_changes(

@@ -23,7 +23,7 @@ from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.cohort.checks import Check, check_residuals
 from sodiumprep.sodium.cohort.components import Fit, fit_components
 from sodiumprep.sodium.cohort.designs import Contrast, Design, Model, Subsets, build_design
-from sodiumprep.sodium.cohort.values import own_variance, usable_rows
+from sodiumprep.sodium.cohort.values import own_variance, usable_rows, without_covariates
 
 MIXED = "mixed model (REML)"
 ROBUST = "least squares, standard errors by subject"
@@ -107,10 +107,13 @@ def differences(values: pd.DataFrame, model: Model) -> Differences:
         groups of two subjects, collinear covariates, a subject at two random sites.
     """
     rows = usable_rows(values, model.columns)
-    return _analyzed(rows, build_design(rows, model), model)
+    gone = without_covariates(values, model.columns)
+    return _analyzed(rows, build_design(rows, model), model, gone)
 
 
-def _analyzed(rows: pd.DataFrame, design: Design, model: Model) -> Differences:
+def _analyzed(
+    rows: pd.DataFrame, design: Design, model: Model, gone: Sequence[str]
+) -> Differences:
     rows = rows[design.kept]
     outcome = rows["value"].to_numpy()
     known, notes = _known_variance(rows, "session" in design.levels)
@@ -130,7 +133,7 @@ def _analyzed(rows: pd.DataFrame, design: Design, model: Model) -> Differences:
         spreads=solved.spreads,
         method=ROBUST if fit is None else MIXED,
         checks=check_residuals(residuals, matrix),
-        notes=(*design.notes, *notes, *solved.notes),
+        notes=(*gone, *design.notes, *notes, *solved.notes),
         n_subjects=int(design.subjects.max()) + 1,
         n_rows=len(outcome),
     )
@@ -315,7 +318,8 @@ def compare(
                 if len(designs) >= MOST_DESIGNS:
                     designs.clear()
                 designs[known] = make(usable)
-            found = _analyzed(usable, designs[known], model)
+            gone = without_covariates(table, model.columns)
+            found = _analyzed(usable, designs[known], model, gone)
         except ValueError as error:
             rows.append({**named, "notes": str(error)})
             continue

@@ -403,8 +403,8 @@ def bland_altman(
     doi:10.1097/OPX.0000000000000513
     """
     repeats, _ = _repeats(values, over)
-    groups = repeats[repeats["first"]].groupby("unit", sort=True)["value"]
-    pairs = np.column_stack([groups.nth(0), groups.nth(1)])
+    by_unit = repeats[repeats["first"]].sort_values("unit", kind="stable").groupby("unit")
+    pairs = np.column_stack([by_unit["value"].nth(place) for place in (0, 1)])
     if len(pairs) < 3:
         raise ValueError(f"{len(pairs)} subjects with two {over}s; at least 3 are needed")
     changes, means = pairs[:, 1] - pairs[:, 0], pairs.mean(axis=1)
@@ -414,7 +414,7 @@ def bland_altman(
     return BlandAltman(
         means=means,
         changes=changes,
-        subjects=[str(unit).removesuffix(f" {UNKNOWN}") for unit in groups.groups],
+        subjects=[str(unit).removesuffix(f" {UNKNOWN}") for unit in by_unit.groups],
         bias=bias,
         lower=lower,
         upper=upper,

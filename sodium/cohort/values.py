@@ -13,10 +13,12 @@ what part of ``u`` measurements have in common:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from sodiumprep.sodium.acquisition import Floats, Integers
 
@@ -25,6 +27,7 @@ UNKNOWN = "n/a"
 SHARED_TERMS = ("u_relaxation", "u_pvc")  # constants and kernel are the same in every subject
 SESSION_TERMS = ("u_calibration", "u_receive", "u_b1", "u_segmentation")  # fields and anatomy
 UNUSABLE = ("registration_failed",)  # flags of values that mean nothing
+BEGINNINGS = {"pre", "before", "baseline", "base", "bl", "screening"}  # sessions before others
 SAME = 1e-9  # relative range below which an outcome is constant: rounding
 
 
@@ -117,7 +120,7 @@ def usable_rows(values: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFra
     value = numbers(values["value"]).to_numpy()
     known = np.isfinite(value) & values["participant_id"].notna().to_numpy()
     for name in columns:
-        known &= (values[name].notna() & (values[name] != UNKNOWN)).to_numpy()
+        known &= _stated(values[name])
     rows = values[known].reset_index(drop=True)
     rows["value"] = value[known]
     rows["u"] = numbers(rows["u"]) if "u" in rows else np.nan
@@ -125,6 +128,35 @@ def usable_rows(values: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFra
         rows[key] = rows[key].fillna(UNKNOWN) if key in rows else UNKNOWN
     _refuse_unusable(rows, len(values))
     return rows
+
+
+def _stated(column: pd.Series) -> NDArray[np.bool_]:
+    return np.asarray(column.notna() & (column != UNKNOWN))
+
+
+def without_covariates(values: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Return in words who has a value, but not the covariates that a model needs.
+
+    Parameters
+    ----------
+    values
+        Table of values.
+    columns
+        Covariates that a row must have, all of them there.
+
+    Examples
+    --------
+    >>> who = {"participant_id": ["a", "b"], "value": [40.0, 42.0], "sex": ["F", "n/a"]}
+    >>> without_covariates(pd.DataFrame(who), ["sex"])
+    ['sex of 1 subject is not known: left out']
+    """
+    measured = np.isfinite(numbers(values["value"]).to_numpy())
+    words = []
+    for name in columns:
+        gone = values["participant_id"][measured & ~_stated(values[name])].nunique()
+        if gone:
+            words.append(f"{name} of {gone} subject{'s' * (gone > 1)} is not known: left out")
+    return words
 
 
 def _refuse_unusable(rows: pd.DataFrame, given: int) -> None:
@@ -201,15 +233,18 @@ def session_means(values: pd.DataFrame) -> pd.DataFrame:
     return means.assign(**found, u_own=own, u_shared=shared, n_runs=count)
 
 
-def label_rank(label: str) -> tuple[float, str]:
-    """Return what sorts labels of sessions: numbers by size, then words.
+def label_rank(label: str) -> tuple[bool, str, int, str]:
+    """Return what sorts labels of sessions: those of a beginning, then by words and numbers.
 
     Examples
     --------
-    >>> sorted(["10", "9", "post"], key=label_rank)
-    ['9', '10', 'post']
+    >>> sorted(["post", "10", "9", "pre"], key=label_rank)
+    ['pre', '9', '10', 'post']
+    >>> sorted(["m12", "m0", "m3"], key=label_rank)
+    ['m0', 'm3', 'm12']
     """
-    return (float(label), label) if label.isdecimal() else (np.inf, label)
+    word, number, rest = re.fullmatch(r"(\D*)(\d*)(.*)", label, re.DOTALL).groups()  # type: ignore[union-attr]
+    return label.lower() not in BEGINNINGS, word, int(number or -1), rest
 
 
 def in_order(labels: pd.Series) -> Integers:

@@ -84,6 +84,12 @@ def test_a_baseline_by_name_leaves_out_who_lacks_it():
     assert found[["participant_id", "change"]].to_numpy().tolist() == [["a", 2.0]]
 
 
+def test_a_named_baseline_comes_first_where_words_tell_no_order():
+    scans = {"participant_id": "a", "session": ["x", "op"], "value": [40.0, 44.0]}
+    assert changes(pd.DataFrame(scans), "x")["change"].tolist() == [4.0]
+    assert changes(pd.DataFrame(scans), "op")["change"].tolist() == [-4.0]
+
+
 @pytest.mark.parametrize(("baseline", "told"), [("7", "no session 7"), ("2", "second session")])
 def test_a_change_without_two_sessions_is_refused(baseline, told):
     with pytest.raises(ValueError, match=told):

@@ -161,6 +161,17 @@ def test_a_group_of_one_is_left_out_and_told(rng):
     assert found.n_subjects == 19
 
 
+def test_subjects_without_a_covariate_are_left_out_and_told(rng):
+    table = cohort(rng)
+    table.loc[[0, 5, 12], "age"] = np.nan
+    model = Model("group + age", slopes=("age",))
+    found = differences(table, model)
+    told = compare(table.assign(name="GM"), model, by=["name"])
+    assert found.n_subjects == 17
+    assert "age of 3 subjects is not known: left out" in found.notes
+    assert told["notes"].str.startswith("age of 3 subjects is not known: left out").all()
+
+
 def test_one_measurement_per_subject_is_told(rng):
     found = differences(cohort(rng), Model())
     assert "subject" not in found.spreads

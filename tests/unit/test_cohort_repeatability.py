@@ -157,6 +157,14 @@ def test_bias_and_limits_of_agreement_are_the_textbooks(rng):
     assert found.bias.low > 0
 
 
+def test_pairs_stay_those_of_their_subject_where_others_miss_a_session():
+    seen = {"c": {"1": 30.0, "2": 31.5}, "a": {"1": 10.0, "3": 11.0}, "b": {"2": 20.0, "3": 22.0}}
+    rows = [(who, at, value) for who, own in seen.items() for at, value in own.items()]
+    found = bland_altman(pd.DataFrame(rows, columns=["participant_id", "session", "value"]))
+    assert list(found.subjects) == ["a", "b", "c"]
+    assert found.changes.tolist() == [1.0, 2.0, 1.5]
+
+
 def test_limits_have_the_exact_interval_of_a_quantile():
     rng = np.random.default_rng(5)
     held = sum(

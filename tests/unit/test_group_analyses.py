@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sodiumprep.bids_app.group.analyses import as_design
 from sodiumprep.bids_app.group.dictionary import describe
+from sodiumprep.bids_app.group.model import Model
 from sodiumprep.bids_app.group.run import run_group
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import DatasetNames, DerivativeNames
@@ -124,6 +126,15 @@ def test_a_lesion_is_told_from_white_matter_and_groups_by_each_tissue(results):
     assert one(by_tissue, positive="WM").auc < 0.5  # patients are the lower ones there
 
 
+def test_regions_of_different_people_and_several_regions_can_be_told_apart(cohort):
+    sides = {"Positive": {"name": ["GM", "CSF"], "group": "patients"},
+             "Negative": {"name": "WM", "group": "controls"}}  # fmt: skip
+    table = asked(cohort, {"Diagnostic": [{"Name": "a", **sides}]})["roc"]
+    found = table[table.pvc == "gtm"]
+    assert list(found.positive) == ["GM", "CSF"]
+    assert list(found.n_positive) == list(found.n_negative) == [PEOPLE // 2] * 2
+
+
 def test_what_correction_adds_stands_beside_it(results):
     table = results["roc"]
     assert table[table.pvc == "none"].auc_gain.isna().all()
@@ -173,7 +184,10 @@ def test_flagged_values_are_left_out_on_request_and_misplaced_ones_always(cohort
     row = {"name": "GM", "pvc": "gtm", "contrast": "age"}
     assert one(run(cohort)["effects"], **row).n_subjects == PEOPLE - 1
     given = {"Exclude": {"flag": ["entangled"]}}
-    assert one(asked(cohort, given)["effects"], **row).n_subjects == PEOPLE - 2
+    tables = asked(cohort, given)
+    assert one(tables["effects"], **row).n_subjects == PEOPLE - 2
+    assert set(tables["missing"].participant_id) == {"sub-00", "sub-02"}
+    assert "every value is flagged: entangled" in set(tables["missing"].reason)
 
 
 def test_a_contrast_can_be_asked_for(cohort):
@@ -222,3 +236,9 @@ def test_survival_is_told_where_times_are_known(cohort):
     row = one(tables["survival"], name="GM", pvc="gtm")
     assert (row.n, row.events) == (PEOPLE, PEOPLE)
     assert set(tables["survival_curves"].half) == {"below", "above"}
+
+
+def test_columns_are_taken_by_their_names_whatever_is_in_them():
+    terms = {"Model": {"X": [1, "group*BMI (kg/m2)", "C"], "Reference": {}}}
+    design = as_design(Model(terms), ["BMI (kg/m2)"])
+    assert design.columns == ["BMI (kg/m2)", "C", "group"]

@@ -57,6 +57,21 @@ def test_an_age_without_upper_bound_counts_as_its_bound_and_is_said(tmp_path, ce
     assert found.notes == (f"age {cell!r} is taken as 89",)
 
 
+@pytest.mark.parametrize(("unit", "age"), [("months", 34.5), ("years", 414.0), ("stone", 414.0)])
+def test_ages_count_in_years_whatever_their_unit_and_it_is_said(tmp_path, unit, age):
+    write(tmp_path, participants="participant_id\tage\n01\t414\n02\t414\n")
+    (tmp_path / "participants.json").write_text(f'{{"age": {{"Units": "{unit}"}}}}')
+    found = gather_covariates(tmp_path, MEASURED)
+    assert found.table["age"].to_list() == [age] * 3
+    assert any(unit in note for note in found.notes) == (unit != "years")
+
+
+def test_a_column_that_is_called_like_one_of_the_values_does_not_take_its_place(tmp_path):
+    write(tmp_path, participants="participant_id\tvalue\tname\n01\t7\tAnna\n02\t8\tBo\n")
+    found = gather_covariates(tmp_path, MEASURED)
+    assert found.table.columns[2:] == ["participants_value", "participants_name"]
+
+
 def test_an_age_in_words_is_not_known_and_said(tmp_path):
     write(tmp_path, participants="participant_id\tage\n01\t34\n02\told\n")
     found = gather_covariates(tmp_path, MEASURED)

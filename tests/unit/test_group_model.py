@@ -1,6 +1,7 @@
 """A model is completed from what is found, in words; what it names must be there."""
 
 import json
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -38,6 +39,10 @@ def read(tmp_path, content, held=None):
     return read_model(path, held or facts())
 
 
+def _contrast(conditions, weights):
+    return {"Contrasts": [{"Name": "a", "ConditionList": conditions, "Weights": weights}]}
+
+
 def test_the_default_takes_group_age_and_sex():
     model = complete({}, facts())
     assert model.fixed == ("group", "age", "sex")
@@ -66,6 +71,12 @@ def test_sessions_bring_a_random_intercept_changes_and_repeatability():
     change = {"From": "1", "To": "2", "Better": "lower", "Stable": {"group": "controls"}}
     assert model.section("Change") == change
     assert model.section("Repeatability") == {"Over": "session"}
+
+
+def test_a_change_goes_from_what_is_called_pre_to_what_is_called_post():
+    content = complete({}, facts(sessions=("post", "pre"))).content
+    assert (content["Change"]["From"], content["Change"]["To"]) == ("pre", "post")
+    assert content["Model"]["Reference"]["session"] == "pre"
 
 
 def test_runs_of_a_session_tell_the_repeatability():
@@ -120,12 +131,46 @@ def test_the_complete_model_asks_for_the_same_again(tmp_path):
             {"Diagnostic": [{"Name": "a", "Positive": {"name": "cor"}, "Negative": {}}]},
             "mean core",
         ),
+        ({"Change": {"Better": "higher"}}, "Change: From is missing, and no two participants"),
+        ({"Repeatability": {}}, "Repeatability: Over is missing"),
+        ({"Normative": {"Reference": {"group": "control"}}}, "Reference.group: .*mean controls"),
+        ({"Change": {"Stable": {"grp": "controls"}}}, "Stable: 'grp' is not there; .*group"),
+        ({"Model": {"Random": ["sex", "group"]}}, "Model.Random: sex and group; accepted: one"),
+        (_contrast(["group.patient"], [1]), "ConditionList: group: 'patient' .*mean patients"),
+        (_contrast(["grp.patients"], [1]), "ConditionList: 'grp' is not there; .*group"),
+        (_contrast(["age", "group.patients"], [1]), "a has 2 conditions and 1 weights"),
         ({"Voxelwise": {"Permutations": 3}}, "Voxelwise.Permutations: 3 is less than"),
     ],
 )
 def test_what_is_not_there_is_named_with_what_is_near(tmp_path, content, said):
     with pytest.raises(UserError, match=f"model.json: .*{said}"):
         read(tmp_path, content)
+
+
+def test_a_section_that_is_left_open_is_completed(tmp_path):
+    held = facts(sessions=("1", "2"))
+    given = {"Repeatability": {}, "Normative": {}, "Change": {"Better": "higher"}}
+    model = read(tmp_path, given, held)
+    assert model.section("Repeatability") == {"Over": "session"}
+    assert model.section("Normative") == {"By": "age", "Reference": {"group": "controls"}}
+    assert model.section("Change")["To"] == "2"
+
+
+def test_of_several_acquisitions_and_reconstructions_one_is_taken_and_it_is_said(tmp_path):
+    labels = {"acq": {"23Na": 10, "23NaFast": 12}, "rec": {"n/a": 2, "tv": 12}}
+    held = replace(facts(), labels=labels)
+    model = complete({}, held)
+    assert model.section("Input") == {"acq": "23NaFast", "rec": "n/a"}
+    assert "values of rec n/a are taken, not of tv; Input.rec chooses" in model.words
+    with pytest.raises(UserError, match=r"Input.acq: '23NaFst' is not there; .*23NaFast"):
+        read(tmp_path, {"Input": {"acq": "23NaFst"}}, held)
+
+
+def test_who_is_excluded_without_having_results_is_told():
+    words = complete({"Exclude": {"participant_id": ["sub-99", "03"]}}, facts()).words
+    assert [w for w in words if "excludes" in w] == [
+        "sub-99, whom the model excludes, has no results"
+    ]
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "{", ""])

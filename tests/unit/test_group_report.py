@@ -11,7 +11,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from sodiumprep.bids_app.group import methods, page
+from sodiumprep.bids_app.group import findings, methods, page
 from sodiumprep.bids_app.group.covariates import gather_covariates, read_participants
 from sodiumprep.bids_app.group.drawing import robust_score, thinned
 from sodiumprep.bids_app.group.model import Model
@@ -403,3 +403,24 @@ def test_every_reference_is_cited_by_some_analysis():
 def test_the_command_asks_for_the_same_again(full):
     assert "group --model OUT_DIR/group/model.json --random-seed 23" in full.text
     assert Path("group/model.json").as_posix() in full.links
+
+
+def test_a_lesion_whose_index_differs_between_participants_has_one_mean():
+    rows = [(4, "core", "a", "pre", 60.0), (5, "core", "b", "pre", 80.0),
+            (4, "core", "a", "post", 50.0)]  # fmt: skip
+    keys = ["index", "name", "participant_id", "session", "mean"]
+    values = pd.DataFrame(rows, columns=keys).assign(pvc="gtm", group="all")
+    found = summary(values)
+    assert found[["session", "n", "mean"]].to_numpy().tolist() == [
+        ["pre", 2, 70.0],
+        ["post", 1, 50.0],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"), [("sessions", "2.5"), ("a: the body varies besides", "at least 2.5")]
+)
+def test_a_limit_that_lacks_what_the_body_varies_promises_no_share_of_false_alarms(source, said):
+    row = {"name": "GM", "pvc": "gtm", "improved": 1, "worse": 0, "within_error": 9}
+    rows = pd.DataFrame([{**row, "share_by_chance": 0.025, "error_from": source}])
+    assert f"error alone would call {said}" in findings._change_words(rows)
