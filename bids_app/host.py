@@ -105,7 +105,7 @@ def resources() -> dict[str, int | float | str]:
 
 
 def describe(
-    nprocs: int, memory_gb: float, given: Collection[str], plugin: Collection[str] = ()
+    nprocs: int, memory_gb: float | None, given: Collection[str], plugin: Collection[str] = ()
 ) -> str:
     """Return a line that says what is used, and why it is that much.
 
@@ -114,7 +114,7 @@ def describe(
     nprocs
         Processes at a time.
     memory_gb
-        Memory of all of them [GB].
+        Memory of all of them [GB]; None for what there is.
     given
         Names of the options that were given.
     plugin
@@ -125,9 +125,10 @@ def describe(
     >>> describe(2, 8.0, ["nprocs", "mem"])
     'resources: 2 processes at a time (--nprocs), 8.0 GB of memory (--mem)'
     """
-    by_plugin = "--nipype-plugin-file"
+    by_plugin, available = "--nipype-plugin-file", memory()
+    memory_gb = available.value if memory_gb is None else memory_gb
     processes = by_plugin if "n_procs" in plugin else _why("nprocs", nprocs, given, processors())
-    room = by_plugin if "memory_gb" in plugin else _why("mem", memory_gb, given, memory())
+    room = by_plugin if "memory_gb" in plugin else _why("mem", memory_gb, given, available)
     return (
         f"resources: {nprocs} process{'es' if nprocs > 1 else ''} at a time ({processes}), "
         f"{memory_gb:.1f} GB of memory ({room})"

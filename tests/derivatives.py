@@ -128,7 +128,7 @@ def without_sidecar(out_dir: Path) -> list[str]:
 def undescribed_columns(out_dir: Path) -> list[str]:
     """Return the columns of all tables that their dictionary does not describe."""
     found = []
-    for path in sorted(out_dir.rglob("*.tsv")):
+    for path in sorted(set(out_dir.rglob("*.tsv")) - set(out_dir.glob("logs/**/*"))):
         columns = path.read_text().split("\n", 1)[0].split("\t")
         known = json.loads(path.with_suffix(".json").read_text())
         found += [f"{path.name}: {c}" for c in columns if not known.get(c, {}).get("Description")]

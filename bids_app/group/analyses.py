@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 
 from sodiumprep.bids_app.group.diagnosis import diagnose
 from sodiumprep.bids_app.group.modality import compare_block
-from sodiumprep.bids_app.group.model import Model
+from sodiumprep.bids_app.group.model import Model, formula
 from sodiumprep.bids_app.group.others import Other
 from sodiumprep.bids_app.group.regional import MAIN_TABLE, REGIONAL, Asked, Row, Tables, slopes
 from sodiumprep.bids_app.group.values import Block, Cohort, Series
@@ -179,7 +179,7 @@ def as_design(model: Model, numbers: Iterable[str]) -> designs.Model:
     columns = list(dict.fromkeys(part for term in terms for part in term.split("*")))
     known = set(numbers)
     return designs.Model(
-        fixed=" + ".join("*".join(f"`{c}`" for c in term.split("*")) for term in terms),
+        fixed=formula(terms),
         groups=tuple(c for c in columns if c not in known),
         slopes=tuple(c for c in columns if c in known),
         site=next((c for c in model.random if c != "participant_id"), None),
@@ -216,7 +216,7 @@ def _add(found: Gathering, main: str, series: Series, function: Callable[[], Tab
 
 def _all_of(tasks: list[Callable[[], Gathering]], nprocs: int) -> Iterator[Gathering]:
     """Yield what tasks return, in their order; a worker that is killed ends the run in words."""
-    if nprocs == 1 or len(tasks) == 1:
+    if nprocs == 1 or len(tasks) <= 1:
         yield from (task() for task in tasks)
         return
     with ProcessPoolExecutor(min(nprocs, len(tasks)), get_context("forkserver")) as pool:

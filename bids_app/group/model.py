@@ -175,6 +175,22 @@ def _open_ends(model: Model) -> Iterator[str]:
         yield f"Model.Random: {' and '.join(sites)}; accepted: one column beside participant_id"
 
 
+def formula(terms: Iterable[str]) -> str:
+    """Return terms as a formula, whatever characters are in the names of their columns.
+
+    Parameters
+    ----------
+    terms
+        Columns, or several joined by ``*``.
+
+    Examples
+    --------
+    >>> formula(["group*age", "BMI (kg/m2)"])
+    '`group`*`age` + `BMI (kg/m2)`'
+    """
+    return " + ".join("*".join(f"`{part}`" for part in term.split("*")) for term in terms)
+
+
 def reference_level(levels: Iterable[str]) -> str:
     """Return the level that others are compared with: controls, else the first by name.
 
@@ -288,7 +304,7 @@ def _repeatability(facts: Facts, _: Mapping[str, Any]) -> tuple[dict[str, Any] |
         return {"Over": "run"}, ["repeatability is taken from runs of one session"]
     if len(facts.sessions) > 1:
         return {"Over": "session"}, [
-            "repeatability is taken from sessions: true changes between them are in it"
+            "repeatability is taken from sessions, of those who do not change where that is known"
         ]
     return None, []
 

@@ -16,6 +16,7 @@ import pandas as pd
 
 from sodiumprep.bids_app.group.facts import check_known
 from sodiumprep.bids_app.group.maps import SpaceMaps
+from sodiumprep.bids_app.group.model import formula
 from sodiumprep.bids_app.group.tables import UNKNOWN, as_pandas
 from sodiumprep.bids_app.group.values import Cohort
 from sodiumprep.bids_app.metadata import UserError
@@ -171,7 +172,7 @@ def _of_means(maps: SpaceMaps, cohort: Cohort, name: str | None, others: list[st
     first = name if name is not None else next(iter(stated), "")
     asked = {first: stated[first]} if first in stated else {}
     design = designs.build_design(rows, designs.Model(
-        fixed=" + ".join(terms), groups=[c for c in columns if c not in numbers],
+        fixed=formula(terms), groups=[c for c in columns if c not in numbers],
         slopes=[c for c in columns if c in numbers], reference=cohort.model.reference,
         contrasts=asked,
     ))  # fmt: skip
@@ -202,7 +203,7 @@ def _of_changes(
         notes = [f"{len(rows)} of {len(maps.files)} participants have both times and covariates"]
     if rows.empty:
         raise ValueError(f"no participant has maps at two times of {name}")
-    matrix = np.asarray(formulaic.model_matrix(" + ".join(terms), rows) if terms else
+    matrix = np.asarray(formulaic.model_matrix(formula(terms), rows) if terms else
                         np.ones((len(rows), 1)), float)  # fmt: skip
     varying = matrix[:, np.ptp(matrix, axis=0) > 0]
     own = {who: held[who] for who in rows["participant_id"]}

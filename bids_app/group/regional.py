@@ -90,14 +90,29 @@ class Asked:
         key = tuple(series.keys.values())
         if key not in self.known:
             over = self.section("Repeatability")["Over"]
+            table, whose = self.repeated(series.table)
             try:
-                self.known[key] = repeatability(series.table, over)
+                self.known[key] = repeatability(table, over)
             except ValueError as error:
-                self.known[key] = str(error)
+                self.known[key] = f"{error}{whose}"
         found = self.known[key]
         if isinstance(found, str):
             raise ValueError(found)
         return found
+
+    def repeated(self, table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+        """Return the values whose repeats hold no change, and in words whose they are.
+
+        Parameters
+        ----------
+        table
+            Values of a region.
+        """
+        stable = self.section("Change").get("Stable")
+        if self.section("Repeatability")["Over"] != "session" or not stable:
+            return table, ""
+        told = ", ".join(f"{column} {level}" for column, level in stable.items())
+        return chosen_rows(table, stable), f" (of {told}, who do not change between sessions)"
 
 
 def repeats(series: Series, asked: Asked) -> Tables:
@@ -124,7 +139,7 @@ def repeats(series: Series, asked: Asked) -> Tables:
     row |= {"n_subjects": found.n_subjects, "n_values": found.n_values}
     tables: Tables = {"repeatability": [{**row, "notes": "; ".join(found.notes)}]}
     try:
-        pairs = bland_altman(series.table, over)
+        pairs = bland_altman(asked.repeated(series.table)[0], over)
     except ValueError as error:
         row["notes"] = "; ".join([*found.notes, str(error)])
         return {"repeatability": [row]}

@@ -2,7 +2,8 @@
 
 One :class:`Series` holds the values of one region and method, as :mod:`sodiumprep.sodium.cohort`
 takes them: of the standard uncertainty ``u``, ``u_shared`` (relaxation constants, width of the
-point-spread function) moves all values alike, ``u_session`` (calibration) the runs of a session.
+point-spread function) moves all values alike, ``u_session`` (calibration, fields, anatomy) the
+runs of a session.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ import polars as pl
 from sodiumprep.bids_app.group.covariates import Covariates
 from sodiumprep.bids_app.group.model import Model
 from sodiumprep.bids_app.group.tables import UNKNOWN, Gathered, as_pandas
+from sodiumprep.sodium.cohort.values import SESSION_TERMS, SHARED_TERMS
 
-SHARED_TERMS = ("u_relaxation", "u_pvc")
-SESSION_TERMS = ("u_calibration",)
 RUN = ("participant_id", "session", "run")
 ANY = "any"  # of Exclude.flag: every flag
 NEVER_VALID = "registration_failed"  # such a value is of another place

@@ -146,7 +146,7 @@ def _typed(rows: pd.DataFrame, model: Model) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Terms:
-    """Rows of a design as they are, and under assumptions: a slope's covariate one larger, a level.
+    """Rows of a design as they are, and assumed: a slope's covariate one larger, a level.
 
     ``matrix`` and each of ``assumed`` have the shape (n, p).
     """

@@ -52,7 +52,7 @@ def test_survival_is_asked_of_the_session_before_treatment():
 def test_every_session_of_the_reference_stands_by_chance_alone_off_its_curve():
     table = scans(people=300)
     rows = told(norms, table, Normative={"By": "age", "Reference": {}})["norms"]
-    z = np.array([row["z"] for row in rows])
+    z = rows["z"].to_numpy()
     assert len(z) == 600
     assert z.std() == pytest.approx(1.0, abs=0.07)  # 1.4 about a curve of means
 
