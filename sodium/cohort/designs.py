@@ -198,12 +198,13 @@ class Subsets:
     """
 
     def __init__(self, rows: pd.DataFrame, model: Model) -> None:
-        self._model, self._terms = model, None
+        self._model = model
+        self._terms: _Terms | None = None
         if not set(model.fixed) & {*"()[]{}"}:  # else a term may depend on all rows
             try:
                 self._rows = _typed(rows, model)
                 _large_enough(self._rows, model.groups)
-                self._terms: _Terms | None = _terms_of(self._rows, model)
+                self._terms = _terms_of(self._rows, model)
             except ValueError:
                 return  # each table says by itself what is wrong
             self._counts = {name: self._rows[name].nunique() for name in model.groups}
