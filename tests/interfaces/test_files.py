@@ -29,7 +29,8 @@ WRITERS = {".write_text", ".write_bytes", ".to_csv", ".savefig", ".copyfile", ".
            "save_image", "write_transform", ".to_filename"}  # fmt: skip
 GROWING = ("partial", "buffer", "runtime.cwd")  # what they may be given
 OTHER_PLACES = {  # write raw data, what another command makes, jobs, a switch of the kernel
-    "phantom_files.py", "phantom_results.py", "phantom_tables.py", "pvc.py", "clusters.py", "monitor.py",
+    "phantom_files.py", "phantom_results.py", "phantom_tables.py", "pvc.py", "clusters.py",
+    "monitor.py",
 }  # fmt: skip
 
 
