@@ -197,7 +197,7 @@ def _levels(cohort: Cohort) -> dict[str, str]:
 
 def _write_mean(maps: SpaceMaps, found: CohortMaps, names: DatasetNames, level: str = "") -> None:
     group = {"group": level} if level else {}
-    held = {"mean": found.mean, "sd": found.sd, "n": found.n}
+    held = {"mean": found.mean, "sd": found.sd, "n": found.n.astype(np.float32)}
     for stat, (ending, units, told) in MEAN.items():
         space, cohort, res, pvc = maps.place.values()
         path = names.group_map(stat, ending, space=space, cohort=cohort, res=res, **group, pvc=pvc)
