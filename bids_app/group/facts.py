@@ -13,8 +13,10 @@ import polars as pl
 from sodiumprep.bids_app.group.covariates import Covariates
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.results import TISSUES
+from sodiumprep.interfaces.outputs import FLAGS
 from sodiumprep.sodium.cohort.values import label_rank
 
+ANY = "any"  # of Exclude.flag: every flag
 FEWEST_OF_A_LEVEL = 2  # participants, else a level cannot be compared with another
 
 
@@ -149,6 +151,8 @@ def _of_rows(given: Mapping[str, Any], facts: Facts) -> Wanted:
     yield from ((n, facts.labels[key], f"Input.{key}") for key, n in chosen.items() if n)
     exclude = given.get("Exclude", {})
     yield from ((name, facts.quality, "Exclude.quality") for name in exclude.get("quality", {}))
+    words = given.get("Exclude", {}).get("flag", ())  # a misspelt one would exclude nobody
+    yield from ((word, (*FLAGS, ANY), "Exclude.flag") for word in words)
     change = given.get("Change", {})
     ends = [change[key] for key in ("From", "To") if key in change]
     yield from ((label, options["session"], "Change") for label in ends)

@@ -17,12 +17,12 @@ import pandas as pd
 import polars as pl
 
 from sodiumprep.bids_app.group.covariates import Covariates
+from sodiumprep.bids_app.group.facts import ANY
 from sodiumprep.bids_app.group.model import Model
 from sodiumprep.bids_app.group.tables import UNKNOWN, Gathered, as_pandas
 from sodiumprep.sodium.cohort.values import SESSION_TERMS, SHARED_TERMS
 
 RUN = ("participant_id", "session", "run")
-ANY = "any"  # of Exclude.flag: every flag
 NEVER_VALID = "registration_failed"  # such a value is of another place
 
 

@@ -77,7 +77,7 @@ def full(x):
     import errno
     import os
 
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/work/image.nii.gz")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/scratch/image.nii.gz")
 
 
 def graph(value, functions):
@@ -238,7 +238,7 @@ def test_a_spoiled_cache_is_made_again(finish, tmp_path, spoil):
 
 def test_a_full_disk_is_named_as_the_reason(finish):
     failures, ran, _ = finish(a=full, b=good)
-    assert "No space left on device: '/work/image.nii.gz'" in failures["sub_a_wf"]
+    assert "No space left on device: '/scratch/image.nii.gz'" in failures["sub_a_wf"]
     assert "sub_b_wf.third" in ran
 
 

@@ -124,6 +124,7 @@ def test_the_complete_model_asks_for_the_same_again(tmp_path):
         ({"Input": {"name": ["gm"]}}, "Input.name: 'gm' is not there; .*GM"),
         ({"Input": {"pvc": ["rbv"]}}, "There are: gtm, none"),
         ({"Exclude": {"quality": {"snr": [1, None]}}}, "did you mean snr_GM"),
+        ({"Exclude": {"flag": ["entangle"]}}, "Exclude.flag: 'entangle' .*did you mean entangled"),
         ({"Change": {"From": "1"}}, "Change: '1' is not there"),
         ({"Outcome": {"Duration": "age"}}, "Outcome: Event is missing"),
         ({"Outcome": {"Duration": "sex", "Event": "age"}}, "'sex' is not there; .*age"),
