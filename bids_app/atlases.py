@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -32,6 +33,7 @@ from sodiumprep.bids_app.templates import (
     template_home,
 )
 from sodiumprep.interfaces.atlases import BUILT_IN
+from sodiumprep.interfaces.parcels import atlas_rows
 from sodiumprep.sodium.labels import FREESURFER, TISSUES, freesurfer_name, tissue_of_name
 from sodiumprep.workflows.plans import AtlasPlan
 
@@ -159,7 +161,7 @@ def _of_file(where: str, path: Path) -> Atlas:
     names = {label: name for label, name in names.items() if label}
     which = "".join(parts[key] for key in ("atlas", "seg", "desc") if key in parts)
     name = _plain(which or stem(path).rsplit("_", 1)[0])
-    return Atlas(name, names, _tissues(names, said), path, Space(template, cohort))
+    return Atlas(name, told_apart(names), _tissues(names, said), path, Space(template, cohort))
 
 
 def _check_agreement(path: Path, table: Path, names: Mapping[int, str]) -> None:
@@ -172,6 +174,24 @@ def _check_agreement(path: Path, table: Path, names: Mapping[int, str]) -> None:
         if missing:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise UserError(f"--atlases: {text.format(min(missing))}{more}")
+
+
+def told_apart(names: Mapping[int, str]) -> dict[int, str]:
+    """Return names of which no two are alike: labels of one name get their number behind it.
+
+    Parameters
+    ----------
+    names
+        Of all labels of a table, so that a number does not depend on what a subject holds.
+
+    Examples
+    --------
+    >>> told_apart({1: "Thalamus", 2: "Putamen", 3: "Thalamus"})
+    {1: 'Thalamus 1', 2: 'Putamen', 3: 'Thalamus 3'}
+    """
+    rows = Counter(row.name for row in atlas_rows(names, {}))
+    again = {n for n in names.values() if any(rows[r.name] > 1 for r in atlas_rows({0: n}, {}))}
+    return {label: f"{name} {label}" if name in again else name for label, name in names.items()}
 
 
 def _table_of(path: Path) -> Path | None:
@@ -342,7 +362,9 @@ def _of_subject(atlas: Atlas, job: SubjectJob, settings: Settings) -> Atlas:
         raise UserError(f"{path}: label {missing[0]} does not stand in {table}")
     # a table that subjects share lists what one of them may lack
     names = {label: known[label] for label in labels if tissue_of_name(known[label]) != ""}
-    return replace(atlas, names=names, tissues=_tissues(names, said), path=path)
+    tissues = _tissues(names, said)
+    shown = told_apart({label: name for label, name in known.items() if label})
+    return replace(atlas, names={n: shown[n] for n in names}, tissues=tissues, path=path)
 
 
 def plan_labels(

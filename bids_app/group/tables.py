@@ -229,8 +229,7 @@ def _as_numbers(rows: pl.LazyFrame, behind: Iterable[str]) -> pl.LazyFrame:
 
 
 def _refuse_twice(gathered: Gathered) -> None:
-    keys = [key for key in (*KEYS, *OPTIONAL_KEYS, "name", "pvc", "desc", "tissue", "index")
-            if key in gathered.columns]  # fmt: skip
+    keys = [k for k in (*KEYS, *OPTIONAL_KEYS, "name", "pvc", "desc") if k in gathered.columns]
     twice = gathered.scan().group_by(keys).len().filter(pl.col("len") > 1).head(1).collect()
     if twice.height:
         shown = ", ".join(f"{key} {twice[key][0]}" for key in keys if twice[key][0] is not None)

@@ -69,6 +69,18 @@ def test_a_file_says_its_space_in_its_name_and_its_labels_in_a_table(own):
     assert atlas.tissues == {2: "GM"}
 
 
+def test_labels_of_one_name_are_told_apart_and_keep_their_tissue(own):
+    write_table(own.with_name(f"{NAME}.tsv"), (1, "Left-Putamen"), (2, "Left-Putamen"))
+    (atlas,) = read_atlases(settings(own))
+    assert atlas.names == {1: "Left-Putamen 1", 2: "Left-Putamen 2"}
+    assert atlas.tissues == {1: "GM", 2: "GM"}
+
+
+def test_a_label_called_as_a_part_of_another_one_is_told_apart(own):
+    write_table(own.with_name(f"{NAME}.tsv"), (1, "front"), (2, "front WM"))
+    assert read_atlases(settings(own))[0].names == {1: "front 1", 2: "front WM 2"}
+
+
 def test_a_column_says_the_tissue_where_the_name_does_not(own):
     rows = ((1, "thing", "WM"), (2, "Left-Putamen", "n/a"))
     write_table(own.with_name(f"{NAME}.tsv"), *rows, columns="index\tname\ttissue")

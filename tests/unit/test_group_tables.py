@@ -67,6 +67,12 @@ def test_two_rows_for_one_value_are_refused(tmp_path):
         gather(tmp_path)
 
 
+def test_regions_of_one_name_are_refused_whatever_their_numbers(tmp_path):
+    write(tmp_path, "01", ROW, ("9", *ROW[1:]))
+    with pytest.raises(UserError, match="two rows for participant_id sub-01, .*name GM, pvc gtm"):
+        gather(tmp_path)
+
+
 def test_tables_without_rows_are_no_results(tmp_path):
     write(tmp_path, "01")
     with pytest.raises(UserError, match="holds no results"):
