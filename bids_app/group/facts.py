@@ -38,6 +38,8 @@ class Facts:
         Columns of quality figures that hold numbers.
     labels
         Of ``acq`` and ``rec``, where there are several: how many participants have each.
+    listed
+        ``participant_id`` of those in ``participants.tsv``, with results or without.
     """
 
     covariates: Covariates
@@ -46,6 +48,7 @@ class Facts:
     methods: Sequence[str]
     quality: Sequence[str] = ()
     labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    listed: Sequence[str] = ()
 
     @property
     def sessions(self) -> list[str]:
@@ -64,6 +67,12 @@ class Facts:
     def lesions(self) -> list[str]:
         """Names of the lesions of the tissue table."""
         return [name for name in self.regions.get("tissue", ()) if name not in TISSUES]
+
+    @property
+    def people(self) -> list[str]:
+        """Labels of all that are listed or have results, without ``sub-``."""
+        known = {*self.listed, *self.measured["participant_id"]}
+        return sorted(name.removeprefix("sub-") for name in known)
 
     def levels(self, column: str) -> dict[str, int]:
         """Return the levels of a category and how many participants each has.
@@ -151,8 +160,10 @@ def _of_rows(given: Mapping[str, Any], facts: Facts) -> Wanted:
     yield from ((n, facts.labels[key], f"Input.{key}") for key, n in chosen.items() if n)
     exclude = given.get("Exclude", {})
     yield from ((name, facts.quality, "Exclude.quality") for name in exclude.get("quality", {}))
-    words = given.get("Exclude", {}).get("flag", ())  # a misspelt one would exclude nobody
-    yield from ((word, (*FLAGS, ANY), "Exclude.flag") for word in words)
+    # a misspelt one would exclude nobody
+    yield from ((word, (*FLAGS, ANY), "Exclude.flag") for word in exclude.get("flag", ()))
+    names = (name.removeprefix("sub-") for name in exclude.get("participant_id", ()))
+    yield from ((name, facts.people, "Exclude.participant_id") for name in names)
     change = given.get("Change", {})
     ends = [change[key] for key in ("From", "To") if key in change]
     yield from ((label, options["session"], "Change") for label in ends)

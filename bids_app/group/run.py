@@ -63,7 +63,7 @@ def run_group(settings: Settings) -> int:
     write_json(with_json(names.group_table), table_dictionary(gathered.columns, described))
     write_table(names.group_qc, quality, quality_dictionary(quality))
     print(f"group: {gathered.rows} rows in {names.group_table}", flush=True)
-    cohort = _ask(settings, gathered, quality)
+    cohort = _ask(settings, gathered, quality, participants)
     done = {*cohort.participants, *quality["participant_id"]}  # without anatomy: no regions
     missing = as_pandas(find_missing(settings.out_dir, participants, done, cohort.left_out))
     images = plan_maps(settings, cohort, quality)
@@ -79,11 +79,15 @@ def run_group(settings: Settings) -> int:
     return 0
 
 
-def _ask(settings: Settings, gathered: Gathered, quality: pd.DataFrame) -> Cohort:
+def _ask(
+    settings: Settings, gathered: Gathered, quality: pd.DataFrame, participants: pl.DataFrame
+) -> Cohort:
     """Complete the model by what there is, write it down, and choose the rows that it takes."""
     measured = gathered.scan().select(*RUN).unique().sort(*RUN).collect()
     covariates = gather_covariates(settings.out_dir, measured.select("participant_id", "session"))
-    model = read_model(settings.model_file, _facts(gathered, covariates, measured, quality))
+    listed = participants["participant_id"].to_list()
+    facts = _facts(gathered, covariates, measured, quality, listed)
+    model = read_model(settings.model_file, facts)
     write_json(DatasetNames(settings.out_dir).group_model, model.content)
     exclude = model.content.get("Exclude", {})
     excluded = left_out(measured, quality, exclude)
@@ -94,8 +98,9 @@ def _ask(settings: Settings, gathered: Gathered, quality: pd.DataFrame) -> Cohor
 
 
 def _facts(
-    gathered: Gathered, covariates: Covariates, measured: pl.DataFrame, quality: pd.DataFrame
-) -> Facts:
+    gathered: Gathered, covariates: Covariates, measured: pl.DataFrame, quality: pd.DataFrame,
+    listed: list[str],
+) -> Facts:  # fmt: skip
     corrected = gathered.scan().filter(pl.col("desc") == "corrected")
     found = corrected.select("seg", "name", "index").unique().sort("seg", "index").collect()
     regions = {
@@ -109,4 +114,4 @@ def _facts(
                   .collect().sort(key).iter_rows())
         for key in OPTIONAL_KEYS if key in gathered.columns
     }  # fmt: skip
-    return Facts(covariates, measured, regions, methods, figures, labels)
+    return Facts(covariates, measured, regions, methods, figures, labels, listed)

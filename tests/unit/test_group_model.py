@@ -114,6 +114,12 @@ def test_the_complete_model_asks_for_the_same_again(tmp_path):
     assert again.content == model.content
 
 
+def test_who_is_listed_without_results_may_be_excluded(tmp_path):
+    held = replace(facts(), listed=("sub-lost",))
+    content = {"Exclude": {"participant_id": ["lost", "sub-lost"]}}
+    assert read(tmp_path, content, held).content["Exclude"] == content["Exclude"]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -125,6 +131,7 @@ def test_the_complete_model_asks_for_the_same_again(tmp_path):
         ({"Input": {"pvc": ["rbv"]}}, "There are: gtm, none"),
         ({"Exclude": {"quality": {"snr": [1, None]}}}, "did you mean snr_GM"),
         ({"Exclude": {"flag": ["entangle"]}}, "Exclude.flag: 'entangle' .*did you mean entangled"),
+        ({"Exclude": {"participant_id": ["sub-02", "sub-2"]}}, "Exclude.participant_id: '2' is not"),
         ({"Change": {"From": "1"}}, "Change: '1' is not there"),
         ({"Outcome": {"Duration": "age"}}, "Outcome: Event is missing"),
         ({"Outcome": {"Duration": "sex", "Event": "age"}}, "'sex' is not there; .*age"),
