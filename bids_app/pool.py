@@ -20,6 +20,8 @@ from typing import Any
 
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer, run_node
 
+from sodiumprep.bids_app.progress import branch_of
+
 POLL_SECONDS = 0.5  # Nipype's own 2 s would add half a minute to a subject
 SOON = 0.01  # s, between looks at a graph of which no node runs
 PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
@@ -134,7 +136,8 @@ class Pool(MultiProcPlugin):
     In one pool of processes a single one that is killed ends the work of all others, and Nipype
     then waits forever. Here a worker that was killed, or a result that cannot be sent back, is
     the failure of its own step; another worker takes its place. What follows a step starts when
-    that ends, not at the next look at the graph.
+    that ends, not at the next look at the graph. One subject is finished after the other, as far
+    as they leave workers idle, instead of each step for all subjects: what is done is there early.
 
     Parameters
     ----------
@@ -168,6 +171,10 @@ class Pool(MultiProcPlugin):
 
     def _generate_dependency_list(self, graph: Any) -> None:
         super()._generate_dependency_list(graph)
+        order = sorted(range(len(self.procs)), key=lambda n: branch_of(self.procs[n].fullname))
+        self.procs = [self.procs[n] for n in order]
+        self.depidx = self.depidx[order][:, order]
+        self.refidx = self.refidx[order][:, order]
         # of which one column is read when a node ends; by rows that takes 10 ms of 100 subjects
         self.refidx = self.refidx.tocsc()
 

@@ -308,7 +308,19 @@ def subject_of(name: str) -> str:
     >>> subject_of("sub_02_wf.first")
     'sub-02'
     """
-    return _label(name).partition(" ")[0]
+    return branch_of(name).partition(" ")[0]
+
+
+def branch_of(name: str) -> str:
+    """Return the subject and session that a node belongs to, with their keys.
+
+    Examples
+    --------
+    >>> branch_of("sodiumprep_wf.sub_01_ses_a_wf.anatomy_wf.mask")
+    'sub-01 ses-a'
+    """
+    text = name.split(".")[_depth(name)].removesuffix("_wf")
+    return text.replace("sub_", "sub-").replace("_ses_", " ses-").replace("_only_", " only ")
 
 
 def step_of(name: str) -> str:
@@ -331,12 +343,7 @@ def title_of(name: str) -> str:
     >>> title_of("sodiumprep_wf.sub_01_ses_a_wf.anatomy_wf.brain_mask")
     'sub-01 ses-a: anatomy brain mask'
     """
-    return f"{_label(name)}: {step_of(name)}"
-
-
-def _label(name: str) -> str:
-    text = name.split(".")[_depth(name)].removesuffix("_wf")
-    return text.replace("sub_", "sub-").replace("_ses_", " ses-").replace("_only_", " only ")
+    return f"{branch_of(name)}: {step_of(name)}"
 
 
 def _depth(name: str) -> int:

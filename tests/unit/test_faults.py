@@ -183,6 +183,20 @@ def test_a_killed_worker_costs_its_own_step_and_the_steps_beside_it_run_once(fin
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_one_subject_is_finished_after_the_other():
+    whole = graph(1, dict.fromkeys("cab", good))
+    flat = whole._create_flat_graph()
+    local = pool.Pool({"n_procs": 1})
+    local._generate_dependency_list(flat)
+    names = [node.fullname.split(".", 1)[1] for node in local.procs]
+    assert names == [f"sub_{s}_wf.{step}" for s in "abc" for step in ("first", "second", "third")]
+    edges = {
+        (local.procs[a], local.procs[b]) for a, b in zip(*local.depidx.nonzero(), strict=True)
+    }
+    assert edges == set(flat.edges())
+    assert (local.refidx.toarray() == local.depidx.toarray()).all()
+
+
 def test_a_worker_that_is_killed_while_it_waits_costs_nothing(finish):
     assert finish(a=kills_the_others)[0] == {}
 
