@@ -20,6 +20,7 @@ from processes import APP, Watched, watch
 HEADS = 2  # that are simulated; the others are copies
 EDGE = 4  # voxels of 1 mm in one of the anatomy
 DURATION = re.compile(r"^\* duration : ([\d.]+)$", re.MULTILINE)
+STEP = re.compile(r"^\[ *(\d+) s +\d+/\d+\]", re.MULTILINE)  # a line of progress
 PHANTOM = (sys.executable, "-c", "from sodiumprep.bids_app.phantom import main; main()")
 WANTED = ("_T1w.nii.gz", "_mask.nii.gz", "_probseg.nii.gz")
 
@@ -132,12 +133,13 @@ def tell(seen: Watched, folder: Path, subjects: int, nprocs: int) -> None:
     tables = list((folder / "out").glob("sub-*/anat/*_seg-tissue_TSC.tsv"))
     pages = list((folder / "out").glob("sub-*.html"))
     nodes, inside = node_seconds(folder / "work")
-    asked = seen.seconds * nprocs
+    steps = max(float(time) for time in STEP.findall((folder / "run.log").read_text()))
     print(f"ended with {seen.code} after {seen.seconds:.0f} s; {subjects} subjects asked, "
           f"{len(tables)} tables, {len(pages)} reports")  # fmt: skip
     print(f"throughput: {3600 * len(tables) / seen.seconds:.0f} subjects/hour, {nprocs} processes")
-    print(f"{nodes} nodes, {inside:.0f} s in them: {1 - inside / asked:.1%} of {nprocs} x wall "
-          "time lies elsewhere")  # fmt: skip
+    print(f"{nodes} nodes in {steps:.0f} s, {inside:.0f} s in them: "
+          f"{1 - inside / (nprocs * steps):.1%} of {nprocs} x that time lies elsewhere; start and "
+          f"reports {seen.seconds - steps:.0f} s")  # fmt: skip
     print(f"processor time: {seen.all_cpu:.0f} s, of which the first process {seen.own_cpu:.0f} s "
           f"({seen.own_cpu / seen.all_cpu:.1%})")  # fmt: skip
     print(f"peak of all processes {seen.peak:.0f} MB, of the first {seen.parent_peak:.0f} MB")
