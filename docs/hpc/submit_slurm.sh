@@ -36,7 +36,7 @@ count=$(wc -l < "$jobs/subjects.txt")
 cat > "$jobs/subject.sh" <<JOB
 #!/bin/bash
 cd $(printf '%q' "$PWD")
-subject=\$(sed -n "\${SLURM_ARRAY_TASK_ID}p" $(printf '%q' "$jobs/subjects.txt"))
+subject=\$(sed -n "\$((\$1 + SLURM_ARRAY_TASK_ID))p" $(printf '%q' "$jobs/subjects.txt"))
 exec $SODIUMPREP $(printf '%q ' "$bids" "$out")participant --participant-label "\$subject" \\
     -w $(printf '%q' "$work") --skip-bids-validation $options
 JOB
@@ -46,14 +46,22 @@ cd $(printf '%q' "$PWD")
 exec $SODIUMPREP $(printf '%q ' "$bids" "$out")group
 JOB
 
-# shellcheck disable=SC2086  # EXTRA holds several words
-array=$(sbatch --parsable $EXTRA --job-name=sodiumprep --array="1-$count%$AT_ONCE" \
-    --cpus-per-task="$CPUS" --mem="$MEM" --time="$TIME" --output="$jobs/subject-%A_%a.out" \
-    "$jobs/subject.sh")
-array=${array%%;*}
+# a cluster bounds the numbers of tasks: more subjects are several arrays, one after the other
+MOST=${MOST:-$(scontrol show config | awk '$1 == "MaxArraySize" { print $3 - 1 }')}
+arrays=()
+for ((before = 0; before < count; before += MOST)); do
+    tasks=$((count - before < MOST ? count - before : MOST))
+    follows=()
+    [ "$before" = 0 ] || follows=(--dependency="afterany:${arrays[-1]}")
+    # shellcheck disable=SC2086  # EXTRA holds several words
+    array=$(sbatch --parsable $EXTRA --job-name=sodiumprep --array="1-$tasks%$AT_ONCE" \
+        --cpus-per-task="$CPUS" --mem="$MEM" --time="$TIME" "${follows[@]}" \
+        --output="$jobs/subject-%A_%a.out" "$jobs/subject.sh" "$before")
+    arrays+=("${array%%;*}")
+done
 # after all subjects, also after those that failed: the others have results
 # shellcheck disable=SC2086
-group=$(sbatch --parsable $EXTRA --job-name=sodiumprep-group --dependency="afterany:$array" \
+group=$(sbatch --parsable $EXTRA --job-name=sodiumprep-group --dependency="afterany:${arrays[-1]}" \
     --cpus-per-task=1 --mem=4G --time=01:00:00 --output="$jobs/group-%j.out" "$jobs/group.sh")
 group=${group%%;*}
-echo "$count subject(s): job $array; group level: job $group; scripts and output: $jobs"
+echo "$count subject(s): job ${arrays[*]}; group level: job $group; scripts and output: $jobs"

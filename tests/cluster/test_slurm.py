@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -170,6 +171,19 @@ def test_an_array_of_jobs_and_a_group_job_after_it_give_what_a_local_run_gives(
         said.read_text()
     )
     assert results(out) == local
+
+
+def test_more_subjects_than_an_array_may_have_are_several_arrays(
+    slurm: Path, tmp_path: Path
+) -> None:
+    told = run("bash", HPC / "submit_slurm.sh", tmp_path, tmp_path / "out", tmp_path / "work",
+               SODIUMPREP="echo", SUBJECTS="a b c", MOST="2", CPUS="1", MEM="100M")  # fmt: skip
+    wait_for_queue()
+    said = [path.read_text().split()[4] for path in (tmp_path / "work").glob("*/subject-*.out")]
+    assert sorted(said) == ["a", "b", "c"]
+    assert re.match(r"3 subject\(s\): job \d+ \d+; group level: job \d+;", told)
+    (group,) = (tmp_path / "work").glob("*/group-*.out")
+    assert group.read_text().endswith(" group\n")
 
 
 @pytest.mark.parametrize("name", ["slurm", "slurmgraph"])
