@@ -108,7 +108,7 @@ NEEDS: dict[type, Need] = {
     outputs.SaveSpace: LIGHT,
     outputs.SaveTransforms: Need(fixed=0.4),
     parcels.TabulateParcels: Need(anatomy=250, sodium=1000, threads=True),
-    pvc.CorrectPartialVolume: Need(sodium=2000, threads=True),
+    pvc.CorrectPartialVolume: Need(sodium=2700, threads=True),
     pvc_kspace.RegressKspace: Need(anatomy=200, sodium=1000, samples=300, received=16, maps=16,
                                    threads=True),
     pvc_maps.MapCorrected: Need(anatomy=300, sodium=1000, threads=True),
