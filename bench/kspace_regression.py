@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from sodiumprep.bids_app import phantom as simulated
+from sodiumprep.bids_app.phantom_cohort import check_cohort
 from sodiumprep.sodium import phantom_signal
 from sodiumprep.sodium.acquisition import Acquisition, Geometry
 from sodiumprep.sodium.alignment import resample
@@ -100,7 +101,7 @@ def subject_of(seed: int) -> Subject:
     options = simulated.build_parser().parse_args(
         [str(Path("not-written")), "--subjects", "1", "--seed", str(seed)]
     )
-    options.tissue, options.session_change, options.lesion_groups = {}, {}, []
+    check_cohort(options)
     template = simulated.load_template()
     person = simulated.draw_subject(
         options, template, 0, np.random.SeedSequence(options.seed).spawn(1)[0]
