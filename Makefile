@@ -8,6 +8,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+SLOW ?= tests
 SOURCES := $(shell find bids_app workflows interfaces sodium -type f ! -name '*.pyc')
 PACKAGES := $(addprefix sodiumprep.,bids_app workflows interfaces sodium)
 
@@ -97,8 +98,8 @@ test-fast: venv
 
 test-slow: venv
 	@echo '== whole runs'
-	# by file, two at a time: each whole run takes one process
-	$(BIN)/pytest -n 2 --dist loadfile -rA -m slow tests
+	# by file, two at a time: each whole run takes one process; the short files come last
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -rA -m slow $(SLOW)
 
 test-container: venv
 	@echo '== the image'
