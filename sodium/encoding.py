@@ -72,7 +72,7 @@ class Transform:
     Parameters
     ----------
     trajectory
-        Shape (readouts, n, 3) [1/m].
+        Shape (readouts, n, 3) [1/m]; a single one may be any samples, which are all transformed.
     geometry
         Voxel grid; places are measured from its centre voxel along its axes.
     reused
@@ -85,7 +85,8 @@ class Transform:
 
     def __init__(self, trajectory: Floats, geometry: Geometry, reused: bool = True) -> None:
         self.trajectory = trajectory
-        self.choosing = reused and trajectory[..., 0].size >= MANY_SAMPLES
+        many = len(trajectory) > 1 and trajectory[..., 0].size >= MANY_SAMPLES
+        self.choosing = reused and many
         self.geometry = geometry
         self._plans: dict[str, tuple[Any, Interpolator | None]] = {}
 

@@ -10,6 +10,7 @@ import select
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -21,6 +22,11 @@ FLAGS = (
 )  # fmt: skip
 KEYS = {"Enter": (13, "\r"), "Tab": (9, ""), " ": (32, " ")}  # code of the key, what it types
 TIMEOUT = 60.0  # s, of one answer
+GIVING_WAY = ("navigated or closed", "context was destroyed", "Cannot find context")
+
+
+class PageGoneError(RuntimeError):
+    """What was asked of a page that gave way to another one meanwhile."""
 
 
 def find_chromium():
@@ -91,8 +97,9 @@ class Page:
         self._call("Emulation.setEmulatedMedia", media=media, features=held)
 
     def settle(self):
-        """Wait until everything that was asked is drawn."""
-        self.run("new Promise(done => requestAnimationFrame(() => setTimeout(done, 0)))")
+        """Wait until everything that was asked is drawn; a page that has given way is."""
+        with suppress(PageGoneError):
+            self.run("new Promise(done => requestAnimationFrame(() => setTimeout(done, 0)))")
 
     def run(self, script):
         """Return the value of an expression of JavaScript."""
@@ -154,7 +161,9 @@ class Page:
             answer = self._next()
             if answer.get("id") == number:
                 if "error" in answer:
-                    raise RuntimeError(f"{method}: {answer['error']['message']}")
+                    said = answer["error"]["message"]
+                    gone = any(word in said for word in GIVING_WAY)
+                    raise (PageGoneError if gone else RuntimeError)(f"{method}: {said}")
                 return answer["result"]
 
     def _until(self, event):

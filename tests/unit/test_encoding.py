@@ -101,6 +101,17 @@ def test_densely_sampled_readouts_keep_accuracy_and_adjointness(monkeypatch):
     assert abs(miss) < 2e-5 * np.linalg.norm(samples) * np.linalg.norm(expected)
 
 
+def test_samples_that_are_no_readout_are_not_chosen_among(monkeypatch):
+    monkeypatch.setattr(encoding, "MANY_SAMPLES", 0)
+    monkeypatch.setattr(encoding, "readout_interpolator", lambda *_: pytest.fail("it chose"))
+    heap, samples = TRAJECTORY.reshape(1, -1, 3), SAMPLES.reshape(1, -1)
+    transform = encoding.Transform(heap, GRID)
+    expected = adjoint(SAMPLES, TRAJECTORY, GRID)
+    np.testing.assert_allclose(
+        transform.adjoint(samples), expected, atol=1e-6 * abs(expected).max()
+    )
+
+
 @pytest.mark.parametrize(("said", "used"), [("1", 1), ("1,2", 1), ("", None), ("many", None)])
 def test_no_more_threads_are_used_than_allowed(said, used, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", said)
