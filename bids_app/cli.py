@@ -28,7 +28,7 @@ from sodiumprep.bids_app.host import processors as available_processors
 from sodiumprep.bids_app.metadata import UserError, load_vials, read_json, read_text
 from sodiumprep.bids_app.placing import remove_left_overs
 from sodiumprep.bids_app.record import TABLE as RECORD
-from sodiumprep.bids_app.record import all_options, given_options, write_record
+from sodiumprep.bids_app.record import all_options, end_record, given_options, write_record
 from sodiumprep.bids_app.relaxation import load_relaxation
 from sodiumprep.bids_app.settings import (
     DEFAULT_COVERAGE,
@@ -551,7 +551,8 @@ def _run(settings: Settings) -> int:
 
         started = time.localtime()
         code = run_group(settings)
-        write_record(settings, (), started=started)  # of what could not be started there is none
+        # of what could not be started there is none
+        end_record(write_record(settings, (), started=started))
         return code
     from sodiumprep.bids_app.run import run_participant
 

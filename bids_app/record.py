@@ -12,7 +12,7 @@ import shlex
 import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from sodiumprep.interfaces.files import write_text
 TABLE = "record"  # of a configuration file: what is told, not asked
 CONFIG = "config.toml"
 FAILURES = "failures.tsv"
+TIME = "%Y-%m-%dT%H:%M:%S%z"
 FOLDER = "run-"  # and the identifier of the run
 PACKAGES = ("antspyx", "finufft", "nibabel", "nipype", "numpy", "pandas", "scipy", "sigpy")
 PLACES = ("bids_dir", "out_dir", "level")
@@ -53,7 +54,7 @@ class Record:
     told
         ``id``, ``command``, ``given`` (names of the options that stood in it), ``unset`` (of those
         without a value), ``version``, ``started``, ``level``, ``seed``, ``subjects``,
-        ``software``, ``resources``.
+        ``software``, ``resources``; ``ended`` and ``end`` once it has.
     failures
         Lines by subject.
     """
@@ -217,7 +218,7 @@ def write_record(
         "given": list(settings.options),
         "unset": [name for name, value in options.items() if value is None],
         "version": version("sodiumprep"),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", started),
+        "started": time.strftime(TIME, started),
         "level": settings.level,
         "seed": settings.random_seed,
         "subjects": sorted({*subjects, *(label.split()[0] for label, _ in failures)}),
@@ -266,6 +267,28 @@ def add_failures(path: Path, failures: Sequence[tuple[str, str]]) -> Path:
         told = Record(path, record.options, record.told, lines)
         _replace(path, as_toml(told))
         _replace(path.with_name(FAILURES), _failure_table(failures))
+    return path
+
+
+def end_record(path: Path, how: str = "completed") -> Path:
+    """Add to the record of a run when and how it ended; one that was killed has neither.
+
+    Parameters
+    ----------
+    path
+        Of the record.
+    how
+        ``completed``, also with failures, or what stopped it.
+
+    Returns
+    -------
+    path
+        The same.
+    """
+    record = read_record(path)
+    if record is not None:
+        ended = {"ended": time.strftime(TIME), "end": how}
+        _replace(path, as_toml(replace(record, told={**record.told, **ended})))
     return path
 
 

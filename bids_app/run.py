@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from sodiumprep.bids_app.placing import refuse_links, remove_left_overs
 from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_name
 from sodiumprep.bids_app.pool import KILLED, in_processes
 from sodiumprep.bids_app.progress import progress, told_to
-from sodiumprep.bids_app.record import add_failures, identifier_of, write_record
+from sodiumprep.bids_app.record import add_failures, end_record, identifier_of, write_record
 from sodiumprep.bids_app.report import write_report
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.bids_app.stopping import Stopped
@@ -100,6 +101,7 @@ def run_participant(settings: Settings) -> int:
         failures += _reports(settings, tried)
     if record is not None:
         _add_to_record(record, failures)
+        _end_record(record)
         SubjectLogs(record).write_failures(failures)
     code = _end(failures)
     print("\n".join(outcome_lines(settings, tried, failures, record)), flush=True)
@@ -122,6 +124,7 @@ def _process(
     except Stopped as stopped:
         for subject in sorted({job.subject for job in by_name.values()}):
             logs.write(f"sub-{subject}", [f"the run was stopped by {stopped.name}"])
+        _end_record(record, f"stopped by {stopped.name}")
         raise
 
 
@@ -276,8 +279,19 @@ def _misplaced(
 
 
 def _add_to_record(record: Path, failures: list[Failure]) -> None:
-    try:
+    with _told_where_it_cannot_be_written():
         add_failures(record, failures)
+
+
+def _end_record(record: Path, how: str = "completed") -> None:
+    with _told_where_it_cannot_be_written():
+        end_record(record, how)
+
+
+@contextmanager
+def _told_where_it_cannot_be_written() -> Iterator[None]:
+    try:
+        yield
     except WriteError as error:  # the summary that follows tells the same
         print(f"sodiumprep: {error}", file=sys.stderr)
 

@@ -20,6 +20,7 @@ from sodiumprep.bids_app.outcome import outcome_lines
 from sodiumprep.bids_app.record import (
     add_failures,
     command_for,
+    end_record,
     last_record,
     read_record,
     without_home,
@@ -185,6 +186,16 @@ def test_the_end_of_a_run_tells_numbers_the_list_and_the_way_on(study):
     many = [(f"{number}", "a") for number in range(60)]
     assert "the 60 labels" in outcome_lines(settings, [], many)[-1]
     assert outcome_lines(settings, [], []) == []
+
+
+def test_a_record_tells_when_and_how_the_run_ended_and_a_killed_run_leaves_none(study):
+    path = add_failures(write_record(asked(), ["01"]), [("01", "raw is bad")])
+    assert not {"ended", "end"} & set(read_record(path).told)
+    told = read_record(end_record(path)).told
+    assert told["end"] == "completed"
+    assert told["ended"] >= told["started"]
+    assert read_record(end_record(path, "stopped by SIGTERM")).told["end"] == "stopped by SIGTERM"
+    assert read_record(path).failures == {"01": ["raw is bad"]}
 
 
 def test_a_record_tells_no_home_folder(study):
