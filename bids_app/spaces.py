@@ -13,6 +13,7 @@ from sodiumprep.bids_app.dataset import SubjectJob
 from sodiumprep.bids_app.names import DerivativeNames, bids_uri
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.bids_app.templates import AUTO, Space, chosen_space, find_template
+from sodiumprep.sodium.pvc import MAPS as PVC_MAPS
 from sodiumprep.workflows.plans import SpacePlan, TemplatePlan
 
 READY_TRANSFORM = "to_"  # key of a ready-made transform to a template, with its name behind
@@ -115,6 +116,12 @@ def plan_spaces(
                 resolution=int(space.resolution or 1),
                 outputs={
                     port: str(names.tsc_map(desc, stat=stat, **place))
+                    for port, (desc, stat) in MAPS.items()
+                },
+                corrected={
+                    f"{method}:{port}": str(names.tsc_map(desc, stat=stat, pvc=method, **place))
+                    for method in settings.pvc
+                    if method in PVC_MAPS
                     for port, (desc, stat) in MAPS.items()
                 },
                 provenance=_stated(space, transforms, chosen_by),

@@ -464,14 +464,17 @@ class ResampleToAnatomy(SimpleInterface):
         return runtime
 
 
-class _ResampleToTemplateInput(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="map in sodium space")
+class _ToTemplateInput(BaseInterfaceInputSpec):
     xfm_file = File(exists=True, mandatory=True, desc="points of the anatomy to points of sodium")
     template_xfm = File(
         exists=True, mandatory=True, desc="points of the template to points of the anatomy"
     )
     grid_file = File(exists=True, desc="image whose grid is taken; else the embedded template's")
     resolution = traits.Int(1, usedefault=True, desc="voxel edge of the embedded template [mm]")
+
+
+class _ResampleToTemplateInput(_ToTemplateInput):
+    in_file = File(exists=True, mandatory=True, desc="map in sodium space")
 
 
 class _ResampleToTemplateOutput(TraitedSpec):
@@ -487,11 +490,41 @@ class ResampleToTemplate(SimpleInterface):
     output_spec = _ResampleToTemplateOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        values, affine = load_image(self.inputs.in_file)
-        grid_file = self.inputs.grid_file if isdefined(self.inputs.grid_file) else ""
-        shape, target = template_grid(grid_file, self.inputs.resolution)
-        transforms = [self.inputs.template_xfm, self.inputs.xfm_file]
-        moved = resample_once(values, affine, shape, target, transforms)
-        path = Path(runtime.cwd) / Path(self.inputs.in_file).name
-        self._results["out_file"] = save_image(path, moved, target)
+        self._results["out_file"] = _on_template(self.inputs, self.inputs.in_file, runtime.cwd)
         return runtime
+
+
+class _ResampleCorrectedInput(_ToTemplateInput):
+    map_files = traits.Dict(mandatory=True, desc="maps, as 'rbv:corrected_file'")
+    wanted = traits.List(
+        traits.Str(), mandatory=True, desc="those that are taken, in sodium space"
+    )
+
+
+class _ResampleCorrectedOutput(TraitedSpec):
+    map_files = traits.Dict(
+        desc="those on the grid of the template; nan outside the field of view"
+    )
+
+
+class ResampleCorrected(SimpleInterface):
+    """Resample maps of partial-volume corrections, each once, to a template's grid."""
+
+    input_spec = _ResampleCorrectedInput
+    output_spec = _ResampleCorrectedOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        taken = {key: self.inputs.map_files[key] for key in self.inputs.wanted}
+        self._results["map_files"] = {
+            key: _on_template(self.inputs, path, runtime.cwd) for key, path in taken.items()
+        }
+        return runtime
+
+
+def _on_template(inputs: Any, in_file: str, folder: str) -> str:
+    """Write a map as it is on the grid of a template."""
+    values, affine = load_image(in_file)
+    grid_file = inputs.grid_file if isdefined(inputs.grid_file) else ""
+    shape, target = template_grid(grid_file, inputs.resolution)
+    moved = resample_once(values, affine, shape, target, [inputs.template_xfm, inputs.xfm_file])
+    return save_image(Path(folder) / Path(in_file).name, moved, target)

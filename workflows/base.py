@@ -21,7 +21,7 @@ from sodiumprep.workflows.nonlinear import init_nonlinear_wf
 from sodiumprep.workflows.outputs import init_anatomy_outputs_wf, init_sodium_outputs_wf
 from sodiumprep.workflows.plans import AnatomyPlan, ReferencePlan, SodiumPlan
 from sodiumprep.workflows.pvc import from_kspace, init_pvc_wf, transmit_port
-from sodiumprep.workflows.pvc_maps import init_pvc_maps_wf
+from sodiumprep.workflows.pvc_maps import MADE, init_pvc_maps_wf
 from sodiumprep.workflows.reconstruct import init_reconstruct_wf
 from sodiumprep.workflows.register import init_register_wf
 from sodiumprep.workflows.replacement import init_phantom_wf, phantom_port
@@ -38,6 +38,7 @@ from sodiumprep.workflows.surroundings import init_surroundings_wf
 from sodiumprep.workflows.templates import (
     MAPS,
     backward_port,
+    init_corrected_space_wf,
     init_space_wf,
     init_templates_wf,
     template_port,
@@ -397,6 +398,16 @@ def _add_corrected_maps(
         *((rooms[room], maps, [(f"outputnode.{p}", f"inputnode.{p}") for p in ports])
           for room, ports in taken.items()),
     ])  # fmt: skip
+    for space in plan.spaces:
+        room = init_corrected_space_wf(plan, space)
+        workflow.connect([
+            (source, room, [(template_port(space.template), "inputnode.template_xfm")]),
+            (rooms["register"], room, [("outputnode.xfm_file", "inputnode.xfm_file")]),
+            (rooms["pvc"], room, [("outputnode.properties", "inputnode.properties")]),
+            (rooms["concentration"], room,
+             [("outputnode.calibration_file", "inputnode.calibration_file")]),
+            (maps, room, [(f"outputnode.{p}", f"inputnode.{p}") for p in MADE]),
+        ])  # fmt: skip
 
 
 def _add_nonlinear(

@@ -128,6 +128,8 @@ class SpacePlan:
         Voxel edge of the embedded template [mm].
     outputs
         Output path of each map by name.
+    corrected
+        Of each map of a partial-volume correction, as ``rbv:corrected_file``.
     provenance
         Entries of their sidecars.
     """
@@ -137,6 +139,7 @@ class SpacePlan:
     grid: str = ""
     resolution: int = 1
     outputs: Mapping[str, str] = field(default_factory=dict)
+    corrected: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -96,6 +96,7 @@ NEEDS: dict[type, Need] = {
     concentration.MapResidual: LIGHT,
     concentration.TabulateRegions: LIGHT,
     concentration.ResampleToAnatomy: Need(anatomy=40),
+    concentration.ResampleCorrected: Need(sodium=100, fixed=0.4),
     concentration.ResampleToTemplate: Need(sodium=100, fixed=0.4),
     eyes.FindEyes: Need(anatomy=40, sodium=200, fixed=0.1),
     guided.ReconstructGuided: ITERATIVE,

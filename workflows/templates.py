@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from sodiumprep.interfaces.anatomy import Normalize
-from sodiumprep.interfaces.concentration import ResampleToTemplate
-from sodiumprep.interfaces.outputs import SPACE_FILES, SaveSpace, SaveTransforms
+from sodiumprep.interfaces.concentration import ResampleCorrected, ResampleToTemplate
+from sodiumprep.interfaces.outputs import SPACE_FILES, SaveCorrected, SaveSpace, SaveTransforms
 from sodiumprep.interfaces.regions import UniteLesions
 from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan, SpacePlan, TemplatePlan
 
 MAPS = tuple(SPACE_FILES)
 TRANSFORMS = ["to_template_xfm", "from_template_xfm"]
 SAVED = ["calibration_file", "properties", "uncertainty_terms"]
-SPACE_INPUTS = [*MAPS, "xfm_file", "template_xfm", *SAVED]
+TO_TEMPLATE = ["xfm_file", "template_xfm"]
+SPACE_INPUTS = [*MAPS, *TO_TEMPLATE, *SAVED]
 NORMALIZED = (
     "For maps in standard spaces the brain was normalized to {} (SyN, ANTs; lesions left out of "
     "the metric)."
@@ -159,8 +162,7 @@ def init_space_wf(plan: SodiumPlan, space: SpacePlan) -> Workflow:
     workflow = Workflow(name=f"space_{space.name}_wf")
     workflow.__desc__ = RESAMPLED
     source = Node(IdentityInterface(SPACE_INPUTS), name="inputnode")
-    grid = {"grid_file": space.grid} if space.grid else {"resolution": space.resolution}
-    resample = {port: Node(ResampleToTemplate(**grid), name=port) for port in MAPS}
+    resample = {port: Node(ResampleToTemplate(**_grid(space)), name=port) for port in MAPS}
     save = Node(
         SaveSpace(
             outputs=dict(space.outputs),
@@ -176,3 +178,44 @@ def init_space_wf(plan: SodiumPlan, space: SpacePlan) -> Workflow:
         (source, save, [(port, port) for port in SAVED]),
     ])  # fmt: skip
     return workflow
+
+
+def init_corrected_space_wf(plan: SodiumPlan, space: SpacePlan) -> Workflow:
+    """Build the graph that resamples the maps of partial-volume corrections, and saves them.
+
+    Parameters
+    ----------
+    plan
+        Of the run.
+    space
+        Grid, and ``corrected`` output paths.
+
+    Returns
+    -------
+    workflow
+        ``inputnode``: ``map_files`` on the sodium grid [mmol/L] and the other inputs of
+        :func:`init_space_wf`.
+    """
+    workflow = Workflow(name=f"pvc_space_{space.name}_wf")
+    source = Node(IdentityInterface(["map_files", *TO_TEMPLATE, *SAVED]), name="inputnode")
+    resample = Node(
+        ResampleCorrected(wanted=sorted(space.corrected), **_grid(space)), name="resample"
+    )
+    save = Node(
+        SaveCorrected(
+            outputs=dict(space.corrected),
+            provenance={**plan.provenance, **space.provenance},
+            tissues=dict(plan.tissues),
+        ),
+        name="save",
+    )
+    workflow.connect([
+        (source, resample, [(port, port) for port in ("map_files", *TO_TEMPLATE)]),
+        (resample, save, [("map_files", "map_files")]),
+        (source, save, [(port, port) for port in SAVED]),
+    ])  # fmt: skip
+    return workflow
+
+
+def _grid(space: SpacePlan) -> dict[str, Any]:
+    return {"grid_file": space.grid} if space.grid else {"resolution": space.resolution}

@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 
 from sodiumprep.bids_app.demo import compare, registration_error
 from sodiumprep.bids_app.templates import EMBEDDED
@@ -41,7 +42,7 @@ def participant_level(raw: Path, out: Path, *options: object) -> subprocess.Comp
         "sodiumprep", raw, out, "participant", "-w", out.with_name(f"work-{out.name}"),
         "--sloppy", "--random-seed", 7, "--omp-nthreads", 1,
         "-d", f"manual={raw / 'derivatives' / 'manual'}",
-        "--output-spaces", f"{EMBEDDED}:res-4", "--atlases", "lobes",
+        "--output-spaces", f"{EMBEDDED}:res-4", "--atlases", "lobes", "--pvc", "gtm", "rbv",
         "--lesion-tables", "contralateral", "shells", "lesions", *options,
     )  # fmt: skip
 
@@ -217,18 +218,28 @@ def test_maps_in_both_spaces_have_the_grid_they_claim(cohort: Cohort) -> None:
         assert moved.shape == t1w.shape
 
 
-def test_maps_in_the_template_show_its_fluid_brighter_than_its_tissue(cohort: Cohort) -> None:
+def in_template(cohort: Cohort, pvc: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return a map of the first subject in the template, and its affine."""
     anat = cohort.out / "sub-01" / "anat"
-    image = nib.load(anat / f"sub-01_acq-23Na_space-{EMBEDDED}_res-4_desc-corrected_TSCmap.nii.gz")
+    place = f"sub-01_acq-23Na_space-{EMBEDDED}_res-4{pvc}_desc-corrected_TSCmap.nii.gz"
+    image = nib.load(anat / place)
+    return image.get_fdata(dtype=np.float32), image.affine
+
+
+def test_maps_in_the_template_show_its_fluid_brighter_than_its_tissue(cohort: Cohort) -> None:
     brain, affine = template_brain("", "", 4)
     white = embedded_template("wm_template", 4)[0]
     grey = embedded_template("gm_template", 4)[0]
-    assert np.allclose(image.affine, affine, atol=1e-4)
-    values = image.get_fdata()
-    inside = (brain > 0) & np.isfinite(values)
-    assert inside.sum() > 0.95 * (brain > 0).sum()
-    fluid, tissue = inside & (grey + white < 0.2), inside & (white > 0.9)
-    assert np.median(values[fluid]) > 1.5 * np.median(values[tissue])
+    spread = {}
+    for pvc in ("", "_pvc-rbv"):
+        values, own = in_template(cohort, pvc)
+        np.testing.assert_allclose(own, affine, atol=1e-4)
+        inside = (brain > 0) & np.isfinite(values)
+        assert inside.sum() > 0.95 * (brain > 0).sum()
+        fluid, tissue = inside & (grey + white < 0.2), inside & (white > 0.95)
+        assert np.median(values[fluid]) > 1.5 * np.median(values[tissue])
+        spread[pvc] = np.std(values[tissue])
+    assert spread["_pvc-rbv"] < 0.9 * spread[""]  # less of the neighbours shows in it
 
 
 def test_group_level_needs_the_output_only(cohort: Cohort) -> None:

@@ -94,7 +94,8 @@ def sodium_plan(
         force=force,
         nonlinear={"method": nonlinear, "source": {"kspace_file": file("raw.h5")}, "outputs": {}}
         if nonlinear else {},
-        spaces=space_plans(file) if spaces else (),
+        spaces=space_plans(file, [f"{m}:corrected_file" for m in pvc if m in MAPS]) if spaces
+        else (),
         pvc={"methods": list(pvc)},
         transmit={"map_file": file("flip.nii.gz")} if transmit else {},
         vial_search=searched or (None if vials else {"direction": "", "required": False}),
@@ -105,14 +106,14 @@ def sodium_plan(
     )  # fmt: skip
 
 
-def space_plans(file):
+def space_plans(file, corrected=()):
     """Return two grids of one template, one of a cohort and one of the embedded template."""
-    grid = file("grid.nii.gz")
+    grid, maps = file("grid.nii.gz"), {"corrected": dict.fromkeys(corrected, "map.nii.gz")}
     return (
-        SpacePlan("NKI", "NKI", grid),
-        SpacePlan("NKI_res_2", "NKI", grid),
-        SpacePlan("MNIInfant_cohort_2", "MNIInfant+2", grid),
-        SpacePlan(f"{EMBEDDED}_res_2", EMBEDDED, resolution=2),
+        SpacePlan("NKI", "NKI", grid, **maps),
+        SpacePlan("NKI_res_2", "NKI", grid, **maps),
+        SpacePlan("MNIInfant_cohort_2", "MNIInfant+2", grid, **maps),
+        SpacePlan(f"{EMBEDDED}_res_2", EMBEDDED, resolution=2, **maps),
     )
 
 
@@ -341,6 +342,7 @@ def test_a_transform_that_points_the_other_way_is_turned_round(file, backward):
 
 
 SPACE = "sodium_wf.space_{}_wf.corrected_file"
+PVC_SPACE = "sodium_wf.pvc_space_{}_wf.resample"
 
 
 @pytest.mark.parametrize("ready", ["none", "all"])
@@ -402,7 +404,7 @@ def interpolations(edges, node, port, passed=0):
     passes_on = isinstance(node.interface, IdentityInterface)
     ways = [(target, field) for source, output, target, field in edges
             if source is node and (not passes_on or output == port)
-            and field.removeprefix("anat_") in (*SPACE_FILES, "in_file")]  # fmt: skip
+            and field.removeprefix("anat_") in (*SPACE_FILES, "in_file", "map_files")]  # fmt: skip
     return [way for target, field in ways for way in interpolations(edges, target, field, passed)]
 
 
@@ -414,6 +416,21 @@ def test_every_map_off_the_sodium_grid_is_interpolated_once(file):
     assert in_spaces
     assert set(in_spaces) == {1}
     assert {count for name, count in ways if "sodium_outputs_wf" in name} == {0, 1}
+
+
+def test_maps_without_partial_volume_effect_are_interpolated_once_to_each_template(file):
+    flat = subject(file, **{**DEFAULT, "spaces": True, "pvc": ("gtm", "rbv")})._create_flat_graph()
+    maps = next(node for node in flat.nodes() if node.fullname.endswith("pvc_maps_wf.maps"))
+    ways = dict(interpolations(edges_of(flat), maps, ""))
+    in_spaces = [count for name, count in ways.items() if ".pvc_space_" in name]
+    assert in_spaces == [1, 1, 1, 1]
+    nodes = nodes_with(file, spaces=True, pvc=("gtm", "rbv"))
+    assert nodes[PVC_SPACE.format("NKI")].inputs.wanted == ["rbv:corrected_file"]
+
+
+def test_without_such_a_map_nothing_more_is_resampled(file):
+    names = nodes_with(file, spaces=True, pvc=("gtm",))
+    assert not [name for name in names if "pvc_space_" in name]
 
 
 def factories(file):

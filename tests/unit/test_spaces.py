@@ -46,6 +46,19 @@ def test_without_spaces_nothing_is_planned():
     assert plan_templates(JOB, settings(), {"Sources": []}) == ()
 
 
+def test_maps_of_voxelwise_corrections_are_planned_beside_them():
+    wanted = Settings(
+        RAW, OUT, Path("/data/work"), output_spaces=(Space("NKI"),), pvc=("gtm", "rbv")
+    )
+    (plan,) = plan_spaces(JOB, wanted, DerivativeNames(OUT, "01"), LINKED)
+    names = {port: Path(path).name for port, path in plan.corrected.items()}
+    assert (
+        names["rbv:corrected_file"]
+        == "sub-01_acq-23Na_space-NKI_pvc-rbv_desc-corrected_TSCmap.nii.gz"
+    )
+    assert set(names) == {f"rbv:{kind}_file" for kind in ("apparent", "corrected", "uncertainty")}
+
+
 def test_maps_carry_space_cohort_and_resolution_in_their_names():
     (plan,) = spaces_of(Space("MNIInfant", "2", "1"))
     names = [Path(path).name for path in plan.outputs.values()]
