@@ -23,7 +23,9 @@ from sodiumprep.bids_app.names import BIDSIGNORE, DatasetNames
 from sodiumprep.bids_app.outcome import outcome_lines
 from sodiumprep.bids_app.people import copy_people
 from sodiumprep.bids_app.placing import refuse_links, remove_left_overs
-from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_name
+from sodiumprep.bids_app.plan.anatomy import plan_anatomy
+from sodiumprep.bids_app.plan.sodium import plan_run
+from sodiumprep.bids_app.plan.subject import links, workflow_name
 from sodiumprep.bids_app.pool import KILLED, in_processes
 from sodiumprep.bids_app.progress import progress, told_to
 from sodiumprep.bids_app.record import add_failures, identifier_of, write_record
