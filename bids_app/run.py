@@ -37,12 +37,9 @@ from sodiumprep.bids_app.templates import check_spaces
 from sodiumprep.bids_app.wording import registration_problem
 from sodiumprep.interfaces.files import WriteError, write_text
 from sodiumprep.interfaces.outputs import write_json
-from sodiumprep.workflows.base import (
-    computed_steps,
-    init_prepared_anatomy_wf,
-    init_subject_wf,
-)
+from sodiumprep.workflows.base import init_subject_wf
 from sodiumprep.workflows.plans import AtlasPlan, SodiumPlan
+from sodiumprep.workflows.ready import computed_steps, init_prepared_anatomy_wf
 from sodiumprep.workflows.resources import declare
 
 Failure = tuple[str, str]  # subject label, message
