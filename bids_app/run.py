@@ -36,7 +36,7 @@ from sodiumprep.bids_app.subject_logs import SubjectLogs, warnings_logged
 from sodiumprep.bids_app.templates import check_spaces
 from sodiumprep.bids_app.wording import registration_problem
 from sodiumprep.interfaces.files import WriteError, write_text
-from sodiumprep.interfaces.outputs import write_json
+from sodiumprep.interfaces.sidecars import write_json
 from sodiumprep.workflows.base import init_subject_wf
 from sodiumprep.workflows.plans import AtlasPlan, SodiumPlan
 from sodiumprep.workflows.ready import computed_steps, init_prepared_anatomy_wf

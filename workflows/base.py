@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nipype.pipeline.engine import Workflow
 
-from sodiumprep.interfaces.outputs import ANATOMY_FILES
+from sodiumprep.interfaces.anatomy_outputs import ANATOMY_FILES
 from sodiumprep.workflows.anatomy import TRANSFORMS
 from sodiumprep.workflows.atlases import atlas_port, init_labels_wf
 from sodiumprep.workflows.outputs import init_anatomy_outputs_wf

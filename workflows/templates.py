@@ -6,8 +6,9 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from sodiumprep.interfaces.anatomy import Normalize
+from sodiumprep.interfaces.anatomy_outputs import SaveTransforms
 from sodiumprep.interfaces.concentration import ResampleToTemplate
-from sodiumprep.interfaces.outputs import SPACE_FILES, SaveSpace, SaveTransforms
+from sodiumprep.interfaces.map_outputs import SPACE_FILES, SaveSpace
 from sodiumprep.interfaces.regions import UniteLesions
 from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan, SpacePlan, TemplatePlan
 
