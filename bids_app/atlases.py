@@ -33,8 +33,8 @@ from sodiumprep.bids_app.templates import (
     template_home,
 )
 from sodiumprep.interfaces.atlases import BUILT_IN
-from sodiumprep.interfaces.parcels import atlas_rows
 from sodiumprep.sodium.labels import FREESURFER, TISSUES, freesurfer_name, tissue_of_name
+from sodiumprep.sodium.pvc.parcel_rows import atlas_rows
 from sodiumprep.workflows.plans import AtlasPlan
 
 OF_VOLUME = (".nii.gz", ".nii", ".mgz")

@@ -8,7 +8,7 @@ from pathlib import Path
 from sodiumprep.bids_app.description import participants_dictionary
 from sodiumprep.bids_app.names import DatasetNames, with_json
 from sodiumprep.interfaces.files import copy_file
-from sodiumprep.interfaces.outputs import write_json
+from sodiumprep.interfaces.sidecars import write_json
 
 PHENOTYPE = "phenotype"  # folder of a BIDS dataset: tables of measurements of people
 

@@ -20,8 +20,9 @@ import polars as pl
 
 from sodiumprep.bids_app.names import DatasetNames, DerivativeNames, with_json
 from sodiumprep.bids_app.phantom_tables import BIDS_VERSION
+from sodiumprep.interfaces.columns import PARCEL_COLUMNS, TABLE_COLUMNS
 from sodiumprep.interfaces.concentration import COLUMNS
-from sodiumprep.interfaces.outputs import PARCEL_COLUMNS, TABLE_COLUMNS, write_json
+from sodiumprep.interfaces.sidecars import write_json
 from sodiumprep.sodium.cohort.simulate import (
     LESIONS,
     METHODS,

@@ -24,7 +24,9 @@ from sodiumprep.bids_app.names import BIDSIGNORE, DatasetNames
 from sodiumprep.bids_app.outcome import outcome_lines
 from sodiumprep.bids_app.people import copy_people
 from sodiumprep.bids_app.placing import refuse_links, remove_left_overs
-from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_name
+from sodiumprep.bids_app.plan.anatomy import plan_anatomy
+from sodiumprep.bids_app.plan.sodium import plan_run
+from sodiumprep.bids_app.plan.subject import links, workflow_name
 from sodiumprep.bids_app.pool import KILLED, in_processes
 from sodiumprep.bids_app.progress import progress, told_to
 from sodiumprep.bids_app.record import add_failures, end_record, identifier_of, write_record
@@ -35,13 +37,10 @@ from sodiumprep.bids_app.subject_logs import SubjectLogs, warnings_logged
 from sodiumprep.bids_app.templates import check_spaces
 from sodiumprep.bids_app.wording import registration_problem
 from sodiumprep.interfaces.files import WriteError, write_text
-from sodiumprep.interfaces.outputs import write_json
-from sodiumprep.workflows.base import (
-    computed_steps,
-    init_prepared_anatomy_wf,
-    init_subject_wf,
-)
+from sodiumprep.interfaces.sidecars import write_json
+from sodiumprep.workflows.base import init_subject_wf
 from sodiumprep.workflows.plans import AtlasPlan, SodiumPlan
+from sodiumprep.workflows.ready import computed_steps, init_prepared_anatomy_wf
 from sodiumprep.workflows.resources import declare
 
 Failure = tuple[str, str]  # subject label, message

@@ -18,7 +18,7 @@ from nipype.interfaces.base import (
 
 from sodiumprep.interfaces.anatomy import labels_through
 from sodiumprep.interfaces.image import load_image, save_image
-from sodiumprep.interfaces.outputs import Saving, save_as, sidecar_path, write_json
+from sodiumprep.interfaces.sidecars import Saving, save_as, sidecar_path, write_json
 from sodiumprep.interfaces.templates import embedded_template
 from sodiumprep.sodium.alignment import index_map, resample
 from sodiumprep.sodium.lobes import LOBES, lobe_labels

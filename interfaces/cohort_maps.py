@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from sodiumprep.interfaces.files import written
 from sodiumprep.interfaces.image import load_image, open_image, save_image
-from sodiumprep.interfaces.outputs import sidecar_path, write_json
+from sodiumprep.interfaces.sidecars import sidecar_path, write_json
 from sodiumprep.interfaces.templates import FAINT, FWHM_TO_SIGMA, embedded_template
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import index_map, resample

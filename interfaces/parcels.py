@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from sodiumprep.interfaces.calibrate import load_lines
 from sodiumprep.interfaces.coil_fields import load_field
 from sodiumprep.interfaces.concentration import COLUMNS, FORCED, QuantifyInput, Regions
 from sodiumprep.interfaces.image import load_finite_image, load_image
-from sodiumprep.interfaces.pvc import FEED, border_uncertainty
+from sodiumprep.interfaces.pvc import FEED, border_uncertainty, stored_decays
 from sodiumprep.interfaces.reconstruct import load_response
 from sodiumprep.interfaces.regions import (
     FineRegions,
@@ -24,26 +23,32 @@ from sodiumprep.interfaces.regions import (
     kernel_names,
     load_fine,
 )
-from sodiumprep.sodium.acquisition import Floats, Integers
+from sodiumprep.sodium.acquisition import Complexes, Floats, Integers
 from sodiumprep.sodium.alignment import index_map, resample
 from sodiumprep.sodium.concentration import (
     MORE_QUANTILES,
     Parts,
-    RegionalSignals,
     combined_table,
     region_flags,
-    region_statistics,
     with_flag,
 )
 from sodiumprep.sodium.concentration_map import Concentrations, map_concentration
 from sodiumprep.sodium.noise import ImageNoise
 from sodiumprep.sodium.pvc.assessment import SEGMENTATION_ERROR, UNCORRECTED
+from sodiumprep.sodium.pvc.parcel_rows import (
+    AtlasRow,
+    RowParts,
+    atlas_rows,
+    mirror_rows,
+    row_coverage,
+    row_volumes,
+    rows_with_lesions,
+)
+from sodiumprep.sodium.pvc.parcel_signals import ParcelErrors, ParcelSignals, parcel_signals
 from sodiumprep.sodium.pvc.parcels import (
     Division,
-    Layer,
     Others,
     ParcelModel,
-    ShownLayer,
     parcel_model,
 )
 from sodiumprep.sodium.pvc.regional import IndistinctRegionsError, entangled
@@ -55,136 +60,10 @@ from sodiumprep.sodium.relaxation import DECAYING, moved_name
 from sodiumprep.sodium.smooth_field import grid_positions, relative_uncertainty
 
 METHODS = (UNCORRECTED, FEED)  # that have rows of atlas regions
-BOTH = ("GM", "WM")  # of a label that does not say its tissue
-ALL = "all"  # tissue of a row of both
-LESION = "lesion"  # "tissue" of a row of a lesion
-MIRROR, INCLUDED = "mirror", "with lesions"  # behind names of rows
 RATIO = ("ratio", "u_ratio")
-SPREAD = ("sd", *MORE_QUANTILES)
 TOO_LITTLE, TOO_SMALL = "coverage_too_low", "too_small"  # flags of rows without a value
 INDISTINCT = "indistinct"
 NEGATIVE = "negative"  # a model of uniform regions with these borders does not hold there
-
-
-@dataclass(frozen=True)
-class AtlasRow:
-    """One row of the table of an atlas.
-
-    Parameters
-    ----------
-    label
-        Of the atlas.
-    name
-        Of the region.
-    tissue
-        ``GM``, ``WM``, ``CSF``, ``all``, which is GM and WM, or ``lesion``.
-    everywhere
-        Whether it has all of its tissue, not what its label has of it.
-    lesions
-        Share of each lesion that belongs to it, by class.
-    """
-
-    label: int
-    name: str
-    tissue: str
-    everywhere: bool = False
-    lesions: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def tissues(self) -> tuple[str, ...]:
-        """What the row is made of beside lesions."""
-        return {ALL: BOTH, LESION: ()}.get(self.tissue, (self.tissue,))
-
-    @property
-    def typical(self) -> str:
-        """Whose point-spread function the row has."""
-        return self.tissues[0] if self.tissues else next(iter(self.lesions))
-
-    def of(self, sizes: Mapping[tuple[int, str], float]) -> float:
-        """Return what is the row's of sizes by label and tissue."""
-        if self.everywhere:
-            return sum(size for (_, own), size in sizes.items() if own in self.tissues)
-        return sum(sizes.get((self.label, tissue), 0.0) for tissue in self.tissues)
-
-
-def atlas_rows(names: Mapping[int, str], tissues: Mapping[int, str]) -> list[AtlasRow]:
-    """Return the rows of an atlas.
-
-    Parameters
-    ----------
-    names
-        Of its labels.
-    tissues
-        Of those labels that say one.
-
-    Returns
-    -------
-    rows
-        One of a label that says its tissue; of another one of both, of GM and of WM.
-
-    Examples
-    --------
-    >>> rows = atlas_rows({1: "Left-Putamen", 2: "frontal lobe"}, {1: "GM"})
-    >>> [(row.name, row.tissue) for row in rows]
-    [('Left-Putamen', 'GM'), ('frontal lobe', 'all'), ('frontal lobe GM', 'GM'), ('frontal lobe WM', 'WM')]
-    """  # noqa: E501
-    rows = []
-    for label, name in names.items():
-        if label in tissues:
-            rows.append(AtlasRow(label, name, tissues[label]))
-        else:
-            rows.append(AtlasRow(label, name, ALL))
-            rows += [AtlasRow(label, f"{name} {tissue}", tissue) for tissue in BOTH]
-    return rows
-
-
-def mirror_rows(names: Mapping[int, str]) -> list[AtlasRow]:
-    """Return the rows of lesions and of what lies opposite of them.
-
-    Parameters
-    ----------
-    names
-        Class of the lesion whose mirror image each label is.
-
-    Examples
-    --------
-    >>> [row.name for row in mirror_rows({1: "core"})]
-    ['core', 'core mirror', 'core mirror GM', 'core mirror WM']
-    """
-    rows = []
-    for label, name in names.items():
-        rows.append(AtlasRow(label, name, LESION, lesions={name: 1.0}))
-        rows += atlas_rows({label: f"{name} {MIRROR}"}, {})
-    return rows
-
-
-def rows_with_lesions(
-    taken: Mapping[str, Mapping[str, float]], sizes: Mapping[str, float]
-) -> list[AtlasRow]:
-    """Return the rows of whole tissues without lesions and with what lesions took of them.
-
-    Parameters
-    ----------
-    taken
-        By lesion and tissue [voxels].
-    sizes
-        Of the lesions [voxels].
-
-    Examples
-    --------
-    >>> rows = rows_with_lesions({"core": {"GM": 0.0, "WM": 6.0, "CSF": 0.0}}, {"core": 8.0})
-    >>> [(row.name, row.lesions) for row in rows][2:4]
-    [('WM', {}), ('WM with lesions', {'core': 0.75})]
-    """
-    rows = []
-    for index, tissue in enumerate(TISSUES, 1):
-        shares = {name: of[tissue] / sizes[name] for name, of in taken.items() if of[tissue] > 0}
-        rows.append(AtlasRow(index, tissue, tissue, everywhere=True))
-        name = f"{tissue} {INCLUDED}"
-        rows.append(AtlasRow(index, name, tissue, everywhere=True, lesions=shares))
-    return rows
-
-
 MIRRORS, WHOLE = "mirrors", "included"
 ROWS = ("atlas", MIRRORS, WHOLE)  # kinds of tables
 
@@ -239,7 +118,7 @@ class TabulateParcels(SimpleInterface):
         self._results["table_file"] = str(path)
         return runtime
 
-    def _signals(self, case: _Case, pvc: str) -> _Signals | None:
+    def _signals(self, case: _Case, pvc: str) -> ParcelSignals | None:
         try:
             return case.signals(pvc)
         except IndistinctRegionsError:
@@ -247,7 +126,9 @@ class TabulateParcels(SimpleInterface):
                 raise
             return None
 
-    def _rows(self, case: _Case, signals: _Signals | None, pvc: str, desc: str) -> pd.DataFrame:
+    def _rows(
+        self, case: _Case, signals: ParcelSignals | None, pvc: str, desc: str
+    ) -> pd.DataFrame:
         quantified = {} if signals is None else case.quantified(signals, pvc, desc)
         order = [*PARCEL_COLUMNS, *(RATIO if self.inputs.kind == MIRRORS else ())]
         columns = {
@@ -273,15 +154,6 @@ class TabulateParcels(SimpleInterface):
         return frame.assign(flag=flags)
 
 
-@dataclass(frozen=True)
-class _Signals:
-    """Signals of all regions of a model with what changes those of parcels and lesions."""
-
-    values: Floats
-    covariance: Floats
-    parts: RegionalSignals
-
-
 class _Case:
     """One image with one atlas."""
 
@@ -297,6 +169,8 @@ class _Case:
         self.maps: Concentrations = map_concentration(
             self.image, self.noise_sd, self.regions.brain, self.regions.protocol, self.lines
         )
+        self.voxel = np.linalg.norm(self.affine[:3, :3], axis=0)
+        self.voxel_ml = float(np.prod(self.voxel)) / 1e3
         self.division = self._divide()
         self.model: ParcelModel = parcel_model(
             self.division,
@@ -304,13 +178,12 @@ class _Case:
             {tissue: self.response.transfers[tissue] for tissue in TISSUES},
             self._noise(),
         )
-        self.voxel = np.linalg.norm(self.affine[:3, :3], axis=0)
         self.n = self.model.n_parcels + len(self.lesions)  # parts: parcels, then lesions
-        of = [*(tissue for _, tissue in self.division.keys), *self.lesions]
-        self.source = np.array([self.regions.names.index(name) for name in of])
-        self.amounts = self._amounts()
-        self.weights, self.shares = self._weights(), self._row_shares()
-        self.pairs = self._pairs()
+        members = sparse.csr_array(self.model.members[: self.n])
+        self.parts = RowParts(self.rows, self.division.keys, self.lesions, members)
+        self.source = self.parts.source(self.regions.names)
+        self.errors = self._errors()
+        self.pairs = self.parts.opposite() if inputs.kind == MIRRORS else []
         self.receive, self.transmit = self._receive(), self._transmit()
         self.volumes_ml = self._volumes_ml()
         self.coverage = self._coverage()
@@ -356,101 +229,63 @@ class _Case:
         response = self.response
         return ImageNoise(self.noise_sd, response.noise_spectrum, response.noise_modes)
 
-    def signals(self, pvc: str) -> _Signals:
-        """Return the signals by one method, with all that changes them."""
-        model, corrected = self.model, pvc == FEED
-        values = model.values(self.image, corrected)
-        covariance = model.covariance(corrected)
+    def _errors(self) -> ParcelErrors:
         known = self.inputs.properties
         spread = known.get("RegistrationSpread")
-        shift = (np.nan if spread is None else spread) / np.sqrt(3) / self.voxel
-        wider = np.full(len(values), np.nan)
-        if corrected:
-            fwhm = np.asarray(known["PointSpreadFWHM"]["GM"]) / self.voxel
-            wider = model.widened(values, fwhm, known["PointSpreadUncertainty"])
-        unknown = np.full(self.n, np.nan)
-        parts = RegionalSignals(
-            values[: self.n],
-            np.diag(covariance)[: self.n],
-            wider[: self.n],
-            model.shifted(self.image, shift, corrected)[:, : self.n],
-            self._border_changes(values, corrected)[:, : self.n],
-            unknown,
-            unknown,
-            decay_changes=self._decay_changes(values, corrected)[..., : self.n],
-            source=self.source,
-        )
-        name = self.regions.calibrated_by
-        if name is not None:
-            # noise of the reference reaches parts through the line
-            parts = replace(
-                parts,
-                reference=self.regions.reference(name),
-                kernel_change=np.nan_to_num(parts.kernel_change),
-            )
-            if corrected:
-                covariance = self._without_reference(covariance, name)
-        return _Signals(values, covariance, parts)
-
-    def _without_reference(self, covariance: Floats, name: str) -> Floats:
-        """Return the noise of the signals, none of that part which is all of the reference."""
-        own = [k for k in range(self.n) if self.regions.names[self.source[k]] == name]
-        if len(own) == 1:
-            covariance = covariance.copy()
-            covariance[own], covariance[:, own] = 0.0, 0.0
-        return covariance
-
-    def _border_changes(self, values: Floats, corrected: bool) -> Floats:
-        """Return what borders change, in the rows in which the tissues have them."""
         names, kinds = self.regions.all_names, self.kinds
-        rows = moving_together(self.fine.layers, count_bordered(kinds))
+        borders = moving_together(self.fine.layers, count_bordered(kinds))
         kernels = kernel_names(names, self.response.transfers)
-        transfers = [self.response.transfers[kernel] for kernel in kernels]
+        ends = [(n, self.response.transfers[k]) for n, k in zip(names, kernels, strict=True)]
+        return ParcelErrors(
+            (np.nan if spread is None else spread) / np.sqrt(3) / self.voxel,
+            np.asarray(known["PointSpreadFWHM"]["GM"]) / self.voxel,
+            known["PointSpreadUncertainty"],
+            [[layer.between(ends) for layer in row] for row in borders],
+            border_uncertainty(borders, names, kinds) / SEGMENTATION_ERROR,
+            self._moved_transfers(),
+            self._moved_lesions(),
+            self.regions.names,
+        )
 
-        def shown(layer: Layer) -> ShownLayer:
-            one, other = layer.grown, layer.shrunk
-            ends = ((names[one], transfers[one], 1), (names[other], transfers[other], -1))
-            return ShownLayer(layer.where, layer.share, ends)
+    def _moved_transfers(self) -> dict[tuple[str, int], Complexes]:
+        moved = {
+            (tissue, c): self.response.transfers.get(moved_name(tissue, constant))
+            for tissue in TISSUES
+            for c, constant in enumerate(DECAYING)
+        }
+        return {key: transfer for key, transfer in moved.items() if transfer is not None}
 
-        layers = [[shown(layer) for layer in row] for row in rows]
-        scale = border_uncertainty(rows, names, kinds) / SEGMENTATION_ERROR
-        return self.model.bordered(self.image, values, layers, corrected) * scale[:, None]
-
-    def _decay_changes(self, values: Floats, corrected: bool) -> Floats:
-        """Return what moved constants of tissues and lesions change, by region and constant."""
-        changes = np.zeros((len(self.regions.names), len(DECAYING), len(values)))
-        if not corrected:
-            return changes
-        for k, tissue in enumerate(TISSUES):
-            for c, constant in enumerate(DECAYING):
-                transfer = self.response.transfers.get(moved_name(tissue, constant))
-                if transfer is not None:
-                    changes[k, c] = self.model.decayed(values, tissue, transfer)
+    def _moved_lesions(self) -> dict[tuple[str, int], Floats]:
         with np.load(self.inputs.regions_file) as stored:
-            moved = zip(stored["decay_of"].tolist(), stored["decay_blurred"], strict=True)
-            for (region, c), shown in moved:
-                name = self.regions.all_names[region]
-                if name in self.regions.names and name not in TISSUES:
-                    k = self.regions.names.index(name)
-                    changes[k, c] = self.model.decayed_other(values, name, shown)
-        return changes
+            moved = [(self.regions.all_names[m.region], m) for m in stored_decays(stored)]
+        return {(name, m.constant): m.shown for name, m in moved if name in self.lesions}
 
-    def quantified(self, signals: _Signals, pvc: str, desc: str) -> dict[str, Any]:
+    def signals(self, pvc: str) -> ParcelSignals:
+        """Return the signals by one method, with all that changes them."""
+        corrected = pvc == FEED
+        found = parcel_signals(self.model, self.image, corrected, self.errors, self.source)
+        name = self.regions.calibrated_by
+        if name is None:
+            return found
+        own = [k for k in range(self.n) if self.regions.names[self.source[k]] == name]
+        return found.calibrated_by(self.regions.reference(name), own, corrected)
+
+    def quantified(self, signals: ParcelSignals, pvc: str, desc: str) -> dict[str, Any]:
         """Return the columns of concentrations, shape (rows,)."""
         regions, corrected = self.regions, desc == "corrected"
         if not corrected:
             factors = np.ones(self.n)
         elif pvc == UNCORRECTED:
-            factors = self._mixed_factors()
+            factors = self.parts.mixed_factors(self.maps.signal, self.maps.factor)
         else:
             factors = regions.brain.factors(regions.protocol)[self.source]
         covariance = signals.covariance[: self.n, : self.n]
-        parts = Parts(signals.parts, covariance, self.weights, self.receive, self.transmit)
+        parts = Parts(signals.parts, covariance, self.parts.weights, self.receive, self.transmit)
         constants = regions.constants if corrected else None
         known = (factors, constants, regions.protocol, self.lines[desc])
         table = combined_table(parts, *known)
-        own = self.weights @ signals.values[: self.n]
-        snr = own / self._means(self.noise_sd.ravel().astype(np.float64))
+        own = self.parts.weights @ signals.values[: self.n]
+        snr = own / self.parts.means(self.noise_sd.ravel().astype(np.float64))
         return {**table, "snr": snr, **self._ratios(parts, known)}
 
     def _ratios(self, parts: Parts, known: tuple[Any, ...]) -> dict[str, Floats]:
@@ -469,17 +304,6 @@ class _Case:
                 table[name][pairs[:, 1]] = values
         return table
 
-    def _pairs(self) -> list[tuple[int, int]]:
-        """Return the row of a lesion and one that lies opposite of it, for each of the latter."""
-        if self.inputs.kind != MIRRORS:
-            return []
-        own = {row.label: k for k, row in enumerate(self.rows) if row.lesions}
-        return [
-            (own[row.label], k)
-            for k, row in enumerate(self.rows)
-            if not row.lesions and self.weights[[own[row.label], k]].any(axis=1).all()
-        ]
-
     def _receive_ratio(self, pairs: Integers) -> Floats:
         if self.regions.model_file is None:
             return np.full(len(pairs), np.nan)
@@ -493,18 +317,7 @@ class _Case:
             return np.full(len(self.pairs), np.nan)
         names = self.regions.names
         over = np.array([known.uncertainty(names, [name]) for name in names]).T
-        return np.array([
-            over[names.index(self.rows[one].typical)] @ np.bincount(
-                self.source, self.weights[other], len(names)
-            )
-            for one, other in self.pairs
-        ])  # fmt: skip
-
-    def _mixed_factors(self) -> Floats:
-        signal, factor = self.maps.signal, self.maps.factor
-        members = self._part_members()
-        seen = members @ signal.ravel().astype(np.float64)
-        return np.asarray(seen / (members @ (signal / factor).ravel().astype(np.float64)))
+        return self.parts.ratio_uncertainty(self.pairs, over, names)
 
     def _receive(self) -> Floats:
         if self.regions.model_file is None:
@@ -517,11 +330,7 @@ class _Case:
     def _field_means(self) -> Floats:
         """Return the means of the receive field's basis over the rows, shape (rows, basis)."""
         model = load_field(str(self.regions.model_file))
-        held = np.unique(self.shares.indices)
-        found = model.basis(grid_positions(self.image.shape, self.affine)[held])
-        basis = np.zeros((self.image.size, found.shape[1]))
-        basis[held] = found
-        return self._means(basis)
+        return self.parts.field_means(model, grid_positions(self.image.shape, self.affine))
 
     def _transmit(self) -> Floats:
         """Return the uncertainty by the flip angle: that of the tissue, wherever it lies."""
@@ -529,54 +338,11 @@ class _Case:
         if known.transmit is None:
             return np.full(len(self.rows), np.nan)
         by_tissue = known.transmit.uncertainty(known.names, known.rests_on)
-        return self.weights @ by_tissue[self.source]
-
-    def _amounts(self) -> Floats:
-        """Return how much of each part each row has, shape (rows, parts).
-
-        A parcel that is too small is none.
-        """
-        amounts = np.zeros((len(self.rows), self.n))
-        for own, row in zip(amounts, self.rows, strict=True):
-            for number, (label, tissue) in enumerate(self.division.keys):
-                own[number] = tissue in row.tissues and (row.everywhere or label == row.label)
-            for k, name in enumerate(self.lesions, self.model.n_parcels):
-                own[k] = row.lesions.get(name, 0.0)
-        return amounts
-
-    def _part_members(self) -> sparse.csr_array:
-        return sparse.csr_array(self.model.members[: self.n])
-
-    def _weights(self) -> Floats:
-        held = self.amounts * self.model.sizes[: self.n]
-        totals = held.sum(axis=1, keepdims=True)
-        return np.divide(held, totals, out=np.zeros_like(held), where=totals > 0)
-
-    def _row_shares(self) -> sparse.csr_array:
-        """Return the share of each row in each voxel, shape (rows, voxels)."""
-        return sparse.csr_array(sparse.csr_array(self.amounts) @ self._part_members())
-
-    def _fraction(self, row: int) -> tuple[Integers, Floats]:
-        """Return the voxels of a row and their shares."""
-        part = slice(*self.shares.indptr[row : row + 2])
-        return self.shares.indices[part], self.shares.data[part]
-
-    def _means(self, values: Floats) -> Floats:
-        """Return the mean over each row of values by voxel, shape (rows, …); nan over nothing."""
-        totals = np.asarray(self.shares.sum(axis=1)).ravel()
-        sums = self.shares @ values
-        return np.asarray((sums.T / np.where(totals > 0, totals, np.nan)).T)
+        return self.parts.weights @ by_tissue[self.source]
 
     def spread(self, desc: str) -> dict[str, Floats]:
         """Return how the voxels of each row are spread, shape (rows,)."""
-        image = self.maps.apparent if desc == "apparent" else self.maps.corrected
-        table = np.full((len(self.rows), len(SPREAD)), np.nan)
-        for k, row in enumerate(table):
-            where, share = self._fraction(k)
-            if len(where):
-                found = region_statistics(image.ravel()[where], share[None], MORE_QUANTILES)
-                row[:] = [found[name][0] for name in SPREAD]
-        return dict(zip(SPREAD, table.T, strict=True))
+        return self.parts.spread(getattr(self.maps, desc))
 
     def described(self) -> dict[str, Any]:
         """Return the columns that say what each row is."""
@@ -584,7 +350,7 @@ class _Case:
             "index": [row.label for row in self.rows],
             "name": [row.name for row in self.rows],
             "tissue": [row.tissue for row in self.rows],
-            "n_voxels": self.amounts @ self.model.sizes[: self.n],
+            "n_voxels": self.parts.sizes,
             "volume_ml": self.volumes_ml,
             "coverage": self.coverage,
         }
@@ -592,16 +358,10 @@ class _Case:
     def _volumes_ml(self) -> Floats:
         """Return the volume of each row in the anatomy [ml]."""
         carved, affine = self.fine.carved, self.fine.anatomy
-        labels = self._anatomical_labels(carved["GM"].shape, affine).ravel()
-        sums = {tissue: np.bincount(labels, carved[tissue].ravel()) for tissue in TISSUES}
-        voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
-        sizes = {
-            (label, tissue): float(size) * voxel_ml
-            for tissue, own in sums.items()
-            for label, size in enumerate(own.tolist())
-        }
+        labels = self._anatomical_labels(carved["GM"].shape, affine)
         lesions = dict(zip(self.regions.names, self.regions.volumes_ml, strict=True))
-        return np.array([row.of(sizes) + _of_lesions(row, lesions) for row in self.rows])
+        voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1e3
+        return row_volumes(self.rows, labels, carved, lesions, voxel_ml)
 
     def _anatomical_labels(self, shape: tuple[int, ...], affine: Floats) -> Integers:
         if not isdefined(self.inputs.labels_file):
@@ -612,42 +372,31 @@ class _Case:
         return np.rint(values).astype(np.intp)
 
     def _coverage(self) -> Floats:
-        known = zip(
-            self.regions.names, self.regions.volumes_ml * self.regions.coverage, strict=True
-        )
-        lesions, voxel_ml = dict(known), float(np.prod(self.voxel)) / 1e3
-        covered = np.array([
-            row.of(self.division.sizes) * voxel_ml + _of_lesions(row, lesions)
-            for row in self.rows
-        ])  # fmt: skip
-        volume = self.volumes_ml
-        share = np.divide(covered, volume, out=np.full(len(volume), np.nan), where=volume > 0)
-        return np.minimum(share, 1.0)
+        covered = self.regions.volumes_ml * self.regions.coverage
+        lesions = dict(zip(self.regions.names, covered, strict=True))
+        sizes = self.division.sizes
+        return row_coverage(self.rows, sizes, lesions, self.voxel_ml, self.volumes_ml)
 
     def _flags(self) -> list[str]:
         flags = region_flags(
-            self.amounts @ self.model.sizes[: self.n] * float(np.prod(self.voxel)) / 1e3,
+            self.parts.sizes * float(np.prod(self.voxel)) / 1e3,
             np.nan_to_num(self.coverage),
             self.inputs.properties,
             [row.typical for row in self.rows],
         )
         return with_flag(flags, FORCED, np.full(len(flags), self.calibration["forced"]))
 
-    def entangled(self, signals: _Signals) -> Floats:
+    def entangled(self, signals: ParcelSignals) -> Integers:
         """Tell of each row whether noise shifts signal between it and another region."""
-        found = entangled(signals.covariance)[: self.n]
-        return np.asarray((self.amounts[:, found] > 0).any(axis=1))
+        return self.parts.having(entangled(signals.covariance)[: self.n])
 
     def without_value(self, least: float) -> list[str]:
         """Return why a row has no value, or nothing, for each."""
         told = {int(label): str(word) for label, word in self.inputs.without.items()}
+        known = zip(self.rows, self.coverage, self.parts.amounts, strict=True)
         return [
             told[row.label] if row.label in told and not row.lesions
             else TOO_LITTLE if not np.nan_to_num(covered) >= least
             else "" if held.any() else TOO_SMALL
-            for row, covered, held in zip(self.rows, self.coverage, self.amounts, strict=True)
+            for row, covered, held in known
         ]  # fmt: skip
-
-
-def _of_lesions(row: AtlasRow, sizes: Mapping[str, float]) -> float:
-    return sum(share * float(sizes[name]) for name, share in row.lesions.items())

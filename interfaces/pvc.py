@@ -136,7 +136,7 @@ class CorrectPartialVolume(SimpleInterface):
             names = stored["names"].tolist()
             regions = SampledRegions(stored["fractions"], stored["blurred"], names)
             remarks = stored["remarks"].tolist()
-            changed = {"borders": _borders(stored), "decays": _decays(stored)}
+            changed = {"borders": _borders(stored), "decays": stored_decays(stored)}
             kinds = stored["kinds"]
         case = self._case(image, affine, regions, kinds, **changed)
         folder = Path(runtime.cwd)
@@ -250,8 +250,14 @@ def border_uncertainty(
     ])  # fmt: skip
 
 
-def _decays(stored: Mapping[str, Any]) -> list[MovedDecay]:
-    """Return what was stored with the regions of kernels that rest on moved constants."""
+def stored_decays(stored: Mapping[str, Any]) -> list[MovedDecay]:
+    """Return the kernels that rest on moved constants.
+
+    Parameters
+    ----------
+    stored
+        What was stored with the regions (npz).
+    """
     pairs = zip(stored["decay_of"].tolist(), stored["decay_blurred"], strict=True)
     return [MovedDecay(region, constant, shown) for (region, constant), shown in pairs]
 

@@ -20,10 +20,11 @@ from nipype.interfaces.base import (
 from scipy.ndimage import binary_dilation
 
 from sodiumprep.interfaces.anatomy import bias_field, to_ants
+from sodiumprep.interfaces.anatomy_outputs import save_lesion_mask
 from sodiumprep.interfaces.files import written
 from sodiumprep.interfaces.image import load_finite_image, load_image, save_image
-from sodiumprep.interfaces.outputs import Saving, save_lesion_mask, write_json
 from sodiumprep.interfaces.registration import read_transform, write_transform
+from sodiumprep.interfaces.sidecars import Saving, write_json
 from sodiumprep.sodium.acquisition import Floats
 from sodiumprep.sodium.alignment import (
     displacement,

@@ -6,8 +6,8 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from sodiumprep.interfaces.atlases import BringLabels, SaveLabels
-from sodiumprep.interfaces.outputs import SaveParcels
 from sodiumprep.interfaces.parcels import TabulateParcels
+from sodiumprep.interfaces.table_outputs import SaveParcels
 from sodiumprep.workflows.plans import AnatomyPlan, AtlasPlan, SodiumPlan
 from sodiumprep.workflows.pvc import transmit_port
 from sodiumprep.workflows.templates import backward_port

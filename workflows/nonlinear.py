@@ -8,7 +8,7 @@ from nipype.pipeline.engine import Node, Workflow
 from sodiumprep.interfaces.coil_fields import CorrectReceive
 from sodiumprep.interfaces.concentration import MapConcentration
 from sodiumprep.interfaces.guided import ReconstructGuided
-from sodiumprep.interfaces.outputs import SaveNonlinear
+from sodiumprep.interfaces.map_outputs import SaveNonlinear
 from sodiumprep.interfaces.reconstruct import ReconstructKspace
 from sodiumprep.workflows.plans import SodiumPlan
 from sodiumprep.workflows.pvc import transmit_port

@@ -5,7 +5,8 @@ from __future__ import annotations
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
-from sodiumprep.interfaces.outputs import ANATOMY_FILES, SODIUM_FILES, SaveAnatomy, SaveSodium
+from sodiumprep.interfaces.anatomy_outputs import ANATOMY_FILES, SaveAnatomy
+from sodiumprep.interfaces.outputs import SODIUM_FILES, SaveSodium
 from sodiumprep.interfaces.quality import AssessQuality
 from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
-from sodiumprep.interfaces.outputs import SaveCorrected
+from sodiumprep.interfaces.map_outputs import SaveCorrected
 from sodiumprep.interfaces.pvc_maps import MapCorrected
 from sodiumprep.workflows.plans import SodiumPlan
 from sodiumprep.workflows.pvc import transmit_port

@@ -8,9 +8,9 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from sodiumprep.interfaces.atlases import SaveLabels
-from sodiumprep.interfaces.outputs import SaveParcels
 from sodiumprep.interfaces.parcels import MIRRORS, WHOLE, TabulateParcels
 from sodiumprep.interfaces.surroundings import LabelMirrors, LabelShells
+from sodiumprep.interfaces.table_outputs import SaveParcels
 from sodiumprep.sodium.surroundings import shell_names
 from sodiumprep.workflows.atlases import TABULATED
 from sodiumprep.workflows.plans import (

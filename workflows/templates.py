@@ -8,8 +8,9 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
 from sodiumprep.interfaces.anatomy import Normalize
+from sodiumprep.interfaces.anatomy_outputs import SaveTransforms
 from sodiumprep.interfaces.concentration import ResampleCorrected, ResampleToTemplate
-from sodiumprep.interfaces.outputs import SPACE_FILES, SaveCorrected, SaveSpace, SaveTransforms
+from sodiumprep.interfaces.map_outputs import SPACE_FILES, SaveCorrected, SaveSpace
 from sodiumprep.interfaces.regions import UniteLesions
 from sodiumprep.workflows.plans import AnatomyPlan, SodiumPlan, SpacePlan, TemplatePlan
 

@@ -13,7 +13,7 @@ import polars as pl
 from sodiumprep.bids_app.group.covariates import Covariates
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.results import TISSUES
-from sodiumprep.interfaces.outputs import FLAGS
+from sodiumprep.interfaces.columns import FLAGS
 from sodiumprep.sodium.cohort.values import label_rank
 
 ANY = "any"  # of Exclude.flag: every flag

@@ -23,7 +23,7 @@ from sodiumprep.bids_app.results import (
     find_subjects,
 )
 from sodiumprep.interfaces.files import written
-from sodiumprep.interfaces.outputs import write_json
+from sodiumprep.interfaces.sidecars import write_json
 
 # column -> (key of the quality file, unit, description)
 QUALITY: dict[str, tuple[str, str, str]] = {

@@ -28,7 +28,7 @@ from sodiumprep.bids_app.names import DatasetNames, with_json
 from sodiumprep.bids_app.placing import refuse_links, remove_left_overs
 from sodiumprep.bids_app.results import read_json
 from sodiumprep.bids_app.settings import Settings
-from sodiumprep.interfaces.outputs import write_json
+from sodiumprep.interfaces.sidecars import write_json
 
 
 def run_group(settings: Settings) -> int:

@@ -15,8 +15,8 @@ import polars as pl
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import acquisition_label, entities
 from sodiumprep.bids_app.results import find_tables
+from sodiumprep.interfaces.columns import PARCEL_COLUMNS, TABLE_COLUMNS
 from sodiumprep.interfaces.files import written
-from sodiumprep.interfaces.outputs import PARCEL_COLUMNS, TABLE_COLUMNS
 
 UNKNOWN = "n/a"
 KEYS = {

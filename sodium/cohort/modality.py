@@ -11,7 +11,6 @@ from scipy import stats
 
 from sodiumprep.sodium.acquisition import Floats, Integers
 from sodiumprep.sodium.cohort.diagnostic import Scores, auc
-from sodiumprep.sodium.cohort.errors import own_uncertainty
 from sodiumprep.sodium.cohort.logistic import fit_logistic
 from sodiumprep.sodium.cohort.resampling import (
     DRAWS,
@@ -21,6 +20,7 @@ from sodiumprep.sodium.cohort.resampling import (
     check_level,
     draw_subjects,
 )
+from sodiumprep.sodium.cohort.values import own_uncertainty
 
 KEYS = ["participant_id", "session", "run"]
 STEPS, CLOSE = 200, 1e-12  # of York's iteration

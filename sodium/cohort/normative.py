@@ -16,8 +16,8 @@ from scipy import stats
 from scipy.optimize import minimize_scalar
 
 from sodiumprep.sodium.acquisition import Floats
-from sodiumprep.sodium.cohort.errors import own_uncertainty
 from sodiumprep.sodium.cohort.resampling import check_level
+from sodiumprep.sodium.cohort.values import own_uncertainty
 
 MINIMUM = 100  # members: fewer say nothing of centiles
 FEWEST = 5  # members of each sex or site: one alone would set its own mean

@@ -190,6 +190,30 @@ def own_variance(rows: pd.DataFrame, without_session: bool = False) -> Floats:
     return np.maximum(variance, 0.0)
 
 
+def own_uncertainty(rows: pd.DataFrame) -> Floats:
+    """Return the standard uncertainty without what all values of the cohort share.
+
+    An assumed constant moves all values together: it neither scatters them about a line nor
+    moves a subject against its reference.
+
+    Parameters
+    ----------
+    rows
+        Columns ``u`` and ``u_shared`` [mmol/L], where there are any.
+
+    Returns
+    -------
+    u
+        Shape (rows,) [mmol/L]; nan where ``u`` is not known or there is no such column.
+
+    Examples
+    --------
+    >>> own_uncertainty(pd.DataFrame({"u": [5.0, 3.0], "u_shared": [4.0, np.nan]})).tolist()
+    [3.0, 3.0]
+    """
+    return np.sqrt(own_variance(rows)) if "u" in rows else np.full(len(rows), np.nan)
+
+
 def term(rows: pd.DataFrame, name: str) -> Floats:
     """Return a term of the uncertainty [mmol/L], zero where it is not given."""
     if name not in rows:

@@ -6,6 +6,8 @@ whose grid is finer than what it resolves. ``regional`` gives one value for each
 ``kspace`` regional values from raw data. ``propagation`` tells what the noise becomes,
 ``sensitivity`` what changes the values. ``methods`` has them all by their names,
 ``assessment`` with noise and changes, ``fine`` their maps at the resolution of the anatomy.
+``parcels`` divides tissues among the labels of an atlas, ``parcel_signals`` has what changes the
+signals of these, ``parcel_rows`` the rows of a table that are made of them.
 """
 
 METHODS = {  # by the names of options and tables

@@ -192,6 +192,11 @@ class Layer:
         where = np.flatnonzero(flat).astype(np.int32)
         return cls(border.grown, border.shrunk, where, flat[where].astype(np.float32))
 
+    def between(self, regions: Sequence[tuple[str, Complexes]]) -> ShownLayer:
+        """Return the layer with name and transfer function of each region, given for all."""
+        ends = ((*regions[self.grown], 1), (*regions[self.shrunk], -1))
+        return ShownLayer(self.where, self.share, ends)
+
 
 @dataclass(frozen=True)
 class ShownLayer:

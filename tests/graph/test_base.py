@@ -4,13 +4,13 @@ import pytest
 from nipype.interfaces.base import isdefined
 
 from sodiumprep.interfaces.anatomy import BiasCorrect, BrainExtract, Normalize, TissueFractions
-from sodiumprep.workflows.base import (
+from sodiumprep.workflows.base import init_subject_wf
+from sodiumprep.workflows.plans import AnatomyPlan, TemplatePlan
+from sodiumprep.workflows.ready import (
     computed_steps,
     fractions_are_ready,
     init_prepared_anatomy_wf,
-    init_subject_wf,
 )
-from sodiumprep.workflows.plans import AnatomyPlan, TemplatePlan
 
 FRACTIONS = ("GM", "WM", "CSF")
 TRANSFORMS = ("to_template", "from_template")

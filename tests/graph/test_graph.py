@@ -9,7 +9,7 @@ from nipype.interfaces.base import isdefined
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Workflow
 
-from sodiumprep.interfaces.outputs import SPACE_FILES
+from sodiumprep.interfaces.map_outputs import SPACE_FILES
 from sodiumprep.sodium.pvc import MAPS
 from sodiumprep.workflows.anatomy import INPUTS as OPTIONAL_ANATOMY
 from sodiumprep.workflows.base import init_subject_wf

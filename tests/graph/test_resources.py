@@ -11,8 +11,8 @@ from nipype.pipeline.engine import Node
 
 import sodiumprep.interfaces
 from sodiumprep.interfaces.anatomy import Normalize
-from sodiumprep.interfaces.outputs import Saving
 from sodiumprep.interfaces.reconstruct import ReconstructKspace
+from sodiumprep.interfaces.sidecars import Saving
 from sodiumprep.workflows.base import init_subject_wf
 from sodiumprep.workflows.plans import AnatomyPlan, Size, SodiumPlan
 from sodiumprep.workflows.resources import NEEDS, declare, memory, steps

@@ -7,25 +7,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sodiumprep.interfaces.anatomy_outputs import ANATOMY_FILES, SaveAnatomy, SaveTransforms
 from sodiumprep.interfaces.calibrate import load_lines, save_lines
+from sodiumprep.interfaces.columns import TABLE_COLUMNS
 from sodiumprep.interfaces.concentration import COLUMNS
 from sodiumprep.interfaces.image import load_image, save_image
-from sodiumprep.interfaces.outputs import (
-    ANATOMY_FILES,
+from sodiumprep.interfaces.map_outputs import (
     NONLINEAR_FILES,
-    NOT_SAVED,
-    SODIUM_FILES,
     SPACE_FILES,
-    TABLE_COLUMNS,
-    SaveAnatomy,
     SaveNonlinear,
-    SaveSodium,
     SaveSpace,
-    SaveTransforms,
-    save_as,
-    scan_time,
-    write_json,
 )
+from sodiumprep.interfaces.outputs import NOT_SAVED, SODIUM_FILES, SaveSodium
+from sodiumprep.interfaces.sidecars import save_as, write_json
+from sodiumprep.interfaces.table_outputs import scan_time
 
 KNOWN = {"Sources": ["bids:raw:sub-01/anat/x.nii.gz"], "SoftwareVersion": "9.9", "RandomSeed": 23}
 TOLD = {

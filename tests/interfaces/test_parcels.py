@@ -8,8 +8,9 @@ import pytest
 
 from sodiumprep.interfaces.concentration import COLUMNS, TabulateRegions
 from sodiumprep.interfaces.image import load_image, save_image
-from sodiumprep.interfaces.parcels import PARCEL_COLUMNS, TabulateParcels, atlas_rows
+from sodiumprep.interfaces.parcels import PARCEL_COLUMNS, TabulateParcels
 from sodiumprep.interfaces.regions import SampleRegions
+from sodiumprep.sodium.pvc.parcel_rows import atlas_rows
 
 SAMPLED = ("gm_file", "wm_file", "csf_file", "brain_mask", "head_mask", "xfm_file", "vial_labels")
 TERMS = [c for c in COLUMNS if c.startswith("u_")]

@@ -12,11 +12,11 @@ from sodiumprep.interfaces.atlases import SaveLabels
 from sodiumprep.interfaces.calibrate import Calibrate
 from sodiumprep.interfaces.concentration import TabulateRegions
 from sodiumprep.interfaces.image import load_image, save_image
-from sodiumprep.interfaces.outputs import SaveParcels
 from sodiumprep.interfaces.parcels import PARCEL_COLUMNS, RATIO, TabulateParcels
 from sodiumprep.interfaces.pvc import CorrectPartialVolume
 from sodiumprep.interfaces.regions import SampleRegions, load_carved
 from sodiumprep.interfaces.surroundings import LabelMirrors, LabelShells
+from sodiumprep.interfaces.table_outputs import SaveParcels
 from sodiumprep.sodium.pvc.regional import IndistinctRegionsError
 from sodiumprep.sodium.relaxation import relaxation_of
 from sodiumprep.sodium.signal import Relaxation, relaxation_factor

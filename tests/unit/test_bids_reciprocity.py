@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sodiumprep.bids_app.dataset import collect, describe
-from sodiumprep.bids_app.plan import plan_run
+from sodiumprep.bids_app.plan.sodium import plan_run
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.interfaces.coil_fields import CorrectReceive
 

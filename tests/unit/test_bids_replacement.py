@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sodiumprep.bids_app.dataset import collect, describe
-from sodiumprep.bids_app.plan import plan_run
+from sodiumprep.bids_app.plan.sodium import plan_run
 from sodiumprep.bids_app.replacement import inherited
 from sodiumprep.bids_app.run import run_participant
 from sodiumprep.bids_app.settings import Settings

@@ -14,7 +14,9 @@ from sodiumprep.bids_app.index import RawFile
 from sodiumprep.bids_app.lesions import find_lesions
 from sodiumprep.bids_app.metadata import Protocol, UserError
 from sodiumprep.bids_app.names import with_json
-from sodiumprep.bids_app.plan import plan_anatomy, plan_run, workflow_name
+from sodiumprep.bids_app.plan.anatomy import plan_anatomy
+from sodiumprep.bids_app.plan.sodium import plan_run
+from sodiumprep.bids_app.plan.subject import workflow_name
 from sodiumprep.bids_app.ready import Ready
 from sodiumprep.bids_app.run import build
 from sodiumprep.bids_app.runs import SodiumRun

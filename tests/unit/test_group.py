@@ -22,7 +22,7 @@ from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import DatasetNames, DerivativeNames
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.interfaces.concentration import COLUMNS
-from sodiumprep.interfaces.outputs import write_json
+from sodiumprep.interfaces.sidecars import write_json
 
 GM = {"controls": 41.25, "patients": 47.5}
 

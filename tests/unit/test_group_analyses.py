@@ -15,7 +15,7 @@ from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import DatasetNames, DerivativeNames
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.interfaces.concentration import COLUMNS
-from sodiumprep.interfaces.outputs import write_json
+from sodiumprep.interfaces.sidecars import write_json
 
 PEOPLE, EFFECT, FALL = 24, 6.0, -9.0  # mmol/L: patients' GM is higher, and falls
 TRUE = {"GM": 42.0, "WM": 36.0, "CSF": 145.0, "core": 60.0}

@@ -13,7 +13,7 @@ from sodiumprep.bids_app.names import DatasetNames, DerivativeNames
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.interfaces.concentration import COLUMNS
 from sodiumprep.interfaces.image import load_image, save_image
-from sodiumprep.interfaces.outputs import write_json
+from sodiumprep.interfaces.sidecars import write_json
 
 PEOPLE, SHAPE, SLOPE = 30, (12, 12, 12), 0.02
 FINE, COARSE = np.diag([1.0, 1, 1, 1]), np.diag([3.0, 3, 3, 1])

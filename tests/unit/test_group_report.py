@@ -35,7 +35,7 @@ from sodiumprep.bids_app.group.tables import gather_tables
 from sodiumprep.bids_app.group.values import Cohort
 from sodiumprep.bids_app.names import DatasetNames, DerivativeNames
 from sodiumprep.interfaces.concentration import COLUMNS
-from sodiumprep.interfaces.outputs import write_json
+from sodiumprep.interfaces.sidecars import write_json
 
 HOSTILE = "<b>odd</b>"
 PEOPLE = [f"sub-{k:02d}" for k in range(12)]

@@ -15,7 +15,7 @@ from sodiumprep.bids_app.names import DatasetNames, DerivativeNames
 from sodiumprep.bids_app.settings import Settings
 from sodiumprep.interfaces.concentration import COLUMNS
 from sodiumprep.interfaces.image import load_image, save_image
-from sodiumprep.interfaces.outputs import write_json
+from sodiumprep.interfaces.sidecars import write_json
 
 SPACE, SHAPE, PEOPLE, EFFECT = "MNI305", (10, 12, 10), 12, 10.0  # mmol/L
 AFFINE = np.array([[4.0, 0, 0, -20], [0, 4, 0, -24], [0, 0, 4, -20], [0, 0, 0, 1]])

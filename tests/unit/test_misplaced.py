@@ -9,7 +9,7 @@ import pytest
 from sodiumprep.bids_app.anatomies import Anatomy
 from sodiumprep.bids_app.dataset import SubjectJob
 from sodiumprep.bids_app.metadata import Protocol, UserError
-from sodiumprep.bids_app.plan import plan_run
+from sodiumprep.bids_app.plan.sodium import plan_run
 from sodiumprep.bids_app.run import _end, _misplaced
 from sodiumprep.bids_app.runs import SodiumRun
 from sodiumprep.bids_app.sessions import Reference

@@ -9,15 +9,13 @@ import pytest
 from sodiumprep.bids_app.anatomies import Anatomy
 from sodiumprep.bids_app.dataset import SubjectJob
 from sodiumprep.bids_app.metadata import Protocol, UserError, Vial
-from sodiumprep.bids_app.plan import links, plan_anatomy, plan_run, workflow_name
+from sodiumprep.bids_app.plan.anatomy import plan_anatomy
+from sodiumprep.bids_app.plan.sodium import plan_run
+from sodiumprep.bids_app.plan.subject import links, workflow_name
 from sodiumprep.bids_app.runs import SodiumRun
 from sodiumprep.bids_app.settings import LESION_TABLES, Settings
-from sodiumprep.interfaces.outputs import (
-    ANATOMY_FILES,
-    NOT_SAVED,
-    SODIUM_FILES,
-    SODIUM_ONLY_FILES,
-)
+from sodiumprep.interfaces.anatomy_outputs import ANATOMY_FILES
+from sodiumprep.interfaces.outputs import NOT_SAVED, SODIUM_FILES, SODIUM_ONLY_FILES
 from sodiumprep.sodium.relaxation import relaxation_of
 from sodiumprep.workflows.plans import CONTRALATERAL, LESIONS, SHELLS
 

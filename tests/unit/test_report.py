@@ -28,7 +28,7 @@ from sodiumprep.bids_app.report import (
 )
 from sodiumprep.bids_app.results import find_sessions, find_subjects
 from sodiumprep.interfaces.image import save_image
-from sodiumprep.interfaces.outputs import write_json
+from sodiumprep.interfaces.sidecars import write_json
 from sodiumprep.workflows.reconstruct import DENSITY
 
 HOSTILE = "<script>alert(1)</script> $\\frac{1"
