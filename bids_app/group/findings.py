@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sodiumprep.bids_app.group import courses, intervals
+from sodiumprep.bids_app.group.answers import Answers
 from sodiumprep.bids_app.group.page import (
     Column,
     Picture,
@@ -33,8 +34,6 @@ from sodiumprep.bids_app.group.shown import (
     method_label,
     of_tissues,
     shown_methods,
-    unanswered,
-    where_all_are,
     with_best_others,
 )
 from sodiumprep.bids_app.wording import UNKNOWN, number
@@ -57,16 +56,11 @@ def differences_section(shown: Shown, places: Places) -> Section | None:
     places
         Where files lie.
     """
-    table = shown.table("effects")
-    effects = answered(table, "estimate")
-    reasons = unanswered(table, "estimate")
-    if not len(table):
-        return None
+    answers = Answers.of(shown, places, "effects", "estimate")
+    effects = answers.known
     if not len(effects):
-        return Section("differences", "Differences", "No difference could be estimated.", "",
-                       notes=tuple(reasons))  # fmt: skip
+        return answers.nothing("differences", "Differences", "No difference could be estimated.")
     kept = with_best_others(effects)
-    source = places.source("effects")
     first = intervals.shown_contrasts(effects)
     named = dict.fromkeys([*first, *effects["contrast"]])  # those with a panel before the others
     findings = tuple(_effect_words(effects, contrast) for contrast in named)
@@ -75,7 +69,7 @@ def differences_section(shown: Shown, places: Places) -> Section | None:
         lambda: intervals.forest_figure(kept), places.figure("effects"),
         f"Forest plot. {says} {' '.join(findings[:6])}",
         "Effects with 95 % intervals: squares without, circles with correction for partial "
-        "volume; q is that of the circles, below 0.05 in red.", source,
+        "volume; q is that of the circles, below 0.05 in red.", answers.source,
     )  # fmt: skip
     columns = (
         *REGION, text("seg", "Segmentation"), text("contrast", "Contrast"),
@@ -87,18 +81,20 @@ def differences_section(shown: Shown, places: Places) -> Section | None:
     )  # fmt: skip
     note = (
         "Estimates in mmol/L, of a slope by unit of the covariate; effect size: Hedges' g, of a "
-        "slope for one SD of the covariate. " + where_all_are(table, kept, source)
+        "slope for one SD of the covariate. " + answers.where_all_are(kept)
     )
+    reasons = answers.reasons
     failed = int((effects.get("checks", pd.Series(dtype=str)).fillna("") != "").sum())
     if failed:
-        reasons.insert(0, f"Checks of the residuals failed in {failed} of {len(effects)} fits.")
+        words = f"Checks of the residuals failed in {failed} of {len(effects)} fits."
+        reasons = (words, *reasons)
     rests = (
         f"Rests on at most {count(int(effects['n_subjects'].max()), 'participant')}; q corrects p "
         "for the regions of a segmentation and method (Benjamini-Hochberg)."
     )
     listed_effects = (tabulate("Effects", columns, kept, note),)
     return Section("differences", "Differences", says, rests, (drawn,), listed_effects,
-                   tuple(reasons), findings)  # fmt: skip
+                   reasons, findings)  # fmt: skip
 
 
 def repeatability_section(shown: Shown, places: Places) -> Section | None:
@@ -111,17 +107,13 @@ def repeatability_section(shown: Shown, places: Places) -> Section | None:
     places
         Where files lie.
     """
-    table = shown.table("repeatability")
-    known = answered(table, "within_sd")
-    if not len(table):
-        return None
-    reasons = tuple(unanswered(table, "within_sd"))
+    answers = Answers.of(shown, places, "repeatability", "within_sd")
+    known = answers.known
     if not len(known):
-        return Section("repeatability", "Repeatability", "How well values repeat is not known.",
-                       "", notes=reasons)  # fmt: skip
+        words = "How well values repeat is not known."
+        return answers.nothing("repeatability", "Repeatability", words)
     kept = of_tissues(known)
     says, over = _repeat_words(kept), str(known["over"].iloc[0])
-    source = places.source("repeatability")
     columns = (
         *REGION, interval("within_sd", "wSD [mmol/L] (95 %)"),
         interval("coefficient", "RC [mmol/L] (95 %)"),
@@ -132,7 +124,7 @@ def repeatability_section(shown: Shown, places: Places) -> Section | None:
     )  # fmt: skip
     note = (
         "wSD: within-subject SD; RC: repeatability coefficient, what two measurements differ by "
-        "in 5 % of cases; CoV: wSD over the mean; ICC(1). " + where_all_are(table, kept, source)
+        "in 5 % of cases; CoV: wSD over the mean; ICC(1). " + answers.where_all_are(kept)
     )
     rests = (
         f"Rests on repeated {over}s of at most "
@@ -140,8 +132,8 @@ def repeatability_section(shown: Shown, places: Places) -> Section | None:
         + ("; true changes between sessions are in it." if over == "session" else ".")
     )
     drawn = _pairs_picture(shown, kept, places, says)
-    return Section("repeatability", "Repeatability", says, rests, drawn,
-                   (tabulate("Repeatability", columns, kept, note),), reasons)  # fmt: skip
+    tables = (tabulate("Repeatability", columns, kept, note),)
+    return Section("repeatability", "Repeatability", says, rests, drawn, tables, answers.reasons)
 
 
 def change_section(shown: Shown, places: Places) -> Section | None:
@@ -154,13 +146,10 @@ def change_section(shown: Shown, places: Places) -> Section | None:
     places
         Where files lie.
     """
-    table = shown.table("responders")
-    if not len(table):
-        return None
-    known, reasons = answered(table, "n"), tuple(unanswered(table, "n"))
-    if not len(known):
-        return Section("change", "Change", "No change could be told.", "", notes=reasons)
-    kept, source = of_tissues(known), places.source("responders")
+    answers = Answers.of(shown, places, "responders", "n")
+    if not len(answers.known):
+        return answers.nothing("change", "Change", "No change could be told.")
+    kept = of_tissues(answers.known)
     says = _change_words(kept)
     columns = (
         *REGION, figure("n", "n", 0), figure("improved", "Improved", 0),
@@ -170,7 +159,7 @@ def change_section(shown: Shown, places: Places) -> Section | None:
         figure("mean_change", "Mean change [mmol/L]"), figure("sd_change", "SD"),
         text("error_from", "What the limit rests on", "left wrap"),
     )  # fmt: skip
-    tables = [tabulate("Who changed", columns, kept, where_all_are(table, kept, source))]
+    tables = [tabulate("Who changed", columns, kept, answers.where_all_are(kept))]
     tables += _slopes_table(shown, places)
     first = kept.iloc[0]
     origins = listed(kept["error_from"].dropna().unique(), 3)
@@ -179,7 +168,7 @@ def change_section(shown: Shown, places: Places) -> Section | None:
         f"{count(int(kept['n'].max()), 'participant')}. The limit rests on: {origins}."
     )
     return Section("change", "Change", says, rests, _change_pictures(shown, places, says),
-                   tuple(tables), reasons)  # fmt: skip
+                   tuple(tables), answers.reasons)  # fmt: skip
 
 
 def diagnostic_section(shown: Shown, places: Places) -> Section | None:
@@ -192,15 +181,11 @@ def diagnostic_section(shown: Shown, places: Places) -> Section | None:
     places
         Where files lie.
     """
-    table = shown.table("roc")
-    if not len(table):
-        return None
-    known, reasons = answered(table, "auc"), tuple(unanswered(table, "auc"))
-    if not len(known):
-        return Section("diagnosis", "Diagnostic value", "Nothing could be told apart.", "",
-                       notes=reasons)  # fmt: skip
-    kept = _told(of_tissues(known))
-    says, source = _gain_words(kept), places.source("roc")
+    answers = Answers.of(shown, places, "roc", "auc")
+    if not len(answers.known):
+        return answers.nothing("diagnosis", "Diagnostic value", "Nothing could be told apart.")
+    kept = _told(of_tissues(answers.known))
+    says = _gain_words(kept)
     columns = (
         text("told", "Told apart", "key"), REGION[1],
         Column("n", lambda r: f"{number(r['n_positive'], 0)} + {number(r['n_negative'], 0)}"),
@@ -217,12 +202,12 @@ def diagnostic_section(shown: Shown, places: Places) -> Section | None:
         "Cut-off by Youden; sensitivity and specificity in new subjects (the optimism of the "
         "choice is taken off). Calibration of held-out probabilities: slope 1 and intercept 0 are "
         "perfect. Gain: area less that without correction, same measurements. "
-        + where_all_are(table, kept, source)
+        + answers.where_all_are(kept)
     )
     rests = "Rests on resampling participants; each is on both sides where regions are told apart."
     drawn = _roc_pictures(shown, kept, places, says)
-    return Section("diagnosis", "Diagnostic value", says, rests, drawn,
-                   (tabulate("Diagnostic value", columns, kept, note),), reasons)  # fmt: skip
+    tables = (tabulate("Diagnostic value", columns, kept, note),)
+    return Section("diagnosis", "Diagnostic value", says, rests, drawn, tables, answers.reasons)
 
 
 def _agreement(row: Row) -> str:
@@ -340,19 +325,17 @@ def _groups(shown: Shown) -> dict[str, str]:
 
 
 def _slopes_table(shown: Shown, places: Places) -> list[Table]:
-    table = shown.table("slopes")
-    known = answered(table, "estimate")
-    if not len(known):
+    answers = Answers.of(shown, places, "slopes", "estimate")
+    if not len(answers.known):
         return []
-    kept = of_tissues(known)
+    kept = of_tissues(answers.known)
     columns = (
         *REGION, *([text("contrast", "Slope")] if "contrast" in kept else []),
         interval("estimate", "Mean slope [mmol/L by unit of time] (95 %)", 3, "ci_low", "ci_high"),
         probability("p", "p"), figure("slope_sd", "SD between participants", 3),
         text("method", "Fit", "left wrap"), text("notes", "Notes", "left wrap"),
     )  # fmt: skip
-    note = where_all_are(table, kept, places.source("slopes"))
-    return [tabulate("Mean change by time", columns, kept, note)]
+    return [tabulate("Mean change by time", columns, kept, answers.where_all_are(kept))]
 
 
 def _told(rows: pd.DataFrame) -> pd.DataFrame:

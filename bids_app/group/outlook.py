@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sodiumprep.bids_app.group import courses, intervals
+from sodiumprep.bids_app.group.answers import Answers
 from sodiumprep.bids_app.group.findings import REGION
 from sodiumprep.bids_app.group.page import (
     Column,
@@ -36,7 +37,6 @@ from sodiumprep.bids_app.group.shown import (
     method_label,
     of_tissues,
     shown_methods,
-    unanswered,
     where_all_are,
 )
 from sodiumprep.bids_app.group.values import Block
@@ -60,13 +60,10 @@ def survival_section(shown: Shown, places: Places) -> Section | None:
     places
         Where files lie.
     """
-    table = shown.table("survival")
-    if not len(table):
-        return None
-    known, reasons = answered(table, "hazard_per_sd"), tuple(unanswered(table, "hazard_per_sd"))
-    if not len(known):
-        return Section("survival", "Survival", "No hazard could be estimated.", "", notes=reasons)
-    kept, source = of_tissues(known), places.source("survival")
+    answers = Answers.of(shown, places, "survival", "hazard_per_sd")
+    if not len(answers.known):
+        return answers.nothing("survival", "Survival", "No hazard could be estimated.")
+    kept = of_tissues(answers.known)
     main = kept[kept["pvc"] == shown_methods(list(kept["pvc"].unique()))[-1]]
     best = main.loc[main["p"].idxmin()]
     told = with_interval(
@@ -85,12 +82,12 @@ def survival_section(shown: Shown, places: Places) -> Section | None:
         figure("median_below", "Median time below", 1), figure("median_above", "above", 1),
         text("covariates", "Explained by, too"), text("notes", "Notes", "left wrap"),
     )  # fmt: skip
-    note = "n/a of a median time: half of them had no event so far. " + where_all_are(
-        table, kept, source
-    )
+    note = "n/a of a median time: half of them had no event so far. "
+    note += answers.where_all_are(kept)
     rests = f"Rests on {number(best['events'], 0)} events of {number(best['n'], 0)} participants."
-    return Section("survival", "Survival", says, rests, _kaplan_meier(shown, main, places, says),
-                   (tabulate("Time to an event", columns, kept, note),), reasons)  # fmt: skip
+    drawn = _kaplan_meier(shown, main, places, says)
+    tables = (tabulate("Time to an event", columns, kept, note),)
+    return Section("survival", "Survival", says, rests, drawn, tables, answers.reasons)
 
 
 def norms_section(shown: Shown, places: Places) -> Section | None:
@@ -103,14 +100,10 @@ def norms_section(shown: Shown, places: Places) -> Section | None:
     places
         Where files lie.
     """
-    table = shown.table("norms")
-    if not len(table):
-        return None
-    known, reasons = answered(table, "z"), tuple(unanswered(table, "z"))
-    if not len(known):
-        return Section("norms", "Reference curves", "There is no reference curve.", "",
-                       notes=reasons)  # fmt: skip
-    rows = of_tissues(known)
+    answers = Answers.of(shown, places, "norms", "z")
+    if not len(answers.known):
+        return answers.nothing("norms", "Reference curves", "There is no reference curve.")
+    rows = of_tissues(answers.known)
     main = rows[rows["pvc"] == shown_methods(list(rows["pvc"].unique()))[-1]]
     others = main[~main["member"].astype(bool)]
     far = main[main["z"].abs() > FAR].sort_values("z", key=abs, ascending=False)
@@ -122,12 +115,13 @@ def norms_section(shown: Shown, places: Places) -> Section | None:
         interval("z", "z (95 %)"), Column("Centile [%]", lambda r: number(100 * r["centile"])),
         Column("Of the reference", lambda r: "yes" if r["member"] else "no", "left"),
     )  # fmt: skip
-    note = where_all_are(table, far.head(MOST_LISTED), places.source("norms"))
+    note = answers.where_all_are(far.head(MOST_LISTED))
     members = main[main["member"].astype(bool)]["participant_id"].nunique()
     rests = f"Rests on {count(members, 'participant')} of the reference."
     return Section(
         "norms", "Reference curves", says, rests, _centiles(shown, main, places, says),
-        (tabulate("Farthest from the reference", columns, far.head(MOST_LISTED), note),), reasons,
+        (tabulate("Farthest from the reference", columns, far.head(MOST_LISTED), note),),
+        answers.reasons,
     )  # fmt: skip
 
 
@@ -141,11 +135,10 @@ def planning_section(shown: Shown, places: Places) -> Section | None:
     places
         Where files lie.
     """
-    table = shown.table("planning")
-    known, reasons = answered(table, "n"), tuple(unanswered(table, "n"))
-    if not len(known):
+    answers = Answers.of(shown, places, "planning", "n")
+    if not len(answers.known):
         return None
-    kept, source = of_tissues(known), places.source("planning")
+    kept = of_tissues(answers.known)
     first = kept.iloc[0]
     wide = kept[kept["design"] == first["design"]].pivot_table("n", "name", "pvc", sort=False)
     methods = shown_methods(list(wide.columns))
@@ -160,7 +153,7 @@ def planning_section(shown: Shown, places: Places) -> Section | None:
     )
     drawn = picture(lambda: intervals.planning_figure(kept), places.figure("planning"), says,
                     "Participants needed: grey without, blue with correction for partial volume.",
-                    source)  # fmt: skip
+                    answers.source)  # fmt: skip
     columns = (
         *REGION, text("design", "Design"), figure("n", "n", 0),
         figure("difference", "Difference [mmol/L]"), figure("sd", "SD [mmol/L]"),
@@ -168,14 +161,14 @@ def planning_section(shown: Shown, places: Places) -> Section | None:
     )  # fmt: skip
     note = (
         "groups: n in each of two; paired: n whose change is measured, its SD √2 wSD. Exact power "
-        "of the t test. " + where_all_are(table, kept, source)
+        "of the t test. " + answers.where_all_are(kept)
     )
     rests = (
         f"Rests on the spread of at most {count(int(kept['n_subjects'].max()), 'participant')} of "
         "the reference group; the same difference is asked of both methods in share of their mean."
     )
     return Section("planning", "Planning", says, rests, (drawn,),
-                   (tabulate("Sample sizes", columns, kept, note),), reasons)  # fmt: skip
+                   (tabulate("Sample sizes", columns, kept, note),), answers.reasons)  # fmt: skip
 
 
 def modality_section(shown: Shown, places: Places) -> Section | None:
