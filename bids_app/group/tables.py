@@ -223,13 +223,18 @@ def _as_numbers(rows: pl.LazyFrame, behind: Iterable[str]) -> pl.LazyFrame:
     """Return numbers as numbers; columns of the participants stay text."""
     text = {*KEYS, *OPTIONAL_KEYS, *WORDS, *behind}
     numbers = [name for name in rows.collect_schema().names() if name not in text]
-    plain = pl.exclude(*KEYS, *OPTIONAL_KEYS).replace(UNKNOWN, None)
-    cast = rows.with_columns(plain).with_columns(pl.col(numbers).cast(pl.Float64, strict=False))
+    words = pl.exclude(*KEYS, *OPTIONAL_KEYS, *numbers)
+    # replace() would hold the whole table in memory
+    known = pl.when(words != UNKNOWN).then(words).name.keep()
+    cast = rows.with_columns(known, pl.col(numbers).cast(pl.Float64, strict=False))
     return cast.with_columns(pl.col("index").cast(pl.Int64, strict=False))
 
 
 def _refuse_twice(gathered: Gathered) -> None:
     keys = [k for k in (*KEYS, *OPTIONAL_KEYS, "name", "pvc", "desc") if k in gathered.columns]
+    digests = gathered.scan().select(pl.struct(keys).hash().n_unique()).collect(engine="streaming")
+    if digests.item() == gathered.rows:  # groups of all keys would take gigabytes
+        return
     twice = gathered.scan().group_by(keys).len().filter(pl.col("len") > 1).head(1).collect()
     if twice.height:
         shown = ", ".join(f"{key} {twice[key][0]}" for key in keys if twice[key][0] is not None)
