@@ -208,8 +208,14 @@ def find_brain(case: Case, watch: Stopwatch) -> Found:
     source = save_image(watch.folder / "image.nii.gz", case.image, case.affine)
     clean = watch.run("RemoveBackground", "clean", in_file=source).out_file
     level = watch.run("BiasCorrect", "level", in_file=clean, sloppy=True).out_file
-    masks = watch.run("BrainExtract", "extract", in_file=level)
+    given = {} if case.lesion is None else {"lesion_file": lesion_of(case, watch.folder)}
+    masks = watch.run("BrainExtract", "extract", in_file=level, **given)
     return Found(clean, level, masks.mask_file, masks.inner_mask)
+
+
+def lesion_of(case: Case, folder: Path) -> str:
+    """Write the lesion's mask."""
+    return save_image(folder / "lesion.nii.gz", case.lesion, case.affine)
 
 
 def check_brain(case: Case, mask_file: str, asked: float) -> bool:
@@ -273,7 +279,7 @@ def check_head(case: Case, folder: Path, sloppy: bool) -> bool:
     watch.run("HeadMask", "head", in_file=found.level, mask_file=found.inner)
     files = {"in_file": image.out_file, "mask_file": found.inner}
     if case.lesion is not None:
-        files["lesion_file"] = save_image(folder / "lesion.nii.gz", case.lesion, case.affine)
+        files["lesion_file"] = lesion_of(case, folder)
     spatial = watch.run("Normalize", "normalize", **files, sloppy=sloppy)
     parts = watch.run("TissueFractions", "fractions", **files,
                       from_template_xfm=spatial.from_template_xfm)  # fmt: skip

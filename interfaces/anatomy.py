@@ -297,7 +297,7 @@ class BiasCorrect(SimpleInterface):
 
 
 def extract_brain(
-    array: Array, affine: Array, folder: Path
+    array: Array, affine: Array, folder: Path, lesion: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Find the brain in a whole head by registering a synthetic head around the template brain.
 
@@ -309,6 +309,8 @@ def extract_brain(
         Shape (4, 4) [mm, RAS].
     folder
         For transforms.
+    lesion
+        What belongs to the brain however bright it is, shape (x, y, z).
 
     Returns
     -------
@@ -329,7 +331,7 @@ def extract_brain(
     core = _warp_mask(image, fluid, transform)
     size = _voxel_size(affine)
     inner = refine_brain(array, largest_component(brain), core, size)
-    return cortical_envelope(array, inner, core, size), inner
+    return cortical_envelope(array, inner, core, size, lesion), inner
 
 
 def _warp_mask(image: Any, mask: Any, transform: str) -> NDArray[np.bool_]:
@@ -421,6 +423,7 @@ def _most_similar(results: list[_Linear]) -> _Linear:
 class BrainExtractInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="bias-corrected whole head, any unit")
     mask_file = File(exists=True, desc="brain mask to use instead of finding one, any grid")
+    lesion_file = File(exists=True, desc="lesion mask, part of the brain that is found, any grid")
     age = traits.Float(desc="of the subject [years]; unknown: the volume is that of an adult")
 
 
@@ -439,10 +442,13 @@ class BrainExtract(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         array, affine = load_finite_image(self.inputs.in_file)
-        given = _optional_brain(self.inputs.mask_file, to_ants(array, affine))
-        folder = Path(runtime.cwd)
-        masks = extract_brain(array, affine, folder) if given is None else (given, given)
-        brain, inner = masks
+        image, folder = to_ants(array, affine), Path(runtime.cwd)
+        given = _optional_brain(self.inputs.mask_file, image)
+        if given is None:
+            lesion = _optional_mask(self.inputs.lesion_file, image)
+            brain, inner = extract_brain(array, affine, folder, lesion)
+        else:
+            brain = inner = given
         if not brain.any():
             raise ValueError(f"{self.inputs.in_file}: no brain was found")
         volume = brain_volume_ml(brain, _voxel_size(affine))

@@ -473,7 +473,9 @@ def _without_thin_layers(image: Floats, soft_above: float, solid_above: float) -
     return solid | (layer & ndimage.binary_dilation(thick))
 
 
-def cortical_envelope(image: Floats, inner: Mask, fluid_core: Mask, voxel_size: Floats) -> Mask:
+def cortical_envelope(
+    image: Floats, inner: Mask, fluid_core: Mask, voxel_size: Floats, lesion: Mask | None = None
+) -> Mask:
     """Peel fluid off the inside of the skull: the brain, with its sulci closed.
 
     What lies inside the skull is a tenth larger than what is called a brain mask elsewhere: the
@@ -489,6 +491,8 @@ def cortical_envelope(image: Floats, inner: Mask, fluid_core: Mask, voxel_size: 
         Where ventricles are expected, same shape.
     voxel_size
         Shape (3,) [mm].
+    lesion
+        What is kept although it may be as dark or bright as fluid, same shape.
 
     Returns
     -------
@@ -511,6 +515,8 @@ def cortical_envelope(image: Floats, inner: Mask, fluid_core: Mask, voxel_size: 
         return inner
     brightness, sign = middle
     tissue = (sign * (smooth - brightness) < 0) | (depth > DEEPEST_FLUID)
+    if lesion is not None:
+        tissue |= lesion[box]
     brain = np.zeros_like(inner)
     brain[box] = _close_sulci(inner[box] & tissue, voxel_size) & inner[box]
     return brain

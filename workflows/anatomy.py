@@ -49,8 +49,9 @@ def init_anatomy_wf(sloppy: bool, name: str = "anatomy_wf") -> Workflow:
     -------
     workflow
         ``inputnode``: ``anat_file`` (whole head, 1H), ``mask_file`` (brain mask to use instead of
-        finding one, optional), ``lesion_file`` (left out of metric and statistics, optional),
-        ``age`` [years], optional, ``inversion_files`` (beside a UNIT1), optional.
+        finding one, optional), ``lesion_file`` (part of the brain, left out of metric and
+        statistics, optional), ``age`` [years], optional, ``inversion_files`` (beside a UNIT1),
+        optional.
         ``outputnode``: ``preproc_file``, ``brain_mask`` (sulci closed), ``inner_mask`` (inside of
         the skull, where the fractions sum to one), ``head_mask``, ``gm_file``, ``wm_file``,
         ``csf_file``, ``dseg_file`` on the grid of ``anat_file``; ``to_template_xfm`` and
@@ -74,7 +75,7 @@ def init_anatomy_wf(sloppy: bool, name: str = "anatomy_wf") -> Workflow:
         [
             (source, clean, [("anat_file", "in_file"), ("inversion_files", "inversion_files")]),
             (clean, level, [("out_file", "in_file")]),
-            (source, extract, [("mask_file", "mask_file"), ("age", "age")]),
+            (source, extract, [(p, p) for p in ("mask_file", "lesion_file", "age")]),
             (level, extract, [("out_file", "in_file")]),
             (clean, correct, [("out_file", "in_file")]),
             (extract, correct, [("inner_mask", "mask_file")]),

@@ -138,6 +138,16 @@ def test_the_envelope_spans_sulci_and_keeps_a_dark_lesion() -> None:
     assert found[RADIUS < 14].all()
 
 
+def test_a_lesion_at_the_surface_that_looks_like_fluid_is_kept_where_it_is_told() -> None:
+    image = shells(30.0)
+    x, y, z = np.indices(image.shape)
+    lesion = (np.linalg.norm([x - 31, y - 31, z - 47], axis=0) < 7) & (RADIUS < 18)
+    image[lesion] = 30.0
+    told = cortical_envelope(image, BRAIN, RADIUS < 5, np.ones(3), lesion)
+    assert told[lesion].all()
+    assert not cortical_envelope(image, BRAIN, RADIUS < 5, np.ones(3))[lesion].all()
+
+
 def test_without_contrast_of_fluid_the_envelope_is_the_inside_of_the_skull() -> None:
     found = cortical_envelope(shells(95.0), BRAIN, RADIUS < 5, np.ones(3))
     np.testing.assert_array_equal(found, BRAIN)
