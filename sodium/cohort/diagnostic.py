@@ -14,7 +14,14 @@ import pandas as pd
 from scipy import stats
 
 from sodiumprep.sodium.acquisition import Floats, Integers
-from sodiumprep.sodium.cohort.resampling import DRAWS, Estimate, bca, bootstrap, check_level
+from sodiumprep.sodium.cohort.resampling import (
+    DRAWS,
+    Estimate,
+    bca,
+    bootstrap,
+    check_level,
+    resample,
+)
 
 SMALLEST = 2  # subjects of a class
 CORRECTED = "bootstrap by subject, cut-off chosen anew in each, less its optimism"
@@ -401,7 +408,7 @@ def cutoff(
     here = _choose(whole[:, None], rule)
     best = int(here[0])
 
-    def resample(weights: Floats) -> Floats:
+    def rated_anew(weights: Floats) -> Floats:
         rates = _rates(ordered, edges, weights)
         chosen = _choose(rates, rule)
         inside = rates[:, np.arange(len(chosen)), chosen]
@@ -411,7 +418,7 @@ def cutoff(
         place = np.minimum(np.searchsorted(values, middle), len(values) - 1)
         return np.concatenate([inside, whole[:, place], middle[None]]).T
 
-    drawn, _ = bootstrap(resample, scores.strata, rng, draws)
+    drawn = resample(rated_anew, scores.strata, rng, draws)
     rated = [
         _corrected(whole[k, best], drawn[:, k] - drawn[:, k + 2], n, level)
         for k, n in enumerate(_subjects(scores))

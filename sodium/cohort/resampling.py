@@ -12,6 +12,7 @@ from sodiumprep.sodium.acquisition import Floats, Integers
 
 DRAWS = 2000  # as the textbooks ask for BCa intervals
 CHUNK = 4_000_000  # weights held at once
+MOST_GROUPS = 1000  # that are left out one by one
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def bootstrap(
     rng: np.random.Generator,
     draws: int = DRAWS,
 ) -> tuple[Floats, Floats]:
-    """Return a statistic of resampled cohorts, and of the cohort without each subject.
+    """Return a statistic of resampled cohorts, and of the cohort without some of its subjects.
 
     Parameters
     ----------
@@ -113,21 +114,55 @@ def bootstrap(
     Returns
     -------
     resampled, left_out
-        Shape (draws[, k]) and (n[, k]).
+        Shape (draws[, k]), as of :func:`resample`, and (g[, k]), as of :func:`leave_out`.
+    """
+    return resample(statistic, strata, rng, draws), leave_out(statistic, strata)
+
+
+def resample(
+    statistic: Callable[[Floats], Floats], strata: Integers, rng: np.random.Generator, draws: int
+) -> Floats:
+    """Return a statistic of resampled cohorts.
+
+    Parameters
+    ----------
+    statistic, strata, rng, draws
+        As of :func:`bootstrap`.
+
+    Returns
+    -------
+    resampled
+        Shape (draws[, k]).
+    """
+    counts = draw_subjects(strata, draws, rng)
+    step = max(CHUNK // max(len(strata), 1), 1)
+    parts = (counts[k : k + step].astype(float) for k in range(0, draws, step))
+    return np.concatenate([statistic(part) for part in parts])
+
+
+def leave_out(statistic: Callable[[Floats], Floats], strata: Integers) -> Floats:
+    """Return a statistic of the cohort without each subject; of a large one without each group.
+
+    Groups of a large cohort are equally large and of all strata alike. The skewness of what they
+    change, over the root of their number, is that of single subjects.
+
+    Parameters
+    ----------
+    statistic, strata
+        As of :func:`bootstrap`.
+
+    Returns
+    -------
+    left_out
+        Shape (g[, k]): as many as there are subjects, at most ``MOST_GROUPS``.
     """
     n = len(strata)
+    groups = min(n, MOST_GROUPS)
+    group = np.empty(n, int)
+    group[np.argsort(strata, kind="stable")] = np.arange(n) % groups
     step = max(CHUNK // max(n, 1), 1)
-    counts = draw_subjects(strata, draws, rng)
-    leaving = np.arange(n)
-    resampled = [statistic(counts[k : k + step].astype(float)) for k in range(0, draws, step)]
-    left = [statistic(_all_but(leaving[k : k + step], n)) for k in range(0, n, step)]
-    return np.concatenate(resampled), np.concatenate(left)
-
-
-def _all_but(subjects: Integers, n: int) -> Floats:
-    weights = np.ones((len(subjects), n))
-    weights[np.arange(len(subjects)), subjects] = 0.0
-    return weights
+    gone = (np.arange(k, min(k + step, groups)) for k in range(0, groups, step))
+    return np.concatenate([statistic((group != part[:, None]).astype(float)) for part in gone])
 
 
 def bca(value: float, resampled: Floats, left_out: Floats, level: float = 0.95) -> Estimate:
@@ -145,7 +180,7 @@ def bca(value: float, resampled: Floats, left_out: Floats, level: float = 0.95) 
     resampled
         Statistic of resampled cohorts, shape (draws,).
     left_out
-        Statistic without each subject, shape (n,).
+        Statistic without each subject, or each group of a large cohort, shape (n,).
     level
         Probability of the interval.
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sodiumprep.sodium.cohort.resampling import Estimate, bca, bootstrap, draw_subjects
+from sodiumprep.sodium.cohort import resampling
+from sodiumprep.sodium.cohort.resampling import Estimate, bca, bootstrap, draw_subjects, leave_out
 
 FLAT = np.zeros(30, dtype=int)
 
@@ -29,6 +30,28 @@ def test_leaving_a_subject_out_gives_the_statistic_of_the_others(rng):
     values = rng.normal(size=30)
     _, left = bootstrap(mean_of(values), FLAT, rng, 10)
     assert left[7] == pytest.approx(np.delete(values, 7).mean())
+
+
+def test_groups_of_a_large_cohort_are_as_skewed_as_its_subjects(rng, monkeypatch):
+    strata, values = np.repeat([1, 0], [3000, 1000]), rng.gamma(0.5, size=4000)
+
+    def skewness():
+        off = leave_out(lambda weights: weights @ values / weights.sum(axis=1), strata)
+        off = off.mean() - off
+        return len(off), np.sum(off**3) / np.sum(off**2) ** 1.5
+
+    groups, found = skewness()
+    monkeypatch.setattr(resampling, "MOST_GROUPS", 4000)
+    subjects, exact = skewness()
+    assert (groups, subjects) == (1000, 4000)
+    assert found == pytest.approx(exact, rel=0.15)
+
+
+def test_groups_that_are_left_out_hold_all_strata_alike():
+    strata = np.array([1, 0] * 2000)
+    sides = [strata == 1, strata == 0]
+    weight_of = leave_out(lambda w: np.stack([w[:, side].sum(1) for side in sides], 1), strata)
+    np.testing.assert_array_equal(weight_of, np.full((1000, 2), 1998.0))
 
 
 def test_the_interval_agrees_with_an_independent_bca(rng):
