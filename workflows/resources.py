@@ -79,9 +79,9 @@ class Need(NamedTuple):
 LIGHT = Need(anatomy=15, sodium=100)  # an image of each, once
 GRIDDING = Need(sodium=130, samples=240, received=8, threads=True)
 SLOPPY_NORMALIZATION = Need(anatomy=40, fixed=0.26, threads=True)  # fields on 2 mm, not 1 mm
-# of one case only: 1.6 million samples, two coils, 48 voxels along each axis
-ITERATIVE = Need(sodium=400, samples=1500, received=16, maps=16, threads=True)
-SPARING = Need(sodium=300, samples=1475, received=16, maps=16, threads=True)
+# of one case only: 2.7 million samples, eight coils, 64 voxels along each axis, one thread
+ITERATIVE = Need(sodium=400, samples=280, received=16, maps=16, threads=True)
+SPARING = Need(sodium=300, samples=260, received=16, maps=16, threads=True)
 NEEDS: dict[type, Need] = {
     anatomy.RemoveBackground: Need(anatomy=20),
     anatomy.BiasCorrect: Need(anatomy=45, fixed=0.1, threads=True),
