@@ -19,6 +19,7 @@ from sodiumprep.bids_app.group.modality import compare_block
 from sodiumprep.bids_app.group.model import Model, formula
 from sodiumprep.bids_app.group.others import Other
 from sodiumprep.bids_app.group.regional import MAIN_TABLE, REGIONAL, Asked, Row, Tables, slopes
+from sodiumprep.bids_app.group.tables import shared
 from sodiumprep.bids_app.group.values import Block, Cohort, Series
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.settings import Settings
@@ -66,6 +67,7 @@ class Gathering:
 
     def __init__(self) -> None:
         self._parts: dict[str, list[list[Row] | pd.DataFrame]] = {}
+        self._words: dict[str, str] = {}
 
     def add(self, tables: Tables) -> None:
         """Take rows in.
@@ -79,8 +81,14 @@ class Gathering:
             parts = self._parts.setdefault(name, [])
             if isinstance(rows, list) and parts and isinstance(parts[-1], list):
                 parts[-1] += rows
+            elif isinstance(rows, pd.DataFrame) and len(rows):
+                parts.append(self._with_shared_words(rows))
             elif len(rows):
-                parts.append(rows if isinstance(rows, pd.DataFrame) else list(rows))
+                parts.append(list(rows))
+
+    def _with_shared_words(self, table: pd.DataFrame) -> pd.DataFrame:
+        words = table.select_dtypes(object)
+        return table.assign(**{str(c): shared(words[c], self._words) for c in words})
 
     def join(self, other: Gathering) -> None:
         """Take all of another in.

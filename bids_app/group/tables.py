@@ -162,10 +162,27 @@ def as_pandas(table: pl.DataFrame) -> pd.DataFrame:
     table
         Polars' own way needs a library more.
     """
+    known: dict[str, str] = {}
     return pd.DataFrame(
-        {c.name: c.to_numpy() if c.dtype.is_numeric() else c.to_list() for c in table},
+        {
+            c.name: c.to_numpy() if c.dtype.is_numeric() else shared(c.to_list(), known)
+            for c in table
+        },
         columns=table.columns,
     )
+
+
+def shared(cells: Iterable[Any], known: dict[str, str]) -> list[Any]:
+    """Return the same cells, equal texts as one object: millions of labels take gigabytes.
+
+    Parameters
+    ----------
+    cells
+        Of any kind.
+    known
+        Texts that there are; new ones are added.
+    """
+    return [known.setdefault(cell, cell) if isinstance(cell, str) else cell for cell in cells]
 
 
 def _write_parts(paths: Iterator[Path], folder: Path) -> Iterator[Path]:

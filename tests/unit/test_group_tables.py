@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from sodiumprep.bids_app.group import tables
-from sodiumprep.bids_app.group.tables import gather_tables, read_text_table
+from sodiumprep.bids_app.group.tables import as_pandas, gather_tables, read_text_table
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import DerivativeNames
 
@@ -99,3 +99,10 @@ def test_a_folder_is_left_as_it_was_when_gathering_fails(tmp_path):
     with pytest.raises(UserError, match="sub-02"):
         gather(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"sub-01", "sub-02"}
+
+
+def test_equal_labels_of_a_table_are_one_object():
+    texts = ["".join(["n", "/a"]) for _ in range(3)]  # objects of their own
+    table = as_pandas(pl.DataFrame({"run": texts, "session": texts, "ok": [True, False, None]}))
+    assert len({id(cell) for column in ("run", "session") for cell in table[column]}) == 1
+    assert table["ok"].tolist() == [True, False, None]
