@@ -47,7 +47,8 @@ exec $SODIUMPREP $(printf '%q ' "$bids" "$out")group
 JOB
 
 # a cluster bounds the numbers of tasks: more subjects are several arrays, one after the other
-MOST=${MOST:-$(scontrol show config | awk '$1 == "MaxArraySize" { print $3 - 1 }')}
+limit=$(scontrol show config 2>/dev/null | awk '$1 == "MaxArraySize" { print $3 - 1 }' || true)
+MOST=${MOST:-${limit:-1000}}
 arrays=()
 for ((before = 0; before < count; before += MOST)); do
     tasks=$((count - before < MOST ? count - before : MOST))
