@@ -161,7 +161,8 @@ def _of_file(where: str, path: Path) -> Atlas:
     names = {label: name for label, name in names.items() if label}
     which = "".join(parts[key] for key in ("atlas", "seg", "desc") if key in parts)
     name = _plain(which or stem(path).rsplit("_", 1)[0])
-    return Atlas(name, told_apart(names), _tissues(names, said), path, Space(template, cohort))
+    tissues = _tissues(names, said)
+    return Atlas(name, told_apart(names, tissues), tissues, path, Space(template, cohort))
 
 
 def _check_agreement(path: Path, table: Path, names: Mapping[int, str]) -> None:
@@ -176,22 +177,29 @@ def _check_agreement(path: Path, table: Path, names: Mapping[int, str]) -> None:
             raise UserError(f"--atlases: {text.format(min(missing))}{more}")
 
 
-def told_apart(names: Mapping[int, str]) -> dict[int, str]:
-    """Return names of which no two are alike: labels of one name get their number behind it.
+def told_apart(names: Mapping[int, str], tissues: Mapping[int, str]) -> dict[int, str]:
+    """Return names whose rows are all called differently: others get their number behind them.
 
     Parameters
     ----------
-    names
+    names, tissues
         Of all labels of a table, so that a number does not depend on what a subject holds.
 
     Examples
     --------
-    >>> told_apart({1: "Thalamus", 2: "Putamen", 3: "Thalamus"})
-    {1: 'Thalamus 1', 2: 'Putamen', 3: 'Thalamus 3'}
+    >>> told_apart({1: "Thalamus", 2: "Putamen", 3: "Thalamus", 7: "Thalamus 1"}, {})
+    {1: 'Thalamus 1', 2: 'Putamen', 3: 'Thalamus 3', 7: 'Thalamus 1 7'}
     """
-    rows = Counter(row.name for row in atlas_rows(names, {}))
-    again = {n for n in names.values() if any(rows[r.name] > 1 for r in atlas_rows({0: n}, {}))}
-    return {label: f"{name} {label}" if name in again else name for label, name in names.items()}
+    shown = dict(names)
+    while True:
+        rows = Counter(row.name for row in atlas_rows(shown, tissues))
+        alike = [
+            label for label, name in shown.items() if name == names[label]
+            and any(rows[row.name] > 1 for row in atlas_rows({label: name}, tissues))
+        ]  # fmt: skip
+        if not alike:
+            return shown
+        shown |= {label: f"{names[label]} {label}" for label in alike}
 
 
 def _table_of(path: Path) -> Path | None:
@@ -362,8 +370,9 @@ def _of_subject(atlas: Atlas, job: SubjectJob, settings: Settings) -> Atlas:
         raise UserError(f"{path}: label {missing[0]} does not stand in {table}")
     # a table that subjects share lists what one of them may lack
     names = {label: known[label] for label in labels if tissue_of_name(known[label]) != ""}
+    of_table = {label: name for label, name in known.items() if label}
+    shown = told_apart(of_table, _tissues(of_table, said))
     tissues = _tissues(names, said)
-    shown = told_apart({label: name for label, name in known.items() if label})
     return replace(atlas, names={n: shown[n] for n in names}, tissues=tissues, path=path)
 
 

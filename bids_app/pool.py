@@ -137,7 +137,7 @@ class Pool(MultiProcPlugin):
     then waits forever. Here a worker that was killed, or a result that cannot be sent back, is
     the failure of its own step; another worker takes its place. What follows a step starts when
     that ends, not at the next look at the graph. One subject is finished after the other, as far
-    as they leave workers idle, instead of each step for all subjects: what is done is there early.
+    as memory and workers allow, not each step for all subjects: what is done is there early.
 
     Parameters
     ----------

@@ -278,7 +278,7 @@ def end_record(path: Path, how: str = "completed") -> Path:
     path
         Of the record.
     how
-        ``completed``, also with failures, or what stopped it.
+        ``completed``, also with failures, or what stopped or broke it off.
 
     Returns
     -------

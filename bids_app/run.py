@@ -19,6 +19,7 @@ from sodiumprep.bids_app.dataset import SubjectJob, collect, describe
 from sodiumprep.bids_app.description import dataset_description
 from sodiumprep.bids_app.engine import execute
 from sodiumprep.bids_app.host import describe as describe_host
+from sodiumprep.bids_app.index import one_line
 from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.names import BIDSIGNORE, DatasetNames
 from sodiumprep.bids_app.outcome import outcome_lines
@@ -88,23 +89,34 @@ def run_participant(settings: Settings) -> int:
         return _end(failures)
     tried = [job.subject for job in by_name.values()]
     record = write_record(settings, tried, failures) if tried or failures else None
-    if record is not None and by_name:
-        plugin = settings.nipype_plugin or {"plugin": "MultiProc", "plugin_args": {}}
-        if plugin["plugin"] == "MultiProc":  # a cluster is asked for each step by itself
-            told = settings.nprocs, settings.memory_gb, settings.options, plugin["plugin_args"]
-            print(describe_host(*told))
-        crashed = _process(workflow, by_name, settings, record)
-        failures += [(_label(by_name[name]), text) for name, text in crashed.items()]
-        failures += _misplaced(by_name, set(crashed), settings)
-        _add_to_record(record, failures)
-        failures += _reports(settings, tried)
     if record is not None:
-        _add_to_record(record, failures)
-        _end_record(record)
-        SubjectLogs(record).write_failures(failures)
+        with _end_told(record):
+            if by_name:
+                _run_graph(workflow, by_name, settings, record, failures)
+            _add_to_record(record, failures)
+            SubjectLogs(record).write_failures(failures)
     code = _end(failures)
     print("\n".join(outcome_lines(settings, tried, failures, record)), flush=True)
     return code
+
+
+def _run_graph(
+    workflow: Workflow,
+    by_name: Mapping[str, SubjectJob],
+    settings: Settings,
+    record: Path,
+    failures: list[Failure],
+) -> None:
+    """Run the graph and write the reports; add what fails."""
+    plugin = settings.nipype_plugin or {"plugin": "MultiProc", "plugin_args": {}}
+    if plugin["plugin"] == "MultiProc":  # a cluster is asked for each step by itself
+        told = settings.nprocs, settings.memory_gb, settings.options, plugin["plugin_args"]
+        print(describe_host(*told))
+    crashed = _process(workflow, by_name, settings, record)
+    failures += [(_label(by_name[name]), text) for name, text in crashed.items()]
+    failures += _misplaced(by_name, set(crashed), settings)
+    _add_to_record(record, failures)
+    failures += _reports(settings, [job.subject for job in by_name.values()])
 
 
 def _process(
@@ -123,7 +135,6 @@ def _process(
     except Stopped as stopped:
         for subject in sorted({job.subject for job in by_name.values()}):
             logs.write(f"sub-{subject}", [f"the run was stopped by {stopped.name}"])
-        _end_record(record, f"stopped by {stopped.name}")
         raise
 
 
@@ -282,9 +293,21 @@ def _add_to_record(record: Path, failures: list[Failure]) -> None:
         add_failures(record, failures)
 
 
-def _end_record(record: Path, how: str = "completed") -> None:
-    with _told_where_it_cannot_be_written():
-        end_record(record, how)
+@contextmanager
+def _end_told(record: Path) -> Iterator[None]:
+    """Let the record of a run tell when and how it ends, whatever ends it but a kill."""
+    how = "completed"
+    try:
+        yield
+    except Stopped as stopped:
+        how = f"stopped by {stopped.name}"
+        raise
+    except Exception as error:
+        how = f"broke off: {one_line(error)}"
+        raise
+    finally:
+        with _told_where_it_cannot_be_written():
+            end_record(record, how)
 
 
 @contextmanager

@@ -92,6 +92,7 @@ def resample_once(
     shape: tuple[int, ...],
     target: Array,
     transforms: list[str],
+    linear: bool = False,
 ) -> Array:
     """Resample an image once, by cubic splines, through a chain of transforms.
 
@@ -105,6 +106,8 @@ def resample_once(
         Grid that is wanted and its affine [mm, RAS].
     transforms
         ITK files; points of the target go through the first one first.
+    linear
+        Not by splines, which swing beside edges of one voxel.
 
     Returns
     -------
@@ -113,8 +116,9 @@ def resample_once(
     """
     grid, image = to_ants(np.zeros(shape, np.float32), target), to_ants(values, affine)
     moved = _ants().apply_transforms(
-        grid, image, transforms, interpolator="bSpline", defaultvalue=NOWHERE
-    )
+        grid, image, transforms, interpolator="linear" if linear else "bSpline",
+        defaultvalue=NOWHERE,
+    )  # fmt: skip
     resampled = moved.numpy()
     return np.where(resampled > NOWHERE / 2, resampled, np.float32(np.nan))
 

@@ -508,7 +508,10 @@ class _ResampleCorrectedOutput(TraitedSpec):
 
 
 class ResampleCorrected(SimpleInterface):
-    """Resample maps of partial-volume corrections, each once, to a template's grid."""
+    """Resample maps of partial-volume corrections, each once, to a template's grid.
+
+    They have edges of one voxel, beside which splines would swing: by linear interpolation.
+    """
 
     input_spec = _ResampleCorrectedInput
     output_spec = _ResampleCorrectedOutput
@@ -516,15 +519,17 @@ class ResampleCorrected(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         taken = {key: self.inputs.map_files[key] for key in self.inputs.wanted}
         self._results["map_files"] = {
-            key: _on_template(self.inputs, path, runtime.cwd) for key, path in taken.items()
+            key: _on_template(self.inputs, path, runtime.cwd, linear=True)
+            for key, path in taken.items()
         }
         return runtime
 
 
-def _on_template(inputs: Any, in_file: str, folder: str) -> str:
+def _on_template(inputs: Any, in_file: str, folder: str, linear: bool = False) -> str:
     """Write a map as it is on the grid of a template."""
     values, affine = load_image(in_file)
     grid_file = inputs.grid_file if isdefined(inputs.grid_file) else ""
     shape, target = template_grid(grid_file, inputs.resolution)
-    moved = resample_once(values, affine, shape, target, [inputs.template_xfm, inputs.xfm_file])
+    transforms = [inputs.template_xfm, inputs.xfm_file]
+    moved = resample_once(values, affine, shape, target, transforms, linear)
     return save_image(Path(folder) / Path(in_file).name, moved, target)

@@ -492,7 +492,7 @@ def cortical_envelope(
     voxel_size
         Shape (3,) [mm].
     lesion
-        What is kept although it may be as dark or bright as fluid, same shape.
+        What of ``inner`` is kept although it may be as dark or bright as fluid, same shape.
 
     Returns
     -------
@@ -515,10 +515,10 @@ def cortical_envelope(
         return inner
     brightness, sign = middle
     tissue = (sign * (smooth - brightness) < 0) | (depth > DEEPEST_FLUID)
-    if lesion is not None:
-        tissue |= lesion[box]
+    kept = np.zeros_like(tissue) if lesion is None else lesion[box]
     brain = np.zeros_like(inner)
-    brain[box] = _close_sulci(inner[box] & tissue, voxel_size) & inner[box]
+    closed = _close_sulci(inner[box] & (tissue | kept), voxel_size)
+    brain[box] = (closed | kept) & inner[box]
     return brain
 
 

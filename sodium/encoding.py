@@ -72,7 +72,7 @@ class Transform:
     Parameters
     ----------
     trajectory
-        Shape (readouts, n, 3) [1/m]; a single one may be any samples, which are all transformed.
+        Shape (readouts, n, 3) [1/m]; samples that form no readouts: (1, n, 3), all transformed.
     geometry
         Voxel grid; places are measured from its centre voxel along its axes.
     reused

@@ -18,6 +18,7 @@ MAPS = tuple(SPACE_FILES)
 TRANSFORMS = ["to_template_xfm", "from_template_xfm"]
 SAVED = ["calibration_file", "properties", "uncertainty_terms"]
 TO_TEMPLATE = ["xfm_file", "template_xfm"]
+LINEAR = {"Interpolation": "linear, once, from the sodium grid"}
 SPACE_INPUTS = [*MAPS, *TO_TEMPLATE, *SAVED]
 NORMALIZED = (
     "For maps in standard spaces the brain was normalized to {} (SyN, ANTs; lesions left out of "
@@ -26,6 +27,10 @@ NORMALIZED = (
 RESAMPLED = (
     "Maps were resampled once, by cubic splines, from the sodium grid to the grids of templates, "
     "through the concatenated transforms."
+)
+RESAMPLED_CORRECTED = (
+    "Maps of partial-volume corrections, which have edges of one voxel, were resampled so by "
+    "linear interpolation."
 )
 
 
@@ -198,6 +203,7 @@ def init_corrected_space_wf(plan: SodiumPlan, space: SpacePlan) -> Workflow:
         :func:`init_space_wf`.
     """
     workflow = Workflow(name=f"pvc_space_{space.name}_wf")
+    workflow.__desc__ = RESAMPLED_CORRECTED
     source = Node(IdentityInterface(["map_files", *TO_TEMPLATE, *SAVED]), name="inputnode")
     resample = Node(
         ResampleCorrected(wanted=sorted(space.corrected), **_grid(space)), name="resample"
@@ -205,7 +211,7 @@ def init_corrected_space_wf(plan: SodiumPlan, space: SpacePlan) -> Workflow:
     save = Node(
         SaveCorrected(
             outputs=dict(space.corrected),
-            provenance={**plan.provenance, **space.provenance},
+            provenance={**plan.provenance, **space.provenance, **LINEAR},
             tissues=dict(plan.tissues),
         ),
         name="save",

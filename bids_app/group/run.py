@@ -85,7 +85,7 @@ def _ask(
     """Complete the model by what there is, write it down, and choose the rows that it takes."""
     measured = gathered.scan().select(*RUN).unique().sort(*RUN).collect()
     covariates = gather_covariates(settings.out_dir, measured.select("participant_id", "session"))
-    listed = participants["participant_id"].to_list()
+    listed = [*participants["participant_id"], *quality["participant_id"]]
     facts = _facts(gathered, covariates, measured, quality, listed)
     model = read_model(settings.model_file, facts)
     write_json(DatasetNames(settings.out_dir).group_model, model.content)

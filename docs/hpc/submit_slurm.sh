@@ -22,7 +22,7 @@ options=$(printf '%q ' "$@")
 jobs=$work/slurm-$(date +%Y%m%d-%H%M%S)
 mkdir -p "$jobs" "$out"
 
-# the subjects are numbered as the tasks are; SUBJECTS="01 07" takes those alone
+# the subjects are in the order of the tasks; SUBJECTS="01 07" takes those alone
 if [ -n "${SUBJECTS:-}" ]; then
     printf '%s\n' $SUBJECTS
 else
@@ -49,20 +49,22 @@ JOB
 # a cluster bounds the numbers of tasks: more subjects are several arrays, one after the other
 limit=$(scontrol show config 2>/dev/null | awk '$1 == "MaxArraySize" { print $3 - 1 }' || true)
 MOST=${MOST:-${limit:-1000}}
-arrays=()
+[ "$MOST" -gt 0 ] || { echo "MOST=$MOST tasks in an array; accepted: 1 and more" >&2; exit 2; }
+last='' arrays=''
 for ((before = 0; before < count; before += MOST)); do
     tasks=$((count - before < MOST ? count - before : MOST))
-    follows=()
-    [ "$before" = 0 ] || follows=(--dependency="afterany:${arrays[-1]}")
     # shellcheck disable=SC2086  # EXTRA holds several words
-    array=$(sbatch --parsable $EXTRA --job-name=sodiumprep --array="1-$tasks%$AT_ONCE" \
-        --cpus-per-task="$CPUS" --mem="$MEM" --time="$TIME" "${follows[@]}" \
-        --output="$jobs/subject-%A_%a.out" "$jobs/subject.sh" "$before")
-    arrays+=("${array%%;*}")
+    if ! array=$(sbatch --parsable $EXTRA --job-name=sodiumprep --array="1-$tasks%$AT_ONCE" \
+            --cpus-per-task="$CPUS" --mem="$MEM" --time="$TIME" ${last:+--dependency=afterany:$last} \
+            --output="$jobs/subject-%A_%a.out" "$jobs/subject.sh" "$before"); then
+        echo "only the first $before of $count subjects are submitted (job${arrays:- none}), and no group level" >&2
+        exit 1
+    fi
+    last=${array%%;*} arrays+=" ${array%%;*}"
 done
 # after all subjects, also after those that failed: the others have results
 # shellcheck disable=SC2086
-group=$(sbatch --parsable $EXTRA --job-name=sodiumprep-group --dependency="afterany:${arrays[-1]}" \
+group=$(sbatch --parsable $EXTRA --job-name=sodiumprep-group --dependency="afterany:$last" \
     --cpus-per-task=1 --mem=4G --time=01:00:00 --output="$jobs/group-%j.out" "$jobs/group.sh")
 group=${group%%;*}
-echo "$count subject(s): job ${arrays[*]}; group level: job $group; scripts and output: $jobs"
+echo "$count subject(s): job$arrays; group level: job $group; scripts and output: $jobs"

@@ -217,6 +217,13 @@ def test_a_ready_mask_alone_is_used_and_the_rest_computed(file):
 def test_lesions_reach_anatomy_and_regions(file):
     nodes = nodes_with(file, lesions=True)
     assert list(nodes["anatomy_wf.unite"].inputs.lesion_files) == ["core"]
+    flat = subject(file, **{**DEFAULT, "lesions": True})._create_flat_graph()
+    taken = {
+        target.name
+        for source, _, target, port in edges_of(flat)
+        if source.fullname.endswith("anatomy_wf.inputnode") and port == "lesion_file"
+    }
+    assert taken == {"extract", "normalize", "fractions"}
     assert list(nodes["sodium_wf.pvc_wf.regions"].inputs.lesion_files) == ["core"]
 
 

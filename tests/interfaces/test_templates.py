@@ -15,7 +15,11 @@ from nitransforms.resampling import apply
 
 from sodiumprep.interfaces import anatomy
 from sodiumprep.interfaces.anatomy import Normalize, to_ants
-from sodiumprep.interfaces.concentration import ResampleToAnatomy, ResampleToTemplate
+from sodiumprep.interfaces.concentration import (
+    ResampleCorrected,
+    ResampleToAnatomy,
+    ResampleToTemplate,
+)
 from sodiumprep.interfaces.image import load_image, save_image
 from sodiumprep.interfaces.registration import write_transform
 from sodiumprep.interfaces.templates import (
@@ -127,6 +131,23 @@ def source(tmp_path):
 @pytest.fixture
 def grid(tmp_path):
     return save_image(tmp_path / "grid.nii.gz", np.ones(SHAPE, np.float32), GRID)
+
+
+def test_corrected_maps_do_not_swing_beside_their_edges(
+    run_in, tmp_path, source, grid, linear, identity
+):
+    values, affine = load_image(source)
+    edges = np.where(values > 50, 140.0, 40.0).astype(np.float32)
+    path = save_image(tmp_path / "rbv.nii.gz", edges, affine)
+    resample = ResampleCorrected(
+        map_files={"rbv:corrected_file": path, "rbv:anat_corrected_file": path},
+        wanted=["rbv:corrected_file"], xfm_file=linear, template_xfm=identity, grid_file=grid,
+    )  # fmt: skip
+    moved = run_in(resample, tmp_path / "m").map_files
+    assert set(moved) == {"rbv:corrected_file"}
+    found, _ = load_image(moved["rbv:corrected_file"])
+    assert np.nanmin(found) >= 40 - 1e-3
+    assert np.nanmax(found) <= 140 + 1e-3
 
 
 def test_a_template_that_is_the_anatomy_gives_the_map_of_the_anatomy(

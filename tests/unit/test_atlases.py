@@ -81,6 +81,12 @@ def test_a_label_called_as_a_part_of_another_one_is_told_apart(own):
     assert read_atlases(settings(own))[0].names == {1: "front 1", 2: "front WM 2"}
 
 
+def test_labels_of_one_tissue_have_no_part_that_another_one_could_be_called_as(own):
+    rows = ((1, "front", "GM"), (2, "front WM", "WM"))
+    write_table(own.with_name(f"{NAME}.tsv"), *rows, columns="index\tname\ttissue")
+    assert read_atlases(settings(own))[0].names == {1: "front", 2: "front WM"}
+
+
 def test_a_column_says_the_tissue_where_the_name_does_not(own):
     rows = ((1, "thing", "WM"), (2, "Left-Putamen", "n/a"))
     write_table(own.with_name(f"{NAME}.tsv"), *rows, columns="index\tname\ttissue")

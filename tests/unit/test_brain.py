@@ -145,6 +145,8 @@ def test_a_lesion_at_the_surface_that_looks_like_fluid_is_kept_where_it_is_told(
     image[lesion] = 30.0
     told = cortical_envelope(image, BRAIN, RADIUS < 5, np.ones(3), lesion)
     assert told[lesion].all()
+    small = np.linalg.norm([x - 31, y - 31, z - 50], axis=0) < 1.6  # apart from the cortex
+    assert cortical_envelope(shells(30.0), BRAIN, RADIUS < 5, np.ones(3), small)[small].all()
     assert not cortical_envelope(image, BRAIN, RADIUS < 5, np.ones(3))[lesion].all()
 
 

@@ -182,7 +182,6 @@ def test_a_killed_worker_costs_its_own_step_and_the_steps_beside_it_run_once(fin
     assert "x = 2" in text
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_one_subject_is_finished_after_the_other():
     whole = graph(1, dict.fromkeys("cab", good))
     flat = whole._create_flat_graph()
@@ -197,6 +196,7 @@ def test_one_subject_is_finished_after_the_other():
     assert (local.refidx.toarray() == local.depidx.toarray()).all()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_worker_that_is_killed_while_it_waits_costs_nothing(finish):
     assert finish(a=kills_the_others)[0] == {}
 

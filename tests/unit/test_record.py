@@ -4,7 +4,9 @@ import json
 import platform
 import re
 import shlex
+import signal
 import tomllib
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +15,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import strategies as st
 
-from sodiumprep.bids_app import cli
+from sodiumprep.bids_app import cli, run
+from sodiumprep.bids_app.anatomies import Anatomy
 from sodiumprep.bids_app.cli import build_parser, parse_settings
+from sodiumprep.bids_app.dataset import SubjectJob
 from sodiumprep.bids_app.history import find_crashes, history_section, known_errors
+from sodiumprep.bids_app.metadata import UserError
 from sodiumprep.bids_app.outcome import outcome_lines
 from sodiumprep.bids_app.record import (
     add_failures,
@@ -27,7 +32,9 @@ from sodiumprep.bids_app.record import (
     write_record,
 )
 from sodiumprep.bids_app.run import run_participant
+from sodiumprep.bids_app.stopping import Stopped
 
+JOB = SubjectJob("01", None, Anatomy(Path("T1w.nii.gz"), "T1w"), ())
 HOSTILE = 'a "b" \\ \x7f \n<script> ä'
 
 
@@ -196,6 +203,42 @@ def test_a_record_tells_when_and_how_the_run_ended_and_a_killed_run_leaves_none(
     assert told["ended"] >= told["started"]
     assert read_record(end_record(path, "stopped by SIGTERM")).told["end"] == "stopped by SIGTERM"
     assert read_record(path).failures == {"01": ["raw is bad"]}
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (None, "completed"),
+        (UserError("the disk is full"), "broke off: the disk is full"),
+        (Stopped(signal.SIGTERM), "stopped by SIGTERM"),
+    ],
+)
+def test_however_a_run_ends_its_record_tells(study, monkeypatch, raised, told):
+    settings = asked()
+    path = write_record(settings, ["01"])
+    monkeypatch.setattr(run, "collect", lambda _: ([], []))
+    monkeypatch.setattr(run, "build", lambda *_: (None, {"sub_01_wf": JOB}, []))
+    monkeypatch.setattr(run, "write_record", lambda *_: path)
+    monkeypatch.setattr(run, "write_boilerplate", lambda *_: None)
+    monkeypatch.setattr(run, "write_dataset_files", lambda *_: None)
+
+    def graph(*_):
+        if raised is not None:
+            raise raised
+
+    monkeypatch.setattr(run, "_run_graph", graph)
+    with suppress(UserError, Stopped):
+        run_participant(settings)
+    assert read_record(path).told["end"] == told
+
+
+def test_the_cohort_level_tells_its_end(study, monkeypatch):
+    monkeypatch.setattr("sodiumprep.bids_app.group.run.run_group", lambda _: 0)
+    (study / "out").mkdir()
+    settings = parse_settings(["raw", "out", "group"])
+    assert cli._run(settings) == 0
+    (path,) = settings.out_dir.glob("logs/run-*/config.toml")
+    assert read_record(path).told["end"] == "completed"
 
 
 def test_a_record_tells_no_home_folder(study):
