@@ -287,7 +287,7 @@ def end_record(path: Path, how: str = "completed") -> Path:
     """
     record = read_record(path)
     if record is not None:
-        ended = {"ended": time.strftime(TIME), "end": how}
+        ended = {"ended": time.strftime(TIME), "end": without_home(how)}
         _replace(path, as_toml(replace(record, told={**record.told, **ended})))
     return path
 

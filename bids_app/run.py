@@ -296,9 +296,10 @@ def _add_to_record(record: Path, failures: list[Failure]) -> None:
 @contextmanager
 def _end_told(record: Path) -> Iterator[None]:
     """Let the record of a run tell when and how it ends, whatever ends it but a kill."""
-    how = "completed"
+    how = "broke off"
     try:
         yield
+        how = "completed"
     except Stopped as stopped:
         how = f"stopped by {stopped.name}"
         raise

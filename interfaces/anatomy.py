@@ -94,7 +94,7 @@ def resample_once(
     transforms: list[str],
     linear: bool = False,
 ) -> Array:
-    """Resample an image once, by cubic splines, through a chain of transforms.
+    """Resample an image once, by cubic splines or linearly, through a chain of transforms.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def resample_once(
     transforms
         ITK files; points of the target go through the first one first.
     linear
-        Not by splines, which swing beside edges of one voxel.
+        For images with edges of one voxel, beside which splines swing.
 
     Returns
     -------

@@ -39,7 +39,8 @@ class Facts:
     labels
         Of ``acq`` and ``rec``, where there are several: how many participants have each.
     listed
-        ``participant_id`` of those in ``participants.tsv``, with results or without.
+        ``participant_id`` of those in ``participants.tsv`` or with quality figures, with regional
+        values or without.
     """
 
     covariates: Covariates

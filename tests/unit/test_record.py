@@ -203,6 +203,8 @@ def test_a_record_tells_when_and_how_the_run_ended_and_a_killed_run_leaves_none(
     assert told["ended"] >= told["started"]
     assert read_record(end_record(path, "stopped by SIGTERM")).told["end"] == "stopped by SIGTERM"
     assert read_record(path).failures == {"01": ["raw is bad"]}
+    end_record(path, f"broke off: {study}/raw is gone")
+    assert read_record(path).told["end"] == "broke off: ~/study/raw is gone"
 
 
 @pytest.mark.parametrize(
@@ -211,6 +213,7 @@ def test_a_record_tells_when_and_how_the_run_ended_and_a_killed_run_leaves_none(
         (None, "completed"),
         (UserError("the disk is full"), "broke off: the disk is full"),
         (Stopped(signal.SIGTERM), "stopped by SIGTERM"),
+        (KeyboardInterrupt(), "broke off"),
     ],
 )
 def test_however_a_run_ends_its_record_tells(study, monkeypatch, raised, told):
@@ -227,7 +230,7 @@ def test_however_a_run_ends_its_record_tells(study, monkeypatch, raised, told):
             raise raised
 
     monkeypatch.setattr(run, "_run_graph", graph)
-    with suppress(UserError, Stopped):
+    with suppress(UserError, KeyboardInterrupt):
         run_participant(settings)
     assert read_record(path).told["end"] == told
 
